@@ -1,0 +1,106 @@
+"""Real PostgreSQL for all tests that ask for it, and the rule that an ERROR in the log fails a test."""
+
+import itertools
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from tests.programs import OtherProgram, Psql, SimulatedProgram
+from trio_ws.database import migrations
+from trio_ws.database.embedded import embedded_postgres
+from trio_ws.database.gateway import Database, Gateway
+from trio_ws.settings import Settings
+from trio_ws.testing import SimulatedDatabase, World, simulated_server
+
+# A crash of the machine may take the test databases with it.
+FAST_AND_FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The conninfo of a real PostgreSQL, the embedded one, with a migrated database `template`."""
+    with embedded_postgres(tmp_path_factory.mktemp("data"), options=FAST_AND_FORGETFUL) as conninfo:
+        template = _create_database(conninfo, "template")
+        migrations.migrate(template)
+        yield conninfo
+
+
+@pytest.fixture
+def empty_database(postgres: str) -> str:
+    """The conninfo of a new database without anything in it."""
+    return _create_database(postgres, f"empty_{next(_numbers)}")
+
+
+@pytest.fixture
+def conninfo(postgres: str) -> str:
+    """The conninfo of a new, migrated database."""
+    return _create_database(postgres, f"test_{next(_numbers)}", template="template")
+
+
+def _create_database(conninfo: str, name: str, template: str = "template0") -> str:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    return make_conninfo(conninfo, dbname=name)
+
+
+@pytest.fixture
+async def database() -> SimulatedDatabase:
+    """A simulated database."""
+    return SimulatedDatabase()
+
+
+@pytest.fixture
+async def world(database: SimulatedDatabase) -> AsyncIterator[World]:
+    """A server on a simulated network and a simulated database."""
+    async with simulated_server(database) as world:
+        yield world
+
+
+@pytest.fixture(params=["simulated", "postgresql"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which database a test of the contract runs on: it runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def contract(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, OtherProgram]]:
+    """A server on a simulated network, and a program that writes to the same database."""
+    database: Database
+    program: OtherProgram
+    if kind == "simulated":
+        database = SimulatedDatabase()
+        program = SimulatedProgram(database)
+        async with simulated_server(database) as world:
+            yield world, program
+        return
+    conninfo = request.getfixturevalue("conninfo")
+    gateway = Gateway(conninfo, Settings())
+    async with simulated_server(gateway) as world:
+        yield world, Psql(conninfo)
+    gateway.close()
+
+
+@pytest.fixture(autouse=True)
+def _errors_fail_the_test(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that logged an error, unless it is marked `logs_errors` and looks at them itself."""
+    yield
+    if "logs_errors" not in request.keywords:
+        errors = [
+            record.getMessage()
+            for when in ("setup", "call", "teardown")
+            for record in caplog.get_records(when)
+            if record.levelno >= logging.ERROR
+        ]
+        assert errors == []
+
+
+@pytest.fixture
+def checkout() -> Path:
+    """The project's folder."""
+    return Path(__file__).parent.parent

@@ -1,0 +1,73 @@
+"""Another program that writes to the database: PostgreSQL's psql, or its like on the simulated one."""
+
+from decimal import Decimal
+from typing import Any, Protocol
+from uuid import UUID
+
+import psycopg
+import trio
+from psycopg import sql
+
+from trio_ws.testing import SimulatedDatabase
+
+
+class OtherProgram(Protocol):
+    """A payment processor, an import, a person at psql."""
+
+    async def create_invoice(self, **fields: Any) -> UUID:
+        """Insert an invoice, and return its uid."""
+
+    async def update_invoice(self, uid: UUID, **changes: Any) -> None:
+        """Change an invoice."""
+
+    async def set_price(self, currency: str, value: Decimal) -> None:
+        """Change a price in USD."""
+
+
+class SimulatedProgram:
+    """See `OtherProgram`."""
+
+    def __init__(self, database: SimulatedDatabase) -> None:
+        self._database = database
+
+    async def create_invoice(self, **fields: Any) -> UUID:
+        return self._database.create_invoice(**fields)
+
+    async def update_invoice(self, uid: UUID, **changes: Any) -> None:
+        self._database.update_invoice(uid, **changes)
+
+    async def set_price(self, currency: str, value: Decimal) -> None:
+        self._database.set_price(currency, value)
+
+
+class Psql:
+    """See `OtherProgram`."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+
+    async def create_invoice(self, **fields: Any) -> UUID:
+        names = sql.SQL(", ").join(map(sql.Identifier, fields))
+        places = sql.SQL(", ").join([sql.Placeholder()] * len(fields))
+        statement = sql.SQL("INSERT INTO invoices ({}) VALUES ({}) RETURNING uid").format(names, places)
+        row = await trio.to_thread.run_sync(self._run, statement, *fields.values())
+        assert row is not None
+        return UUID(str(row[0]))
+
+    async def update_invoice(self, uid: UUID, **changes: Any) -> None:
+        settings = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in changes
+        )
+        statement = sql.SQL("UPDATE invoices SET {} WHERE uid = {} RETURNING uid")
+        await trio.to_thread.run_sync(
+            self._run, statement.format(settings, sql.Placeholder()), *changes.values(), uid
+        )
+
+    async def set_price(self, currency: str, value: Decimal) -> None:
+        statement = sql.SQL("UPDATE prices SET value = %s WHERE currency = %s RETURNING id")
+        await trio.to_thread.run_sync(self._run, statement, value, currency)
+
+    def _run(self, statement: sql.SQL | sql.Composed, *args: object) -> tuple[Any, ...] | None:
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            row: tuple[Any, ...] | None = connection.execute(statement, args).fetchone()
+            return row

@@ -1,0 +1,1 @@
+"""What clients can ask for: a function per action, in one table."""

@@ -1,0 +1,21 @@
+"""What an action may use of the server."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trio_ws.database.gateway import Database
+from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.tail import Tail
+from trio_ws.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """One for the whole server; `now` is the wall clock, in Unix seconds."""
+
+    settings: Settings
+    database: Database
+    dispatcher: Dispatcher
+    tail: Tail
+    now: Callable[[], float] = time.time

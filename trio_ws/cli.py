@@ -1,0 +1,228 @@
+"""The commands. Signals become an event here, and errors a line and an exit status.
+
+Exit status: 0 done, 1 can't (the line says what to do), 2 wrong usage or settings.
+"""
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import trio
+from cyclopts import App, CycloptsError, Parameter
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+import trio_ws
+from trio_ws import server
+from trio_ws.database import embedded, migrations
+from trio_ws.database.gateway import Gateway
+from trio_ws.errors import ActionError, StartupError
+from trio_ws.logs import configure_logs
+from trio_ws.settings import Settings, SettingsError, data_dir, load
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024  # connections that the kernel holds for us; a herd that reconnects comes at once
+
+app = App(
+    name="trio-ws",
+    help="A WebSocket event server for invoices and prices.",
+    version=trio_ws.__version__,
+    result_action="return_value",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes; each is also a setting: `TRIO_WS_*`, or a line of the TOML file."""
+
+    config: Annotated[Path | None, Parameter(help="TOML file of settings; also TRIO_WS_CONFIG.")] = None
+    database_url: Annotated[
+        str | None, Parameter(help="PostgreSQL 14 or later, as URL or conninfo. Default: an embedded one.")
+    ] = None
+    data_dir: Annotated[str | None, Parameter(help="Folder of the embedded PostgreSQL.")] = None
+    log_format: Annotated[str | None, Parameter(help="text or json.")] = None
+    log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None
+
+    def load(self, **more: object) -> tuple[Settings, dict[str, str]]:
+        """Return the settings in force, and where each comes from."""
+        flags = {name: value for name, value in vars(self).items() if name != "config"}
+        return load({**flags, **more}, os.environ, self.config)
+
+
+NO_OPTIONS = Options()
+
+
+@app.command
+def serve(
+    *,
+    host: Annotated[str | None, Parameter(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None,
+    no_migrate: Annotated[
+        bool, Parameter(negative=(), help="Refuse to start on a database that lacks migrations.")
+    ] = False,
+    options: Options = NO_OPTIONS,
+) -> None:
+    """Run the server until SIGTERM or SIGINT; a second one ends it at once."""
+    settings, _ = options.load(host=host, port=port, migrate=False if no_migrate else None)
+    configure_logs(settings)
+    sockets = _bind(settings)
+    with _database(settings, shared=False) as conninfo:
+        if settings.migrate:
+            migrations.migrate(conninfo)
+        else:
+            migrations.require_migrated(conninfo)
+        trio.run(_serve, settings, conninfo, sockets)
+    logger.info("stopped")
+
+
+@app.command
+def migrate(*, options: Options = NO_OPTIONS) -> None:
+    """Bring the database's schema up to date."""
+    settings, _ = options.load()
+    configure_logs(settings)
+    with _database(settings, shared=True) as conninfo:
+        applied = migrations.migrate(conninfo)
+    print(f"applied {', '.join(applied)}" if applied else "nothing to do")
+
+
+@app.command
+def check_config(*, options: Options = NO_OPTIONS) -> None:
+    """Show the settings in force, and where each comes from."""
+    settings, sources = options.load()
+    shown = {name: getattr(settings, name) for name in sources}
+    shown["data_dir"] = str(data_dir(settings))
+    for name in ("database_url", "listen_url"):
+        shown[name] = _without_password(shown[name])
+    for name, value in shown.items():
+        print(f"{name} = {json.dumps('none' if value is None else value)}  # {sources[name]}")
+
+
+@app.command
+def database_url(*, options: Options = NO_OPTIONS) -> None:
+    """Print the conninfo of the database in use: `psql "$(trio-ws database-url)"`."""
+    settings, _ = options.load()
+    if settings.database_url:
+        print(settings.database_url)
+        return
+    folder = data_dir(settings)
+    if embedded.running_conninfo(folder) is None:
+        print(f"trio-ws: no server runs on {folder} now", file=sys.stderr)
+    print(embedded.conninfo(folder))
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except (CycloptsError, SettingsError) as error:
+        _fail(2, error)
+    except StartupError as error:
+        _fail(1, error)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _fail(status: int, error: Exception) -> None:
+    print(f"trio-ws: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+@contextmanager
+def _database(settings: Settings, *, shared: bool) -> Iterator[str]:
+    """Yield the conninfo of the database in use; an embedded one runs meanwhile.
+
+    Args:
+        settings: The settings in force.
+        shared: Whether the embedded server of another process will do.
+    """
+    if settings.database_url:
+        yield settings.database_url
+        return
+    folder = data_dir(settings)
+    if shared and (conninfo := embedded.running_conninfo(folder)):
+        yield conninfo
+        return
+    bindir = Path(settings.postgres_bindir) if settings.postgres_bindir else None
+    with embedded.embedded_postgres(folder, bindir) as conninfo:
+        logger.info("embedded PostgreSQL runs on %s", folder)
+        yield conninfo
+
+
+def _bind(settings: Settings) -> list[socket.socket]:
+    """Open the listening sockets: before the database, so that a taken port costs no time."""
+    place = f"{settings.host} port {settings.port}"
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, address in dict.fromkeys((family, address) for family, *_, address in found):
+            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = "is taken: stop what listens there, or choose another --port"
+        else:
+            reason = f"can't be listened on ({error.strerror}): choose another --host or --port"
+        raise StartupError(f"{place} {reason}") from None
+    return sockets
+
+
+async def _serve(settings: Settings, conninfo: str, sockets: list[socket.socket]) -> None:
+    gateway = Gateway(conninfo, settings)
+    shutdown = trio.Event()
+    listeners: list[server.Listener] = [
+        trio.SocketListener(trio.socket.from_stdlib_socket(opened)) for opened in sockets
+    ]
+    try:
+        async with trio.open_nursery() as signals:
+            await signals.start(_turn_signals_into, shutdown)
+            async with trio.open_nursery() as serving:
+                await serving.start(server.serve, settings, gateway, listeners, shutdown)
+                for opened in sockets:
+                    print(f"Listening on {_url(opened)}", flush=True)
+            signals.cancel_scope.cancel()
+    except* ActionError as errors:
+        raise StartupError(f"can't read the event log: {errors.exceptions[0]}") from None
+    finally:
+        gateway.close()
+
+
+async def _turn_signals_into(
+    shutdown: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        task_status.started()
+        async for number in received:
+            if shutdown.is_set():  # end as if we had no handler; the embedded PostgreSQL's watch sees to it
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            logger.info("stopping on %s", signal.Signals(number).name)
+            shutdown.set()
+
+
+def _url(opened: socket.socket) -> str:
+    host, port = opened.getsockname()[:2]
+    return f"ws://[{host}]:{port}" if opened.family == socket.AF_INET6 else f"ws://{host}:{port}"
+
+
+def _without_password(conninfo: str | None) -> str | None:
+    if conninfo is None:
+        return None
+    try:
+        parameters: dict[str, Any] = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        return "(not a conninfo)"
+    if "password" in parameters:
+        parameters["password"] = "***"  # noqa: S105 - that is the point
+    return make_conninfo(**parameters)

@@ -1,0 +1,85 @@
+"""Bytes to messages and back: the only decoder and the only encoder. No I/O.
+
+Whatever a client sends, `decode` returns an action or raises an `ActionError`, never anything else.
+"""
+
+from typing import Any, get_args
+
+import msgspec
+
+from trio_ws.errors import ActionError, InvalidMessage, InvalidValue
+from trio_ws.messages import Action, Event, EventMessage, Position, RequestId
+
+_decoder: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)
+_lenient_decoder: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_request_id_decoder: msgspec.json.Decoder[RequestId] = msgspec.json.Decoder(RequestId)
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+# Deep nesting ends in a RecursionError, what is no Unicode in a UnicodeError; neither is a MsgspecError.
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
+
+_ACTIONS: dict[Any, type[Action]] = {type_.__struct_config__.tag: type_ for type_ in get_args(Action)}
+
+
+class DecodeFailure(Exception):
+    """A frame that holds no valid action.
+
+    Args:
+        error: What to answer.
+        request_id: What the reply echoes, if it could be read.
+    """
+
+    def __init__(self, error: ActionError, request_id: RequestId | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.request_id = request_id
+
+
+def decode(frame: str | bytes) -> Action:
+    """Return the action that one frame holds.
+
+    Args:
+        frame: A text frame's content; binary frames are no part of the protocol.
+
+    Raises:
+        DecodeFailure: it holds none; carries `InvalidMessage` or `InvalidValue`.
+    """
+    if isinstance(frame, bytes):
+        raise DecodeFailure(InvalidMessage("Expected a text frame, got a binary one"), None)
+    try:
+        return _decoder.decode(frame)
+    except _UNREADABLE as error:
+        raise _explain(frame, error) from None
+
+
+def encode(message: object) -> bytes:
+    """Return a message, or a part of one, as JSON."""
+    return _encoder.encode(message)
+
+
+def encode_event(event: Event, epoch: str) -> bytes:
+    """Return the event as the protocol tells it, with its position."""
+    previous = msgspec.UNSET if event.previous is None else event.previous
+    position = str(Position(epoch, event.seq))
+    return encode(EventMessage(event.type, event.data, previous, position))
+
+
+def _explain(frame: str, error: Exception) -> DecodeFailure:
+    """Find out what of a frame that would not decode is wrong: its shape, or one field's value."""
+    detail = str(error)
+    try:
+        fields = _lenient_decoder.decode(frame)
+        action_type = _ACTIONS[msgspec.json.decode(fields["action"], type=str)]
+    except (*_UNREADABLE, KeyError):
+        return DecodeFailure(InvalidMessage(detail), _request_id_of(frame))
+    required = (field for field in msgspec.structs.fields(action_type) if field.required)
+    whole = all(field.encode_name in fields for field in required)
+    cause = InvalidValue(detail) if whole else InvalidMessage(detail)
+    return DecodeFailure(cause, _request_id_of(frame))
+
+
+def _request_id_of(frame: str) -> RequestId | None:
+    try:
+        return _request_id_decoder.decode(_lenient_decoder.decode(frame)["request_id"])
+    except (*_UNREADABLE, KeyError):
+        return None

@@ -1,0 +1,193 @@
+"""One client: open, read, answer, write, keep alive, close.
+
+    wire → trio-websocket → _read → inbox → _answer → outbox → _write → trio-websocket → wire
+                                              the dispatcher ↗
+
+It ends one way only: reading stops, and each stage after it runs dry, because the stage before has closed
+its end of the channel. A deadline bounds how long that may take.
+"""
+
+import itertools
+import logging
+from typing import NamedTuple
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from trio_ws.actions.services import Services
+from trio_ws.actions.table import answer
+from trio_ws.errors import CloseCode
+from trio_ws.events.outbox import Outbox
+from trio_ws.wire.stream import Wire
+
+logger = logging.getLogger(__name__)
+
+PATHS = ("/", "/ws")
+# Messages read ahead of the one that is being answered, so that reading and answering overlap.
+INBOX_MESSAGES = 8
+
+_numbers = itertools.count(1)
+
+
+class _Ending(NamedTuple):
+    code: CloseCode
+    reason: str
+
+
+class Connection:
+    """Serves one client on one stream.
+
+    Args:
+        stream: The accepted socket, or anything like it.
+        services: The server's.
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, services: Services) -> None:
+        self.number = next(_numbers)
+        self._services = services
+        self._settings = services.settings
+        self._wire = Wire(stream)
+        self._outbox = Outbox(self._settings.outbox_bytes, self._run_over)
+        self._to_inbox, self._inbox = trio.open_memory_channel[str | bytes](INBOX_MESSAGES)
+        self._ending: _Ending | None = None
+        self._opening = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._running = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Serve the client until either side ends it.
+
+        Whatever the client sends and whatever fails here, this returns (or is cancelled), and leaves no
+        task, no subscription and no socket behind.
+        """
+        try:
+            async with trio.open_nursery() as library:  # trio-websocket's own reader lives in it
+                socket = await self._open(library)
+                if socket is not None:
+                    library.start_soon(self._keep_alive, socket)
+                    await self._converse(socket)
+                    await self._close(socket)
+                library.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - trio-websocket gives up in many ways on what peers send
+            logger.info("connection %d: trio-websocket gave up: %s", self.number, _leaves(error))
+        finally:
+            self._services.dispatcher.unsubscribe_all(self._outbox)
+            await self._wire.hang_up(self._settings.close_seconds)
+
+    def end(self, code: CloseCode, reason: str = "", *, seconds: float = 0.0) -> None:
+        """Begin to end the connection; the first call's code is the one that counts.
+
+        Args:
+            code: What the client is told.
+            reason: The same in words.
+            seconds: How long what is under way may take; 0: nothing more is written but the close frame.
+        """
+        self._ending = self._ending or _Ending(code, reason)
+        self._opening.cancel()
+        self._reading.cancel()
+        self._running.deadline = min(self._running.deadline, trio.current_time() + seconds)
+
+    def _run_over(self) -> None:
+        # What is queued is still good; what comes after the gap is not.
+        self._services.dispatcher.unsubscribe_all(self._outbox)
+        self.end(CloseCode.UNRESPONSIVE, "too slow for its events", seconds=self._settings.write_seconds)
+
+    async def _open(self, library: trio.Nursery) -> WebSocketConnection | None:
+        """Return the WebSocket, or None where it did not come to one in time."""
+        self._opening.deadline = trio.current_time() + self._settings.head_seconds
+        with self._opening:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_opening_at_end)
+                request = await wrap_server_stream(
+                    library, self._wire, max_message_size=self._settings.message_bytes
+                )
+                nursery.cancel_scope.cancel()
+            if request.path.partition("?")[0] in PATHS:
+                return await request.accept()
+            await request.reject(404)
+        return None
+
+    async def _stop_opening_at_end(self) -> None:
+        await self._wire.ended.wait()  # trio-websocket would go on waiting for a request
+        self._opening.cancel()
+
+    async def _converse(self, socket: WebSocketConnection) -> None:
+        try:
+            with self._running:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read, socket)
+                    nursery.start_soon(self._write, socket)
+                    await self._answer()  # joins the two tasks
+        except Exception:
+            logger.exception("connection %d failed", self.number)
+            self.end(CloseCode.INTERNAL_ERROR)
+
+    async def _read(self, socket: WebSocketConnection) -> None:
+        async with self._to_inbox:  # leaving says "no more" to the next stage
+            with self._reading:
+                try:
+                    while True:
+                        message = await socket.get_message()
+                        if self._is_too_big(message):
+                            seconds = self._settings.close_seconds
+                            self.end(CloseCode.MESSAGE_TOO_BIG, "message too big", seconds=seconds)
+                            return
+                        await self._to_inbox.send(message)
+                except (ConnectionClosed, trio.BrokenResourceError):
+                    pass  # The client, or the stage after this one, has gone.
+
+    def _is_too_big(self, message: str | bytes) -> bool:
+        """Count bytes, where trio-websocket has counted characters."""
+        size = len(message) if isinstance(message, bytes) else len(message.encode())
+        return size > self._settings.message_bytes
+
+    async def _answer(self) -> None:
+        async with self._inbox:
+            try:
+                async for message in self._inbox:
+                    await self._outbox.reply(await answer(message, self._services, self._outbox))
+            except trio.BrokenResourceError:
+                self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
+        self._services.dispatcher.unsubscribe_all(self._outbox)
+        self._outbox.close()
+
+    async def _write(self, socket: WebSocketConnection) -> None:
+        try:
+            while True:
+                frame = await self._outbox.take()
+                with trio.move_on_after(self._settings.write_seconds) as writing:
+                    await socket.send_message(frame.decode())
+                if writing.cancelled_caught:
+                    self.end(CloseCode.UNRESPONSIVE, "does not read")
+        except (trio.EndOfChannel, ConnectionClosed):
+            pass  # All is said, or nobody listens.
+        finally:
+            self._outbox.abandon()
+
+    async def _keep_alive(self, socket: WebSocketConnection) -> None:
+        try:
+            while True:
+                await trio.sleep(self._settings.ping_seconds)
+                with trio.move_on_after(self._settings.pong_seconds) as waiting:
+                    await socket.ping()
+                if waiting.cancelled_caught and (self._wire.torn or not self._is_behind()):
+                    self.end(CloseCode.UNRESPONSIVE, "no pong", seconds=self._settings.close_seconds)
+        except ConnectionClosed:
+            pass
+
+    def _is_behind(self) -> bool:
+        """Tell whether it is us who do not read: the pong may stand behind messages in the socket."""
+        return self._to_inbox.statistics().tasks_waiting_send > 0
+
+    async def _close(self, socket: WebSocketConnection) -> None:
+        """Say why, if it was us who ended it and no half frame stands in the way."""
+        if self._ending is not None and not self._wire.torn:
+            with trio.move_on_after(self._settings.close_seconds):
+                await socket.aclose(self._ending.code, self._ending.reason)
+
+
+def _leaves(error: Exception) -> str:
+    """Name the errors in a group of groups."""
+    if isinstance(error, ExceptionGroup):
+        return ", ".join(_leaves(inner) for inner in error.exceptions)
+    return f"{type(error).__name__}: {error}"

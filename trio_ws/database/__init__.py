@@ -1,0 +1,1 @@
+"""PostgreSQL: every statement, the one door to threads, migrations, and a private server."""

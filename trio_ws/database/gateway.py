@@ -1,0 +1,208 @@
+"""The one door from trio to PostgreSQL: blocking queries, run in threads, on few connections.
+
+A thread can't be cancelled, so nothing here may wait for ever: connecting, each statement and the wait
+for a free connection have deadlines, and a connection whose server has gone silent (a stopped process,
+a dead line: neither tells anyone) is cut by a watchdog.
+"""
+
+import logging
+import os
+import random
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+import psycopg
+import trio
+from psycopg.conninfo import conninfo_to_dict
+
+from trio_ws.database import queries
+from trio_ws.database.queries import Connection
+from trio_ws.errors import Timeout, Unavailable
+from trio_ws.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+# What PostgreSQL does when it is down, going down, full, or a standby.
+_OUTAGES = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
+# libpq's keepalives and TCP_USER_TIMEOUT: a peer that vanished is noticed in about 5 s.
+_LINE_OPTIONS: dict[str, Any] = {
+    "application_name": "trio-ws",
+    "connect_timeout": 2,  # s; the least that libpq takes
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
+WATCHDOG_SECONDS = 0.5
+HEARTBEAT_SECONDS = 10.0  # how long a LISTEN connection may be silent before it is tried
+RECONNECT_SECONDS = (0.1, 2.0)  # first and longest pause; doubled each time, with jitter
+
+
+class Database(Protocol):
+    """What the rest of the server sees of PostgreSQL; `trio_ws.testing` has a simulated one."""
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        """Return what the query returns.
+
+        Raises:
+            ActionError: what the query raises, or `Unavailable`, or `Timeout`.
+        """
+
+    async def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever there may be new events; never return."""
+
+
+class Gateway:
+    """PostgreSQL, behind `Database`."""
+
+    def __init__(self, conninfo: str, settings: Settings) -> None:
+        self._conninfo = conninfo
+        self._listen_conninfo = settings.listen_url or conninfo
+        self._statement_seconds = settings.statement_seconds
+        self._limiter = trio.CapacityLimiter(settings.database_connections)
+        self._idle: list[Connection] = []
+        self._busy_since: dict[Connection, float] = {}
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        """Run `query(connection, *args)` in a thread.
+
+        A caller cancelled while the query runs still waits for it: what was sent may be committed.
+
+        Raises:
+            Unavailable: PostgreSQL can't be reached, or no connection came free in time. A write that was
+                under way may have been done or not.
+            Timeout: PostgreSQL gave up on the statement, and undid it.
+        """
+        try:
+            with trio.fail_after(self._statement_seconds):  # once in its thread, it is not cancelled
+                return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=self._limiter)
+        except trio.TooSlowError:
+            raise Unavailable("The database is busy") from None
+
+    async def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` at each notification and after each reconnection; cut silent connections."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cut_the_silent)
+            nursery.start_soon(self._listen, wake)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while connection := self._take_idle():
+            connection.close()
+
+    # In a database thread
+
+    def _run_in_thread(self, query: Callable[..., T], args: tuple[Any, ...]) -> T:
+        connection = self._take_idle() or self._connect()
+        try:
+            return self._use(connection, query, *args)
+        except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
+            raise Timeout("The database took too long") from error
+        except _OUTAGES as error:
+            logger.warning("lost a query to the database: %s", _summary(error))
+            raise Unavailable("The database failed; whether this was done is not known") from None
+        finally:
+            if connection.closed:
+                self.close()  # what ended it has ended the idle ones too, most likely
+            else:
+                self._idle.append(connection)
+
+    def _use(self, connection: Connection, query: Callable[..., T], *args: Any) -> T:
+        """Run a query under the watchdog's eyes."""
+        self._busy_since[connection] = time.monotonic()
+        try:
+            return query(connection, *args)
+        finally:
+            del self._busy_since[connection]
+
+    def _take_idle(self) -> Connection | None:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            # Nothing comes unasked on an idle connection but its end.
+            if not select.select([connection], [], [], 0)[0]:
+                return connection
+            connection.close()
+
+    def _connect(self) -> Connection:
+        try:
+            return _connect(self._conninfo, self._statement_seconds)
+        except psycopg.Error as error:
+            logger.warning("can't connect to the database: %s", _summary(error))
+            raise Unavailable("The database can't be reached") from None
+
+    # In the background
+
+    async def _cut_the_silent(self) -> None:
+        """Cut connections whose statement has outlived its own timeout: the server does not answer."""
+        while True:
+            await trio.sleep(WATCHDOG_SECONDS)
+            latest = time.monotonic() - self._statement_seconds - WATCHDOG_SECONDS
+            for connection, since in list(self._busy_since.items()):
+                if since < latest:
+                    logger.warning("the database has gone silent: cutting a connection")
+                    _cut(connection)
+
+    async def _listen(self, wake: Callable[[], None]) -> None:
+        pause, longest = RECONNECT_SECONDS
+        while True:
+            try:
+                connection = await trio.to_thread.run_sync(self._open_listener)
+                pause = RECONNECT_SECONDS[0]
+                with connection:
+                    await self._follow(connection, wake)
+            except psycopg.Error as error:
+                logger.warning("lost the notifications of the database: %s", _summary(error))
+            await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
+            pause = min(pause * 2, longest)
+
+    def _open_listener(self) -> Connection:
+        connection = _connect(self._listen_conninfo, self._statement_seconds)
+        queries.listen(connection)
+        return connection
+
+    async def _follow(self, connection: Connection, wake: Callable[[], None]) -> None:
+        """Wait for notifications, without a thread, until the connection breaks."""
+        while True:
+            wake()  # also for what came between the last connection and this one
+            with trio.move_on_after(HEARTBEAT_SECONDS) as silence:
+                await trio.lowlevel.wait_readable(connection.fileno())
+            if silence.cancelled_caught:
+                await trio.to_thread.run_sync(self._use, connection, queries.check)
+            connection.pgconn.consume_input()
+            while connection.pgconn.notifies():
+                pass  # one wake serves them all
+
+
+def _connect(conninfo: str, statement_seconds: float) -> Connection:
+    given = conninfo_to_dict(conninfo)  # which has the last word
+    options = {name: value for name, value in _LINE_OPTIONS.items() if name not in given}
+    connection = psycopg.connect(conninfo, **options)
+    queries.prepare_connection(connection, statement_seconds)
+    return connection
+
+
+def _cut(connection: Connection) -> None:
+    """Have whatever waits for this connection, in another thread, see it end."""
+    try:
+        with socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+    except (psycopg.Error, OSError):
+        pass  # It has just ended by itself.
+
+
+def _summary(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,142 @@
+"""The schema, brought up to date by numbered SQL files: forward only, each applied once, checksummed.
+
+Any number of servers may start at once: the first takes an advisory lock and migrates, the others wait.
+Polling for the lock, because a transaction that waits in `pg_advisory_lock` holds a snapshot, and with
+that deadlocks a migration's CREATE INDEX CONCURRENTLY.
+"""
+
+import hashlib
+import logging
+import time
+from importlib import resources
+from typing import NamedTuple
+
+import psycopg
+
+from trio_ws.database.queries import Connection, Row
+from trio_ws.errors import StartupError
+
+logger = logging.getLogger(__name__)
+
+MINIMUM_POSTGRESQL = 14  # the oldest release that the PostgreSQL project supported in 2026
+LOCK_KEY = 0x7472696F5F7773  # "trio_ws"
+LOCK_SECONDS = 300.0  # a migration of a large table in another process takes its time
+LOCK_POLL_SECONDS = 0.1
+
+
+class Migration(NamedTuple):
+    """One SQL file."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """What tells this form of the file from any other."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def known_migrations() -> list[Migration]:
+    """Return the migrations that come with this version, in order."""
+    files = (resources.files("trio_ws.database") / "schema").iterdir()
+    named = sorted((file.name, file.read_text("utf-8")) for file in files if file.name.endswith(".sql"))
+    return [Migration(int(name[:4]), name.removesuffix(".sql"), sql) for name, sql in named]
+
+
+def migrate(conninfo: str) -> list[str]:
+    """Apply what the database lacks, and return the names of what was applied.
+
+    Raises:
+        StartupError: the database can't be reached, is too old, or is from a newer trio-ws.
+    """
+    with _connect(conninfo) as connection:
+        _take_lock(connection)
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text NOT NULL,"
+            " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        missing = _missing(connection)
+        for migration in missing:
+            logger.info("applying migration %s", migration.name)
+            _apply(connection, migration)
+        return [migration.name for migration in missing]
+
+
+def require_migrated(conninfo: str) -> None:
+    """Check that the database lacks nothing.
+
+    Raises:
+        StartupError: it does, or any reason that `migrate` has.
+    """
+    with _connect(conninfo) as connection:
+        if missing := _missing(connection):
+            names = ", ".join(migration.name for migration in missing)
+            raise StartupError(f"the database lacks {names}: run `trio-ws migrate`")
+
+
+def _connect(conninfo: str) -> Connection:
+    try:
+        connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise StartupError(
+            f"can't reach the database ({reason}): check --database-url, or leave it out for an"
+            " embedded PostgreSQL"
+        ) from None
+    if connection.info.server_version < MINIMUM_POSTGRESQL * 10000:
+        version = connection.info.parameter_status("server_version")
+        connection.close()
+        raise StartupError(f"PostgreSQL {version} is too old: {MINIMUM_POSTGRESQL} or later is needed")
+    return connection
+
+
+def _take_lock(connection: Connection) -> None:
+    """Take the lock for as long as the connection lives."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not _fetch(connection, "SELECT pg_try_advisory_lock(%s)", LOCK_KEY)[0][0]:
+        if time.monotonic() > deadline:
+            raise StartupError("another process has been migrating the database for minutes: see to it")
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _missing(connection: Connection) -> list[Migration]:
+    if _fetch(connection, "SELECT to_regclass('schema_migrations')")[0][0] is None:
+        return known_migrations()
+    applied = {
+        version: (name, checksum)
+        for version, name, checksum in _fetch(
+            connection, "SELECT version, name, checksum FROM schema_migrations"
+        )
+    }
+    known = known_migrations()
+    newest = known[-1].version
+    if (found := max(applied, default=0)) > newest:
+        raise StartupError(
+            f"the database is at version {found}, and this trio-ws knows {newest}: upgrade trio-ws"
+        )
+    for migration in known:
+        name, checksum = applied.get(migration.version, (migration.name, migration.checksum))
+        if checksum != migration.checksum:
+            raise StartupError(
+                f"migration {name} was applied in another form than this trio-ws has:"
+                " use the trio-ws that applied it, or restore the file"
+            )
+    return [migration for migration in known if migration.version not in applied]
+
+
+def _apply(connection: Connection, migration: Migration) -> None:
+    with connection.transaction():
+        # What the functions of a migration refer to is looked for here, whoever calls them.
+        connection.execute(
+            "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true)"
+        )
+        connection.execute(migration.sql.encode())
+        connection.execute(
+            "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+            (migration.version, migration.name, migration.checksum),
+        )
+
+
+def _fetch(connection: Connection, query: str, *args: object) -> list[Row]:
+    return connection.execute(query.encode(), args or None).fetchall()

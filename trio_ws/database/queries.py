@@ -1,0 +1,114 @@
+"""Every SQL statement of the server, as a blocking function that a database thread runs.
+
+Each takes a connection in autocommit mode first, so that a single statement costs a single round trip
+and is its own transaction. Rows leave PostgreSQL as the JSON that goes on the wire: one definition
+(`invoice_json` in the schema) serves replies and events, and Python does not take a row apart to put it
+together again.
+"""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+
+from trio_ws.errors import NotFound
+from trio_ws.messages import CreateInvoice, Event, Position
+
+Row = tuple[Any, ...]
+Connection = psycopg.Connection[Row]
+
+
+class _RawJson(Loader):
+    """Hand JSON on as it is, for a message to carry."""
+
+    def load(self, data: Buffer) -> msgspec.Raw:
+        return msgspec.Raw(bytes(data))
+
+
+def prepare_connection(connection: Connection, statement_seconds: float) -> None:
+    """Make a new connection fit for the queries below, none of which may take longer than that."""
+    connection.autocommit = True
+    connection.prepare_threshold = 0  # each statement is one of the few below, and runs often
+    connection.adapters.register_loader("json", _RawJson)
+    timeout = f"{round(statement_seconds * 1000)}ms"
+    connection.execute(
+        "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
+        # So that our writes do not NOTIFY: see log_event() in the schema.
+        " set_config('trio_ws.wakes_itself', 'yes', false)",
+        (timeout, timeout),
+    )
+
+
+def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw:
+    """Store a new invoice and return it as INVOICE.
+
+    Raises:
+        NotFound: the account does not exist.
+    """
+    try:
+        created = connection.execute(
+            "INSERT INTO invoices (account_id, amount, currency, memo, address)"
+            " VALUES (%s, %s, %s, %s, %s) RETURNING invoice_json(invoices)",
+            (action.account_id, action.amount, action.currency, action.memo, action.address),
+        )
+    except psycopg.errors.ForeignKeyViolation:
+        raise NotFound("Account not found") from None
+    return _json(created.fetchone())
+
+
+def fetch_invoice(connection: Connection, uid: UUID) -> msgspec.Raw:
+    """Return an invoice as INVOICE.
+
+    Raises:
+        NotFound: there is none with that uid.
+    """
+    found = connection.execute("SELECT invoice_json(i) FROM invoices i WHERE uid = %s", (uid,))
+    if not (row := found.fetchone()):
+        raise NotFound("Invoice not found")
+    return _json(row)
+
+
+def list_prices(connection: Connection) -> list[msgspec.Raw]:
+    """Return all prices as PRICEs, the oldest first."""
+    found = connection.execute("SELECT price_json(p) FROM prices p ORDER BY id")
+    return [_json(row) for row in found]
+
+
+def read_position(connection: Connection) -> Position:
+    """Return the position of the last numbered event."""
+    (position,) = connection.execute("SELECT event_epoch(), last FROM event_log")
+    return Position(*position)
+
+
+def advance_log(connection: Connection, after: int, most: int) -> list[Event]:
+    """Number what has committed since, then return the events after `after`, in order, at most `most`.
+
+    Two transactions: an event may be told only once its number has committed.
+    """
+    connection.execute("SELECT number_events(%s)", (most,))
+    rows = connection.execute(
+        "SELECT seq, type, topics, data, previous FROM event WHERE seq > %s ORDER BY seq LIMIT %s",
+        (after, most),
+    )
+    return [Event(seq, type_, tuple(topics), *json) for seq, type_, topics, *json in rows]
+
+
+def listen(connection: Connection) -> None:
+    """Have PostgreSQL notify this connection when there are events."""
+    connection.add_notify_handler(lambda _: None)  # else psycopg keeps what comes during a query
+    connection.execute("LISTEN trio_ws")  # number_events() and log_event() of the schema NOTIFY there
+
+
+def check(connection: Connection) -> None:
+    """Make one round trip."""
+    connection.execute("SELECT")
+
+
+def _json(row: Row | None) -> msgspec.Raw:
+    """Return the one column of the one row that the statement was sure to return."""
+    (json,) = row or ()
+    assert isinstance(json, msgspec.Raw)  # noqa: S101 - what the adapter above makes of json
+    return json

@@ -1,0 +1,87 @@
+"""The two families of trouble: an error is answered and the connection lives, a close code ends it.
+
+The codes are those of the protocol: sections 5 (errors) and 6 (how a connection ends).
+"""
+
+import enum
+from typing import ClassVar
+
+
+class ActionError(Exception):
+    """An action that could not be done: answered with its code, and nothing has changed.
+
+    Args:
+        message: What went wrong, in words for the client's developer.
+        detail: Which field, and why.
+    """
+
+    code: ClassVar[str]
+    retry_after_seconds: ClassVar[float | None] = None
+
+    def __init__(self, message: str, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+
+class InvalidMessage(ActionError):
+    """The frame holds no known action with all of its fields."""
+
+    code = "invalid_message"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("Invalid message format", detail)
+
+
+class InvalidValue(ActionError):
+    """The action is known and whole, but one of its fields has a value that can't be."""
+
+    code = "invalid_value"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("Invalid value", detail)
+
+
+class InvalidTopic(ActionError):
+    """There is no topic of that type and id."""
+
+    code = "invalid_topic"
+
+
+class NotFound(ActionError):
+    """What the action names does not exist."""
+
+    code = "not_found"
+
+
+class TooManySubscriptions(ActionError):
+    """The connection follows as many topics as it may."""
+
+    code = "too_many_subscriptions"
+
+
+class Unavailable(ActionError):
+    """PostgreSQL could not be reached; whether a write was done may be unknown."""
+
+    code = "unavailable"
+    retry_after_seconds = 1.0
+
+
+class Timeout(ActionError):
+    """PostgreSQL took too long, and what was asked of it has been undone."""
+
+    code = "timeout"
+    retry_after_seconds = 1.0
+
+
+class StartupError(Exception):
+    """The server can't start; the message is one line that says what to do."""
+
+
+class CloseCode(enum.IntEnum):
+    """Why the server ends a connection: RFC 6455 section 7.4.1 and the protocol's own 4000s."""
+
+    GOING_AWAY = 1001
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    UNRESPONSIVE = 4000

@@ -1,0 +1,1 @@
+"""From the event log to the clients: the tail reads it, the dispatcher finds followers, outboxes queue."""

@@ -1,0 +1,72 @@
+"""The end of the event log, followed: events are numbered, read and published, in order, each once.
+
+Three things wake it, the fastest first: a commit of our own, PostgreSQL's NOTIFY, and a look from time to
+time, which alone would do: a wake-up that is lost costs a moment, never an event.
+"""
+
+import logging
+
+import trio
+
+from trio_ws.database import queries
+from trio_ws.database.gateway import Database
+from trio_ws.errors import ActionError
+from trio_ws.events.dispatcher import Dispatcher
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500  # events a read: some 300 KB, and a few ms in the loop between two checkpoints of a read
+OUTAGE_SECONDS = 0.5  # pause while the database is away: it is back at our clients within two
+
+
+class Tail:
+    """Reads on from the dispatcher's position whenever it is woken."""
+
+    def __init__(self, database: Database, dispatcher: Dispatcher, poll_seconds: float) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+        self._poll_seconds = poll_seconds
+        self._woken = trio.Event()
+        self._away = False
+
+    def wake(self) -> None:
+        """Say that there may be new events."""
+        self._woken.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start from the log's end and publish what is added to it, for ever.
+
+        Raises:
+            ActionError: the log's end could not be read at the start; later outages are sat out.
+        """
+        self._dispatcher.position = await self._database.run(queries.read_position)
+        await self._catch_up()  # what came while no server ran has no number yet, and no follower
+        task_status.started()
+        while True:
+            with trio.move_on_after(self._poll_seconds):
+                await self._woken.wait()
+            self._woken = trio.Event()
+            try:
+                await self._catch_up()
+            except ActionError as error:
+                self._report(error)
+                await trio.sleep(OUTAGE_SECONDS)
+
+    async def _catch_up(self) -> None:
+        read = BATCH
+        while read == BATCH:
+            after = self._dispatcher.position.seq
+            events = await self._database.run(queries.advance_log, after, BATCH)
+            self._report(None)
+            for event in events:
+                self._dispatcher.publish(event)
+                await trio.lowlevel.checkpoint()  # a thousand followers take milliseconds
+            read = len(events)
+
+    def _report(self, error: ActionError | None) -> None:
+        """Log the first failure and the recovery, not each try."""
+        if error is not None and not self._away:
+            logger.warning("can't read the event log: %s; trying on", error)
+        elif error is None and self._away:
+            logger.info("reading the event log again")
+        self._away = error is not None

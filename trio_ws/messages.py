@@ -1,0 +1,241 @@
+"""The messages of the protocol as structs: what clients send, what they get, what is told.
+
+The order of fields is the order on the wire. `rename="camel"` stands only where the protocol says so.
+"""
+
+import uuid
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from trio_ws.errors import InvalidTopic
+
+# The largest integer that a JavaScript client reads exactly: Number.MAX_SAFE_INTEGER.
+MAX_AMOUNT = 2**53 - 1
+MAX_BIGINT = 2**63 - 1  # the largest value of PostgreSQL's bigint
+CURRENCY_PATTERN = r"^[A-Z][A-Z0-9]{2,9}\Z"  # ISO 4217's three letters, and tickers such as USDT
+
+Amount = Annotated[int, Meta(ge=1, le=MAX_AMOUNT)]
+AccountId = Annotated[int, Meta(ge=1, le=MAX_BIGINT)]
+Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN)]
+RequestId = Annotated[str, Meta(max_length=64)] | int
+# JSON allows U+0000 in a string, PostgreSQL's text does not.
+Memo = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*\Z")]
+Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+\Z")]
+
+
+# What clients send
+
+
+class _Action(Struct, tag_field="action", kw_only=True):
+    """A request. Its `request_id`, if it has one, comes back in the reply."""
+
+    request_id: RequestId | None = None
+
+
+class Subscribe(_Action, tag="subscribe"):
+    """Follow a topic. `after` asks for a replay from that position."""
+
+    type: str
+    id: str | int
+    after: str | None = None
+
+
+class Unsubscribe(_Action, tag="unsubscribe"):
+    """Follow a topic no more."""
+
+    type: str
+    id: str | int
+
+
+class UnsubscribeAll(_Action, tag="unsubscribe_all"):
+    """Follow nothing any more."""
+
+
+class CreateInvoice(_Action, tag="create_invoice"):
+    """Make an invoice over `amount`, in the smallest unit of `currency`."""
+
+    amount: Amount
+    currency: Currency
+    account_id: AccountId
+    memo: Memo | None = None
+    address: Word | None = None
+
+
+class FetchInvoice(_Action, tag="fetch_invoice"):
+    """Read the invoice whose `uid` is `id`."""
+
+    id: str
+
+
+class ListPrices(_Action, tag="list_prices"):
+    """Read all prices."""
+
+
+class Ping(_Action, tag="ping"):
+    """Ask whether the server is there."""
+
+
+Action = Subscribe | Unsubscribe | UnsubscribeAll | CreateInvoice | FetchInvoice | ListPrices | Ping
+
+
+# What clients get
+
+
+class Success(Struct, tag_field="status", tag="success", kw_only=True):
+    """The reply to an action that was done."""
+
+    message: str | UnsetType = UNSET
+    data: Any = UNSET
+    request_id: RequestId | UnsetType = UNSET
+
+
+class Pong(Struct, tag_field="type", tag="pong", kw_only=True):
+    """The reply to `ping`; `timestamp` is in Unix seconds."""
+
+    status: str = "success"
+    timestamp: int
+    request_id: RequestId | UnsetType = UNSET
+
+
+class Failure(Struct, tag_field="status", tag="error", kw_only=True):
+    """The reply to an action that was not done."""
+
+    message: str
+    code: str
+    detail: str | UnsetType = UNSET
+    retry_after_seconds: float | UnsetType = UNSET
+    request_id: RequestId | UnsetType = UNSET
+
+
+Reply = Success | Pong | Failure
+
+
+class Subscribed(Struct, kw_only=True):
+    """The data of a reply to `subscribe`.
+
+    Args:
+        position: Where the follower stands; what it is told comes after it.
+        recovered: Whether nothing was lost between the position that it named and this one.
+    """
+
+    position: str
+    recovered: bool
+
+
+class Invoice(Struct, rename="camel", kw_only=True):
+    """INVOICE of the protocol; PostgreSQL's `invoice_json` makes the same."""
+
+    id: int
+    uid: uuid.UUID
+    amount: int
+    currency: str
+    status: str
+    account_id: int = msgspec.field(name="account_id")
+    created_at: datetime
+    updated_at: datetime
+    memo: str | UnsetType = UNSET
+    webhook_url: str | UnsetType = msgspec.field(name="webhook_url", default=UNSET)
+    redirect_url: str | UnsetType = msgspec.field(name="redirect_url", default=UNSET)
+    address: str | UnsetType = UNSET
+    expires_at: datetime | UnsetType = UNSET
+    version: int
+
+
+class Price(Struct, rename="camel", kw_only=True):
+    """PRICE of the protocol: one `currency` costs `value` of `base_currency`, `amount` in its minor units.
+
+    PostgreSQL's `price_json` makes the same.
+    """
+
+    id: int
+    currency: str
+    amount: int
+    account_id: int = msgspec.field(name="account_id")
+    created_at: datetime
+    updated_at: datetime
+    base_currency: str = msgspec.field(name="base_currency")
+    value: Decimal
+
+
+# What is told
+
+
+class Position(NamedTuple):
+    """A place in the event log: which log it is, and how far it has been read."""
+
+    epoch: str
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.seq}"
+
+
+class Event(Struct, frozen=True):
+    """A change that committed, as the event log holds it.
+
+    Args:
+        seq: Its number in the log, without gaps.
+        type: `invoice.created`, `invoice.updated` or `price.updated`.
+        topics: Whom it concerns, as `str(Topic)`.
+        data: The row's whole new state, as JSON.
+        previous: The changed fields' old values, as JSON; none for a new invoice.
+    """
+
+    seq: int
+    type: str
+    topics: tuple[str, ...]
+    data: Raw
+    previous: Raw | None
+
+
+class EventMessage(Struct):
+    """An event on the wire."""
+
+    type: str
+    data: Raw
+    previous: Raw | UnsetType
+    position: str
+
+
+class Topic(NamedTuple):
+    """What can be followed; `str(topic)` is how the event log spells it."""
+
+    type: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.id}"
+
+    @classmethod
+    def parse(cls, type_: str, id_: str | int) -> "Topic":
+        """Return the topic in the one spelling that events use, so that `"1"` and `1` are the same.
+
+        Raises:
+            InvalidTopic: there is no such type, or no such id of that type.
+        """
+        if type_ not in _TOPIC_IDS:
+            raise InvalidTopic(f"Unknown topic type {type_!r}", f"One of {', '.join(_TOPIC_IDS)}")
+        try:
+            id_ = msgspec.convert(str(id_), type=_TOPIC_IDS[type_], strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidTopic(f"Invalid {type_} id", f"{error} - at `$.id`") from None
+        return cls(type_, _canonical_uid(str(id_)) if type_ == "invoice" else str(id_))
+
+
+_TOPIC_IDS: dict[str, Any] = {
+    "invoice": Word,  # whether it is an invoice's uid, the future tells
+    "account": AccountId,
+    "address": Word,
+    "price": Annotated[str, Meta(pattern=rf"{CURRENCY_PATTERN}|^\*\Z")],
+}
+
+
+def _canonical_uid(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return text

@@ -1,0 +1,172 @@
+"""Every setting: its default, its unit, and where its value came from.
+
+A flag beats `TRIO_WS_*` in the environment, which beats the TOML file, which beats the default. An unknown
+or impossible setting is refused in one line that names where it stands. A limit that may be lifted takes
+the word `none`; 0 never means "no limit".
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from trio_ws.errors import StartupError
+
+PREFIX = "TRIO_WS_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the TOML file, so it can't stand in it
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1, le=2**31)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The settings in force. What each is for stands beside it, for people and for the README."""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="port to listen on; 0: any free one")] = 8080
+    database_url: Annotated[
+        str | None, Meta(description="PostgreSQL to use, as URL or conninfo; none: an embedded one")
+    ] = None
+    listen_url: Annotated[
+        str | None,
+        Meta(description="the same database for LISTEN, past a PgBouncer; none: `database_url`"),
+    ] = None
+    data_dir: Annotated[
+        str | None,
+        Meta(description="folder of the embedded PostgreSQL; none: `trio-ws` in XDG_DATA_HOME"),
+    ] = None
+    postgres_bindir: Annotated[
+        str | None, Meta(description="programs of the embedded PostgreSQL; none: looks for them")
+    ] = None
+    migrate: Annotated[
+        bool,
+        Meta(description="bring the schema up to date at start; false: refuse to start instead"),
+    ] = True
+    log_format: Annotated[Literal["text", "json"], Meta(description="form of log lines")] = "text"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
+    ] = "info"
+
+    database_connections: Annotated[Count, Meta(description="connections for queries")] = 4
+    statement_seconds: Annotated[
+        Seconds, Meta(description="longest wait for a query, and for a free connection")
+    ] = 2.0
+    poll_seconds: Annotated[
+        Seconds, Meta(description="pause between looks at the event log when nothing wakes it")
+    ] = 0.1
+
+    head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
+    message_bytes: Annotated[Count, Meta(description="longest message from a client")] = 65536
+    subscriptions: Annotated[Count | None, Meta(description="topics one connection may follow")] = 1000
+    outbox_bytes: Annotated[Count, Meta(description="bytes that may wait for one client")] = 262144
+    ping_seconds: Annotated[Seconds, Meta(description="pause between pings")] = 20.0
+    pong_seconds: Annotated[Seconds, Meta(description="time for a pong to come")] = 10.0
+    write_seconds: Annotated[Seconds, Meta(description="time for a client to take a frame")] = 15.0
+    close_seconds: Annotated[Seconds, Meta(description="time for a closing handshake")] = 2.0
+    drain_seconds: Annotated[
+        Seconds, Meta(description="time for what is under way when the server stops")
+    ] = 25.0
+    retry_spread_seconds: Annotated[
+        Seconds, Meta(description="time over which a stopping server asks its clients back")
+    ] = 10.0
+
+
+FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+
+class Loaded(NamedTuple):
+    """Settings, and for each the place that its value came from."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+
+class SettingsError(StartupError):
+    """A setting is unknown or impossible; the message names it and where it stands."""
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str], config: Path | None = None) -> Loaded:
+    """Return the settings in force.
+
+    Args:
+        flags: What was given on the command line; None: not given.
+        environment: `os.environ`, of which `TRIO_WS_*` counts; an empty value is as good as none.
+        config: The TOML file; None: the one that `TRIO_WS_CONFIG` names, if any.
+
+    Raises:
+        SettingsError: see there.
+    """
+    values: dict[str, object] = {}
+    sources = dict.fromkeys(FIELDS, "default")
+    for origin, name, value in (
+        *_from_file(config or _path(environment.get(CONFIG_VARIABLE))),
+        *_from_environment(environment),
+        *((f"--{name.replace('_', '-')}", name, flag) for name, flag in flags.items()),
+    ):
+        if value is not None:
+            values[name] = _convert(origin, name, value)
+            sources[name] = origin
+    return Loaded(Settings(**values), sources)  # type: ignore[arg-type] # each was converted above
+
+
+def data_dir(settings: Settings, environment: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the embedded PostgreSQL: the XDG base directory specification, or as set."""
+    if settings.data_dir:
+        return Path(settings.data_dir).expanduser().absolute()
+    environment = os.environ if environment is None else environment
+    home = environment.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(home).expanduser().absolute() / "trio-ws"
+
+
+Given = tuple[str, str, object]  # where a value stands, the setting's name, the value
+
+
+def _from_file(path: Path | None) -> list[Given]:
+    if path is None:
+        return []
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"can't read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from None
+    return [(f"{name} in {path}", _known(name, f"{path}"), value) for name, value in table.items()]
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[Given]:
+    return [
+        (
+            variable,
+            _known(variable.removeprefix(PREFIX).lower(), f"the environment ({variable})"),
+            value,
+        )
+        for variable, value in environment.items()
+        if variable.startswith(PREFIX) and variable != CONFIG_VARIABLE and value
+    ]
+
+
+def _known(name: str, place: str) -> str:
+    if name not in FIELDS:
+        known = difflib.get_close_matches(name, FIELDS, n=1)
+        hint = f": is it {known[0]}?" if known else ""
+        raise SettingsError(f"unknown setting {name} in {place}{hint}")
+    return name
+
+
+def _convert(origin: str, name: str, value: object) -> object:
+    if value == "none":
+        value = None
+    try:
+        return msgspec.convert(value, type=FIELDS[name].type, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{origin}: {error}") from None
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

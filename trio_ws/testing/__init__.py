@@ -1,0 +1,18 @@
+"""The server on a simulated network and database, for tests under trio's mock clock.
+
+    async def test_a_till_sees_its_invoice_paid(autojump_clock):
+        async with simulated_server() as world:
+            till = await world.connect()
+            invoice = await till.request(
+                action="create_invoice", amount=1000, currency="USD", account_id=1
+            )
+            ...
+
+Request `autojump_clock` in the test itself: pytest-trio takes the clock from the test's own arguments.
+"""
+
+from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
+from trio_ws.testing.world import World, simulated_server
+
+__all__ = ["SimulatedClient", "SimulatedDatabase", "SimulatedNetwork", "World", "simulated_server"]

@@ -1,0 +1,201 @@
+"""A database in memory that answers as PostgreSQL does: one contract suite runs against both.
+
+It obeys: `gate` holds every query back, `away` fails them, `lose_wakes` swallows notifications. Its
+clock is trio's, so make it inside of trio; under a mock clock nothing depends on when or where it runs.
+"""
+
+import random
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar, TypeVarTuple
+
+import msgspec
+import trio
+from msgspec import UNSET, Raw
+
+from trio_ws import codec
+from trio_ws.database import queries
+from trio_ws.database.queries import Connection
+from trio_ws.errors import NotFound, Unavailable
+from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # where its clock starts
+UNTOLD = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
+
+
+class SimulatedDatabase:
+    """Accounts, invoices, prices and the event log.
+
+    Attributes:
+        gate: While set to an event, queries wait for it, as for a slow PostgreSQL.
+        away: While true, queries fail, as without PostgreSQL.
+        lose_wakes: While true, notifications do not arrive.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.gate: trio.Event | None = None
+        self.away = False
+        self.lose_wakes = False
+        self._random = random.Random(seed)
+        self._accounts = {1}
+        self._invoices: dict[uuid.UUID, Invoice] = {}
+        self._prices: dict[tuple[str, str], Price] = {}
+        self._events: list[Event] = []
+        self._numbered = 0
+        self._watchers: dict[Callable[[], None], None] = {}
+        for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
+            self.set_price(currency, Decimal(value))
+
+    # As the server sees it: trio_ws.database.gateway.Database
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        """Answer the query as PostgreSQL would."""
+        with trio.CancelScope(shield=True):  # a thread can't be cancelled either
+            await trio.lowlevel.checkpoint()
+            if self.gate is not None:
+                await self.gate.wait()
+        if self.away:
+            raise Unavailable("The database can't be reached")
+        answer: T = self.answers[query](self, *args)
+        return answer
+
+    async def watch(self, wake: Callable[[], None]) -> None:
+        """Notify until cancelled."""
+        self._watchers[wake] = None
+        try:
+            await trio.sleep_forever()
+        finally:
+            del self._watchers[wake]
+
+    def _create_invoice(self, action: CreateInvoice) -> Raw:
+        return self._insert_invoice(action)
+
+    def _fetch_invoice(self, uid: uuid.UUID) -> Raw:
+        if uid not in self._invoices:
+            raise NotFound("Invoice not found")
+        return _json(self._invoices[uid])
+
+    def _list_prices(self) -> list[Raw]:
+        return [_json(price) for price in self._prices.values()]
+
+    def _read_position(self) -> Position:
+        return Position("simulated-1", self._numbered)
+
+    def _advance_log(self, after: int, most: int) -> list[Event]:
+        self._numbered = min(len(self._events), self._numbered + most)
+        return self._events[after : min(self._numbered, after + most)]
+
+    answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
+        queries.create_invoice: _create_invoice,
+        queries.fetch_invoice: _fetch_invoice,
+        queries.list_prices: _list_prices,
+        queries.read_position: _read_position,
+        queries.advance_log: _advance_log,
+    }
+
+    # As other programs write it
+
+    def create_invoice(self, **fields: Any) -> uuid.UUID:
+        """Insert an invoice, and return its uid."""
+        invoice = self._insert_invoice(CreateInvoice(**fields))
+        self._notify()
+        return msgspec.json.decode(invoice, type=Invoice).uid
+
+    def update_invoice(self, uid: uuid.UUID, **changes: Any) -> None:
+        """Change an invoice."""
+        old = self._invoices[uid]
+        new = msgspec.structs.replace(old, **changes)
+        if new == old:
+            return
+        new.version += 1
+        new.updated_at = self._now()
+        self._invoices[uid] = new
+        gone = {f"address:{old.address}"} if old.address not in (UNSET, new.address) else set()
+        self._log("invoice.updated", (*_invoice_topics(new), *gone), old, new)
+        self._notify()
+
+    def set_price(self, currency: str, value: Decimal, base_currency: str = "USD") -> None:
+        """Insert or change a price."""
+        old = self._prices.get((currency, base_currency))
+        new = Price(
+            id=old.id if old else len(self._prices) + 1,
+            currency=currency,
+            amount=round(value * 100),
+            account_id=1,
+            created_at=old.created_at if old else self._now(),
+            updated_at=self._now(),
+            base_currency=base_currency,
+            value=value,
+        )
+        if old and old.value == new.value:
+            return
+        self._prices[currency, base_currency] = new
+        topics = (f"price:{currency}", "price:*", "account:1")
+        self._log("price.updated", topics, old, new)
+        self._notify()
+
+    # What triggers do
+
+    def _insert_invoice(self, action: CreateInvoice) -> Raw:
+        if action.account_id not in self._accounts:
+            raise NotFound("Account not found")
+        now = self._now()
+        invoice = Invoice(
+            id=len(self._invoices) + 1,
+            uid=uuid.UUID(int=self._random.getrandbits(128), version=4),
+            amount=action.amount,
+            currency=action.currency,
+            status="unpaid",
+            account_id=action.account_id,
+            created_at=now,
+            updated_at=now,
+            memo=UNSET if action.memo is None else action.memo,
+            address=UNSET if action.address is None else action.address,
+            version=1,
+        )
+        self._invoices[invoice.uid] = invoice
+        self._log("invoice.created", _invoice_topics(invoice), None, invoice)
+        return _json(invoice)
+
+    def _log(
+        self, type_: str, topics: tuple[str, ...], old: Invoice | Price | None, new: Invoice | Price
+    ) -> None:
+        previous = None
+        if old is not None:
+            before, after = _wire(old), _wire(new)
+            names = dict.fromkeys((*before, *after))
+            changed = [name for name in names if before.get(name) != after.get(name)]
+            told = {name: before.get(name) for name in changed if name not in UNTOLD}
+            previous = Raw(codec.encode(told))
+        self._events.append(Event(len(self._events) + 1, type_, topics, _json(new), previous))
+
+    def _notify(self) -> None:
+        if not self.lose_wakes:
+            for wake in self._watchers:
+                wake()
+
+    def _now(self) -> datetime:
+        return EPOCH + timedelta(seconds=trio.current_time())
+
+
+def _invoice_topics(invoice: Invoice) -> tuple[str, ...]:
+    topics = (f"invoice:{invoice.uid}", f"account:{invoice.account_id}")
+    return topics if invoice.address is UNSET else (*topics, f"address:{invoice.address}")
+
+
+def _json(row: Invoice | Price) -> Raw:
+    return Raw(codec.encode(_wire(row)))
+
+
+def _wire(row: Invoice | Price) -> dict[str, object]:
+    """Return the row's fields as they go on the wire; times are RFC 3339 in UTC, six digits."""
+    fields = msgspec.to_builtins(row, builtin_types=(Decimal, datetime))
+    return {
+        name: value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
+        for name, value in fields.items()
+    }

@@ -1,0 +1,94 @@
+"""A network of memory streams: a listener to serve from, and clients that connect to it.
+
+The streams are in lockstep: a send ends when the other side has received it all, so that a client that
+does not read is felt at once.
+"""
+
+import json
+from typing import Any, cast
+
+import trio
+from trio.testing import lockstep_stream_pair
+from trio_websocket import WebSocketConnection, wrap_client_stream
+
+Stream = trio.abc.HalfCloseableStream
+
+
+class SimulatedNetwork(trio.abc.Listener[Stream]):
+    """What `trio_ws.server.serve` accepts from."""
+
+    def __init__(self) -> None:
+        self._calls, self._accepted = trio.open_memory_channel[Stream](0)
+
+    async def accept(self) -> Stream:
+        """Return the server's end of the next line."""
+        try:
+            return await self._accepted.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError from None
+
+    async def aclose(self) -> None:
+        """Take no more lines: whoever calls is refused."""
+        await self._accepted.aclose()
+
+    async def call(self) -> Stream:
+        """Return the client's end of a new line.
+
+        Raises:
+            ConnectionRefusedError: the server does not listen any more.
+        """
+        ours, theirs = lockstep_stream_pair()
+        try:
+            await self._calls.send(theirs)
+        except trio.BrokenResourceError:
+            raise ConnectionRefusedError from None
+        return ours
+
+
+class SimulatedClient:
+    """A client on the simulated network, with a dict for each message.
+
+    Attributes:
+        socket: The WebSocket, for what the methods do not offer.
+        stream: The line under it, to cut it or to write what no client should.
+    """
+
+    def __init__(self, socket: WebSocketConnection, stream: Stream) -> None:
+        self.socket = socket
+        self.stream = stream
+
+    @classmethod
+    async def open(
+        cls, network: SimulatedNetwork, nursery: trio.Nursery, path: str = "/"
+    ) -> "SimulatedClient":
+        """Call and shake hands; the client's reader lives in the nursery."""
+        stream = await network.call()
+        # Any stream will do, whatever the annotation says.
+        socket = await wrap_client_stream(nursery, cast("Any", stream), "localhost", path)
+        return cls(socket, stream)
+
+    async def send(self, **fields: object) -> None:
+        """Send a message."""
+        await self.socket.send_message(json.dumps(fields))
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next message.
+
+        Raises:
+            trio_websocket.ConnectionClosed: there is none, and here is why.
+        """
+        message: dict[str, Any] = json.loads(await self.socket.get_message())
+        return message
+
+    async def request(self, **fields: object) -> dict[str, Any]:
+        """Send a message and return the next one, which is its reply where nothing is followed."""
+        await self.send(**fields)
+        return await self.receive()
+
+    async def aclose(self) -> None:
+        """Close as a well-behaved client does."""
+        await self.socket.aclose()
+
+    async def vanish(self) -> None:
+        """Cut the line."""
+        await trio.aclose_forcefully(self.stream)

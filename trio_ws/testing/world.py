@@ -1,0 +1,71 @@
+"""A server in this process, its network and its database, and the clients that call it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from trio_ws import server
+from trio_ws.database.gateway import Database
+from trio_ws.settings import Settings
+from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
+
+
+@dataclass
+class World:
+    """What a test holds in its hands.
+
+    Attributes:
+        settings: The server's.
+        network: Where it listens.
+        shutdown: Set it to have the server drain.
+        stopped: Set when the server has ended.
+    """
+
+    settings: Settings
+    network: SimulatedNetwork
+    shutdown: trio.Event
+    stopped: trio.Event
+    _nursery: trio.Nursery
+    _clients: list[SimulatedClient] = field(default_factory=list)
+
+    async def connect(self, path: str = "/") -> SimulatedClient:
+        """Return a new client, connected."""
+        client = await SimulatedClient.open(self.network, self._nursery, path)
+        self._clients.append(client)
+        return client
+
+    async def vanish(self) -> None:
+        """Cut all clients' lines."""
+        for client in self._clients:
+            await client.vanish()
+
+
+@asynccontextmanager
+async def simulated_server(database: Database | None = None, **settings: Any) -> AsyncIterator[World]:
+    """Run a server until the block ends, and drain it then.
+
+    Args:
+        database: What it serves from; None: a `SimulatedDatabase`.
+        settings: Those that differ from the defaults.
+    """
+    network = SimulatedNetwork()
+    in_force = Settings(**settings)
+    shutdown, stopped = trio.Event(), trio.Event()
+
+    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+        source = database or SimulatedDatabase()
+        await server.serve(in_force, source, [network], shutdown, task_status=task_status)
+        stopped.set()
+
+    async with trio.open_nursery() as servers:
+        await servers.start(serve)
+        async with trio.open_nursery() as clients:
+            world = World(in_force, network, shutdown, stopped, clients)
+            yield world
+            await world.vanish()
+            clients.cancel_scope.cancel()
+        shutdown.set()
