@@ -12,7 +12,12 @@ import logging
 from typing import NamedTuple
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from trio_websocket import (
+    ConnectionClosed,
+    WebSocketConnection,
+    WebSocketRequest,
+    wrap_server_stream,
+)
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.table import answer
@@ -50,7 +55,7 @@ class Connection:
         self._outbox = Outbox(self._settings.outbox_bytes, self._run_over)
         self._to_inbox, self._inbox = trio.open_memory_channel[str | bytes](INBOX_MESSAGES)
         self._ending: _Ending | None = None
-        self._opening = trio.CancelScope()
+        self._waiting = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._running = trio.CancelScope()
 
@@ -72,7 +77,8 @@ class Connection:
             logger.info("connection %d: trio-websocket gave up: %s", self.number, _leaves(error))
         finally:
             self._services.dispatcher.unsubscribe_all(self._outbox)
-            await self._wire.hang_up(self._settings.close_seconds)
+            with trio.move_on_after(self._settings.close_seconds, shield=True):
+                await self._wire.hang_up()
 
     def end(self, code: CloseCode, reason: str = "", *, seconds: float = 0.0) -> None:
         """Begin to end the connection; the first call's code is the one that counts.
@@ -83,7 +89,7 @@ class Connection:
             seconds: How long what is under way may take; 0: nothing more is written but the close frame.
         """
         self._ending = self._ending or _Ending(code, reason)
-        self._opening.cancel()
+        self._waiting.cancel()
         self._reading.cancel()
         self._running.deadline = min(self._running.deadline, trio.current_time() + seconds)
 
@@ -94,22 +100,26 @@ class Connection:
 
     async def _open(self, library: trio.Nursery) -> WebSocketConnection | None:
         """Return the WebSocket, or None where it did not come to one in time."""
-        self._opening.deadline = trio.current_time() + self._settings.head_seconds
-        with self._opening:
+        deadline = trio.current_time() + self._settings.head_seconds
+        self._waiting.deadline = min(self._waiting.deadline, deadline)
+        request: WebSocketRequest | None = None
+        with self._waiting:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_opening_at_end)
+                nursery.start_soon(self._wait_no_longer_than_the_wire)
                 request = await wrap_server_stream(
                     library, self._wire, max_message_size=self._settings.message_bytes
                 )
                 nursery.cancel_scope.cancel()
-            if request.path.partition("?")[0] in PATHS:
+        with trio.move_on_at(deadline):
+            if request and request.path.partition("?")[0] in PATHS:
                 return await request.accept()
-            await request.reject(404)
+            if request:
+                await request.reject(404)
         return None
 
-    async def _stop_opening_at_end(self) -> None:
+    async def _wait_no_longer_than_the_wire(self) -> None:
         await self._wire.ended.wait()  # trio-websocket would go on waiting for a request
-        self._opening.cancel()
+        self._waiting.cancel()
 
     async def _converse(self, socket: WebSocketConnection) -> None:
         try:

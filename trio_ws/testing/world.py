@@ -22,13 +22,11 @@ class World:
         settings: The server's.
         network: Where it listens.
         shutdown: Set it to have the server drain.
-        stopped: Set when the server has ended.
     """
 
     settings: Settings
     network: SimulatedNetwork
     shutdown: trio.Event
-    stopped: trio.Event
     _nursery: trio.Nursery
     _clients: list[SimulatedClient] = field(default_factory=list)
 
@@ -54,17 +52,12 @@ async def simulated_server(database: Database | None = None, **settings: Any) ->
     """
     network = SimulatedNetwork()
     in_force = Settings(**settings)
-    shutdown, stopped = trio.Event(), trio.Event()
-
-    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-        source = database or SimulatedDatabase()
-        await server.serve(in_force, source, [network], shutdown, task_status=task_status)
-        stopped.set()
-
+    shutdown = trio.Event()
+    source = SimulatedDatabase() if database is None else database
     async with trio.open_nursery() as servers:
-        await servers.start(serve)
+        await servers.start(server.serve, in_force, source, [network], shutdown)
         async with trio.open_nursery() as clients:
-            world = World(in_force, network, shutdown, stopped, clients)
+            world = World(in_force, network, shutdown, clients)
             yield world
             await world.vanish()
             clients.cancel_scope.cancel()

@@ -50,18 +50,17 @@ class Wire(trio.abc.Stream):
         self.ended.set()
         await trio.lowlevel.checkpoint()
 
-    async def hang_up(self, seconds: float) -> None:
+    async def hang_up(self) -> None:
         """Close the socket so that the peer reads what was sent last.
 
         A socket closed with bytes unread answers them with a reset, which may overtake our close frame. So
-        say that we are done, and read on until the peer is, or `seconds` have passed.
+        say that we are done, and read on until the peer is, or the caller's patience ends.
         """
         try:
-            with trio.move_on_after(seconds):
-                if not self.torn:
-                    await self._stream.send_eof()
-                    while await self._stream.receive_some(HANG_UP_CHUNK_BYTES):
-                        pass
+            if not self.torn:
+                await self._stream.send_eof()
+                while await self._stream.receive_some(HANG_UP_CHUNK_BYTES):
+                    pass
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # It has hung up on us.
         finally:

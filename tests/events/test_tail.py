@@ -1,0 +1,140 @@
+"""The tail publishes the log in order, each event once, whoever wakes it and whatever fails."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_ws.database.gateway import Database
+from trio_ws.errors import Unavailable
+from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.tail import BATCH, OUTAGE_SECONDS, Tail
+from trio_ws.messages import Event
+from trio_ws.testing import SimulatedDatabase
+
+POLL_SECONDS = 0.1
+
+
+class RecordingDispatcher(Dispatcher):
+    """Keeps what was published, and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seqs: list[int] = []
+        self.times: list[float] = []
+
+    def publish(self, event: Event) -> None:
+        super().publish(event)
+        self.seqs.append(event.seq)
+        self.times.append(trio.current_time())
+
+
+@asynccontextmanager
+async def following(database: Database) -> AsyncIterator[tuple[RecordingDispatcher, Callable[[], None]]]:
+    dispatcher = RecordingDispatcher()
+    tail = Tail(database, dispatcher, POLL_SECONDS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.watch, tail.wake)
+        await nursery.start(tail.run)
+        dispatcher.seqs.clear()
+        dispatcher.times.clear()
+        yield dispatcher, tail.wake
+        nursery.cancel_scope.cancel()
+
+
+def write(database: SimulatedDatabase, count: int = 1) -> None:
+    for _ in range(count):
+        database.create_invoice(amount=1, currency="EUR", account_id=1)
+
+
+async def test_a_notification_wakes_it_at_once(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with following(database) as (dispatcher, _):
+        await trio.sleep(0.55)
+        write(database, 3)
+        await wait_all_tasks_blocked()
+        assert dispatcher.times == [0.55] * 3
+
+
+async def test_a_lost_notification_costs_one_poll_and_no_event(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with following(database) as (dispatcher, _):
+        database.lose_wakes = True
+        for _ in range(10):
+            write(database)
+            before = trio.current_time()
+            await trio.sleep(POLL_SECONDS * 1.01)
+            assert dispatcher.times[-1] <= before + POLL_SECONDS
+        assert dispatcher.seqs == list(range(4, 14))
+
+
+async def test_what_came_while_no_server_ran_is_behind_the_first_position(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    write(database, BATCH + 1)
+    async with following(database) as (dispatcher, _):
+        assert dispatcher.position.seq == BATCH + 4
+        await trio.sleep(1)
+        assert dispatcher.seqs == []
+
+
+async def test_more_events_than_a_batch_come_in_order_and_whole(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with following(database) as (dispatcher, _):
+        write(database, 3 * BATCH)
+        await trio.sleep(1)
+        assert dispatcher.seqs == list(range(4, 4 + 3 * BATCH))
+
+
+async def test_a_wake_up_during_a_read_is_not_lost(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with following(database) as (dispatcher, wake):
+        database.lose_wakes = True
+        database.gate = trio.Event()
+        wake()
+        await wait_all_tasks_blocked()  # the read is under way
+        write(database)
+        wake()
+        gate, database.gate = database.gate, None
+        gate.set()
+        before = trio.current_time()
+        await wait_all_tasks_blocked()
+        assert (dispatcher.seqs, trio.current_time()) == ([4], before)
+
+
+async def test_an_outage_is_sat_out_and_said_once(
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with following(database) as (dispatcher, _):
+        write(database)
+        await wait_all_tasks_blocked()
+        database.away = True
+        write(database, 2)
+        await trio.sleep(60)
+        assert dispatcher.seqs == [4]
+        database.away = False
+        back = trio.current_time()
+        await trio.sleep(2 * OUTAGE_SECONDS)
+        assert dispatcher.seqs == [4, 5, 6]
+        assert dispatcher.times[-1] <= back + OUTAGE_SECONDS + POLL_SECONDS
+    messages = [record.getMessage() for record in caplog.records if record.name == "trio_ws.events.tail"]
+    assert messages == [
+        "can't read the event log: The database can't be reached; trying on",
+        "reading the event log again",
+    ]
+
+
+async def test_a_database_that_is_away_at_the_start_is_an_error(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    database.away = True
+    with pytest.RaisesGroup(Unavailable):
+        async with following(database):
+            pass

@@ -1,0 +1,86 @@
+"""Whatever a client sends decodes to an action, or fails with what to answer, and never anything else."""
+
+import json
+from typing import get_args
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from trio_ws import codec
+from trio_ws.actions.table import ACTIONS
+from trio_ws.errors import InvalidMessage, InvalidValue
+from trio_ws.messages import Action, Event, Ping
+
+unicode = st.characters(exclude_categories=["Cs"])  # surrogates are no characters, and no JSON
+readable_values = st.none() | st.booleans() | st.integers() | st.text(unicode, max_size=20)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+names = ["action", "request_id", "type", "id", "amount", "currency", "account_id", "memo", "after"]
+tags = [type_.__struct_config__.tag for type_ in get_args(Action)]
+messages = st.dictionaries(st.sampled_from(names), json_values | st.sampled_from(tags))
+
+
+def decode_or_fail(frame: str | bytes) -> object:
+    try:
+        return codec.decode(frame)
+    except codec.DecodeFailure as failure:
+        assert failure.error.code in ("invalid_message", "invalid_value")  # noqa: PT017 - nothing else may come
+        return failure
+
+
+@given(st.text())
+@example('{"action":"ping","request_id":"\ud800"}')
+@example("[" * 100_000)
+def test_any_text_is_an_action_or_a_failure(frame: str) -> None:
+    decode_or_fail(frame)
+
+
+@given(st.builds(json.dumps, messages))
+def test_any_object_is_an_action_or_a_failure(frame: str) -> None:
+    decode_or_fail(frame)
+
+
+@given(
+    st.dictionaries(st.sampled_from(names), readable_values | st.sampled_from(tags)),
+    st.text(unicode, max_size=64) | st.integers(-(2**63), 2**63),
+)
+def test_a_request_id_that_can_be_read_is_kept(fields: dict[str, object], request_id: str | int) -> None:
+    outcome = decode_or_fail(json.dumps({**fields, "request_id": request_id}))
+    assert outcome.request_id == request_id  # type: ignore[attr-defined] # both kinds have it
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        ('{"action":"create_invoice","amount":0}', InvalidMessage),
+        ('{"action":"create_invoice","amount":0,"currency":"USD","account_id":1}', InvalidValue),
+        ('{"action":"ping","request_id":1.5}', InvalidValue),
+        ('{"action":"dance","request_id":1.5}', InvalidMessage),
+    ],
+)
+def test_a_missing_field_is_told_from_a_bad_value(frame: str, error: type[Exception]) -> None:
+    with pytest.raises(codec.DecodeFailure) as failure:
+        codec.decode(frame)
+    assert type(failure.value.error) is error
+
+
+def test_the_last_of_two_equal_fields_counts() -> None:
+    action = codec.decode('{"action":"ping","request_id":1,"request_id":2}')
+    assert isinstance(action, Ping)
+    assert action.request_id == 2
+
+
+def test_every_action_has_its_function() -> None:
+    assert set(ACTIONS) == set(get_args(Action))
+
+
+def test_an_event_carries_its_data_as_it_is() -> None:
+    event = Event(7, "invoice.updated", ("invoice:a",), Raw(b'{"z":1,"a":1.50}'), Raw(b'{"z":0}'))
+    assert codec.encode_event(event, "e-1") == (
+        b'{"type":"invoice.updated","data":{"z":1,"a":1.50},"previous":{"z":0},"position":"e-1.7"}'
+    )

@@ -1,0 +1,368 @@
+"""One connection under the mock clock: how it opens, what it bears, and all the ways in which it ends."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from msgspec import Raw
+from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
+
+from tests import raw
+from tests.raw import RawClient
+from trio_ws import connection as connection_module
+from trio_ws.actions.services import Services
+from trio_ws.connection import Connection
+from trio_ws.errors import CloseCode
+from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.tail import Tail
+from trio_ws.messages import Event
+from trio_ws.settings import Settings
+from trio_ws.testing import SimulatedDatabase
+
+OPEN = "HTTP/1.1 101 "
+
+
+class Line:
+    """A connection, the client on its other end, and the server's parts around it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(**settings)
+        self.database = SimulatedDatabase()
+        self.dispatcher = Dispatcher()
+        tail = Tail(self.database, self.dispatcher, self.settings.poll_seconds)
+        self.services = Services(self.settings, self.database, self.dispatcher, tail)
+        stream, theirs = lockstep_stream_pair()
+        self.client = RawClient(stream)
+        self.connection = Connection(theirs, self.services)
+        self.ended_at: float | None = None
+        self._seq = 0
+
+    async def run(self) -> None:
+        await self.connection.run()
+        self.ended_at = trio.current_time()
+
+    def publish(self, size: int = 0) -> None:
+        self._seq += 1
+        data = Raw(b'"%s"' % (b"x" * size))
+        self.dispatcher.publish(Event(self._seq, "invoice.updated", ("account:1",), data, None))
+
+
+@asynccontextmanager
+async def open_line(*, handshake: bool = True, **settings: Any) -> AsyncIterator[Line]:
+    """Yield a line; on leaving, the connection must have ended, or end when the client goes."""
+    line = Line(**settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(line.run)
+        if handshake:
+            assert (await line.client.shake_hands()).startswith(OPEN)
+        yield line
+        await trio.aclose_forcefully(line.client.stream)
+    assert vars(line.dispatcher)["_followers"] == vars(line.dispatcher)["_topics"] == {}
+
+
+# Opening
+
+
+async def test_a_caller_that_says_nothing_is_hung_up_on(autojump_clock: MockClock) -> None:
+    async with open_line(handshake=False, head_seconds=10) as line:
+        assert await line.client.see_the_end() == b""
+        assert trio.current_time() == 10
+
+
+async def test_a_head_that_dribbles_in_has_the_same_deadline(autojump_clock: MockClock) -> None:
+    async with open_line(handshake=False, head_seconds=10) as line:
+        with pytest.raises(trio.BrokenResourceError):
+            await _dribble(line.client, raw.head())
+        assert trio.current_time() <= 11 + line.settings.close_seconds
+
+
+async def _dribble(client: RawClient, data: bytes) -> None:
+    for byte in data:
+        await client.stream.send_all(bytes([byte]))
+        await trio.sleep(1)
+
+
+async def test_a_caller_that_hangs_up_leaves_at_once(autojump_clock: MockClock) -> None:
+    async with open_line(handshake=False) as line:
+        await line.client.stream.send_all(b"GET / HT")
+        await trio.aclose_forcefully(line.client.stream)
+        await wait_all_tasks_blocked()
+        assert line.ended_at == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (raw.head("/elsewhere"), "404"),
+        (raw.head(Upgrade="", Connection=""), "400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), "400"),
+        (b"hello\r\n\r\n", "400"),
+    ],
+)
+async def test_what_asks_for_no_websocket_of_ours_is_refused(
+    autojump_clock: MockClock, sent: bytes, status: str
+) -> None:
+    async with open_line(handshake=False) as line:
+        await line.client.stream.send_all(sent)
+        assert (await line.client.receive_head()).startswith(f"HTTP/1.1 {status} ")
+        await line.client.see_the_end()
+        assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize(
+    "header", ["Host", "Connection", "Sec_WebSocket_Protocol", "Sec_WebSocket_Extensions"]
+)
+async def test_a_head_that_breaks_the_library_ends_its_own_connection_only(
+    autojump_clock: MockClock, header: str
+) -> None:
+    async with open_line(handshake=False) as line:
+        await line.client.stream.send_all(raw.head(**{header: "\xe9"}))
+        await line.client.see_the_end()
+        assert trio.current_time() <= line.settings.head_seconds
+
+
+async def test_bad_http_followed_by_a_reset_ends_its_own_connection_only(autojump_clock: MockClock) -> None:
+    async with open_line(handshake=False) as line, trio.open_nursery() as nursery:
+        nursery.start_soon(line.client.stream.send_all, b"\0\0\0\0\r\n\r\n")
+        await wait_all_tasks_blocked()
+        await trio.aclose_forcefully(line.client.stream)
+
+
+# Messages
+
+
+async def test_a_fragmented_message_is_one_message(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        message = b'{"action":"ping","request_id":"in three"}'
+        await line.client.stream.send_all(raw.frame(raw.TEXT, message[:5], fin=False))
+        await line.client.stream.send_all(raw.frame(raw.PING, b"between"))
+        assert await line.client.receive_frame() == (raw.PONG, b"between")
+        await line.client.stream.send_all(raw.frame(0, message[5:9], fin=False))
+        await line.client.stream.send_all(raw.frame(0, message[9:]))
+        assert (await line.client.receive())["request_id"] == "in three"
+
+
+async def test_a_message_as_long_as_the_limit_is_taken(autojump_clock: MockClock) -> None:
+    async with open_line(message_bytes=100) as line:
+        await line.client.stream.send_all(raw.frame(raw.TEXT, b'{"action":"ping"}'.ljust(100)))
+        assert (await line.client.receive())["type"] == "pong"
+
+
+@pytest.mark.parametrize("text", ["x" * 101, "é" * 51], ids=["characters", "bytes"])
+async def test_a_message_over_the_limit_in_bytes_ends_with_1009(autojump_clock: MockClock, text: str) -> None:
+    async with open_line(message_bytes=100) as line:
+        await line.client.stream.send_all(raw.frame(raw.TEXT, text.encode()))
+        code, _ = await line.client.receive_close()
+        assert code == CloseCode.MESSAGE_TOO_BIG
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        raw.frame(raw.TEXT, b'{"action":"\xff"}'),
+        raw.frame(raw.TEXT, b"{}", masked=False),
+        raw.frame(0x3, b"{}"),
+        raw.frame(raw.PING, b"x" * 126),
+        raw.frame(raw.PING, b"", fin=False),
+        b"\xf1" + raw.frame(raw.TEXT, b"{}")[1:],
+        raw.frame(0, b"{}"),
+        raw.frame(raw.CLOSE, b"\x00"),
+        raw.frame(raw.CLOSE, b"\x03\xed"),
+    ],
+)
+async def test_a_broken_frame_ends_its_connection(autojump_clock: MockClock, broken: bytes) -> None:
+    async with open_line() as line:
+        await line.client.stream.send_all(broken)
+        await line.client.see_the_end()
+        assert trio.current_time() <= line.settings.close_seconds
+
+
+@pytest.mark.logs_errors
+async def test_a_bug_in_an_action_is_answered_and_logged_and_the_connection_lives(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_line() as line:
+        monkeypatch.setattr(line.database, "answers", {})
+        await line.client.send(action="list_prices", request_id="r-7")
+        assert await line.client.receive() == {
+            "status": "error",
+            "message": "Internal server error",
+            "code": "internal",
+            "request_id": "r-7",
+        }
+        await line.client.send(action="ping")
+        assert (await line.client.receive())["type"] == "pong"
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "r-7" in record.getMessage()
+    assert record.exc_info
+
+
+@pytest.mark.logs_errors
+async def test_a_bug_in_the_connection_ends_it_with_1011_and_is_logged(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+
+    async def answer(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(connection_module, "answer", answer)
+    async with open_line() as line:
+        await line.client.send(action="ping")
+        assert await line.client.receive_close() == (CloseCode.INTERNAL_ERROR, "")
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info
+
+
+# Endings
+
+
+async def test_a_client_that_closes_is_answered_in_kind(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        await line.client.stream.send_all(raw.frame(raw.CLOSE, b"\x03\xe8bye"))
+        assert await line.client.receive_frame() == (raw.CLOSE, b"\x03\xe8bye")
+        await line.client.see_the_end()
+        await wait_all_tasks_blocked()
+        assert line.ended_at == 0
+
+
+async def test_a_client_that_vanishes_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        await trio.aclose_forcefully(line.client.stream)
+        await wait_all_tasks_blocked()
+        assert line.ended_at == 0
+        line.publish()
+
+
+async def test_a_client_that_answers_pings_stays_for_days(autojump_clock: MockClock) -> None:
+    async with open_line(ping_seconds=20, pong_seconds=10) as line:
+        while trio.current_time() < 2 * 86400:
+            opcode, payload = await line.client.receive_frame()
+            assert opcode == raw.PING
+            await trio.sleep(9)
+            await line.client.stream.send_all(raw.frame(raw.PONG, payload))
+        await line.client.send(action="ping")
+        assert (await line.client.receive())["type"] == "pong"
+
+
+async def test_a_client_that_answers_no_ping_ends_with_4000(autojump_clock: MockClock) -> None:
+    async with open_line(ping_seconds=20, pong_seconds=10) as line:
+        assert (await line.client.receive_frame())[0] == raw.PING
+        assert await line.client.receive_close() == (CloseCode.UNRESPONSIVE, "no pong")
+        assert trio.current_time() == 30
+
+
+async def test_a_pong_that_stands_behind_requests_we_are_slow_with_is_not_missed(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(ping_seconds=20, pong_seconds=10) as line:
+        line.database.gate = trio.Event()
+        requests = raw.frame(raw.TEXT, b'{"action":"list_prices"}') * 100
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.client.stream.send_all, requests)
+            nursery.start_soon(_open_later, line.database.gate, 100)
+            answered = 0
+            while answered < 100:
+                opcode, payload = await line.client.receive_frame()
+                assert opcode in (raw.TEXT, raw.PING), payload
+                answered += opcode == raw.TEXT
+        assert trio.current_time() == 100
+
+
+async def _open_later(gate: trio.Event, seconds: float) -> None:
+    await trio.sleep(seconds)
+    gate.set()
+
+
+async def test_a_client_that_does_not_read_is_cut_off(autojump_clock: MockClock) -> None:
+    async with open_line(write_seconds=15) as line:
+        await line.client.send(action="ping")
+        await trio.sleep(15 + 2 * line.settings.close_seconds)
+        assert line.ended_at is not None
+        assert line.ended_at >= 15
+        with pytest.raises(trio.BrokenResourceError):
+            await line.client.send(action="ping")
+
+
+async def test_a_client_too_slow_for_its_events_gets_those_before_the_gap_and_4000(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(outbox_bytes=4096) as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        for _ in range(100):
+            line.publish(size=400)
+            await wait_all_tasks_blocked()
+        received = []
+        while (received_frame := await line.client.receive_frame())[0] == raw.TEXT:
+            received.append(received_frame)
+        assert 8 <= len(received) <= 10
+        opcode, payload = received_frame
+        assert (opcode, payload[:2]) == (raw.CLOSE, CloseCode.UNRESPONSIVE.to_bytes(2, "big"))
+        line.publish()
+
+
+async def test_ending_finishes_what_is_under_way_and_reads_no_more(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        line.database.gate = trio.Event()
+        await line.client.send(action="list_prices", request_id=1)
+        await wait_all_tasks_blocked()
+        line.connection.end(CloseCode.GOING_AWAY, "retry_after=3.0", seconds=5)
+        line.connection.end(CloseCode.UNRESPONSIVE, seconds=100)  # the first one counts
+        await trio.sleep(4)
+        line.database.gate.set()
+        assert (await line.client.receive())["request_id"] == 1
+        assert await line.client.receive_close() == (CloseCode.GOING_AWAY, "retry_after=3.0")
+
+
+async def test_ending_waits_no_longer_than_it_was_told_to(autojump_clock: MockClock) -> None:
+    async with open_line(write_seconds=1000) as line:
+        await line.client.send(action="ping")  # the reply finds no reader
+        await wait_all_tasks_blocked()
+        line.connection.end(CloseCode.GOING_AWAY, seconds=5)
+        await trio.sleep(5 + 2 * line.settings.close_seconds)
+        assert line.ended_at is not None
+        assert line.ended_at >= 5
+
+
+async def test_ending_before_the_handshake_hangs_up(autojump_clock: MockClock) -> None:
+    async with open_line(handshake=False) as line:
+        await wait_all_tasks_blocked()
+        line.connection.end(CloseCode.GOING_AWAY, seconds=5)
+        assert await line.client.see_the_end() == b""
+        assert trio.current_time() == 0
+
+
+async def test_a_client_that_ignores_our_close_is_hung_up_on(autojump_clock: MockClock) -> None:
+    async with open_line(close_seconds=2) as line:
+        line.connection.end(CloseCode.GOING_AWAY, seconds=5)
+        assert (await line.client.receive_frame())[0] == raw.CLOSE
+        await trio.sleep(4.01)
+        assert line.ended_at is not None
+
+
+async def test_a_ping_that_crosses_our_close_breaks_nothing(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        line.connection.end(CloseCode.GOING_AWAY, seconds=5)
+        assert (await line.client.receive_frame())[0] == raw.CLOSE
+        await line.client.stream.send_all(raw.frame(raw.PING, b"sent before the close came"))
+        await line.client.see_the_end()
+        assert trio.current_time() <= 2 * line.settings.close_seconds
+
+
+async def test_a_flood_after_an_oversize_message_breaks_nothing(autojump_clock: MockClock) -> None:
+    async with open_line(message_bytes=10) as line:
+        flood = raw.frame(raw.TEXT, b"x" * 11) + raw.frame(raw.PING, b"") * 50
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.client.stream.send_all, flood)
+            opcode, payload = await line.client.receive_frame()
+        assert (opcode, payload[:2]) == (raw.CLOSE, b"\x03\xf1")

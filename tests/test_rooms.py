@@ -1,0 +1,61 @@
+"""A room imports only from floors below its own, or from its own room: nothing below calls up."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import trio_ws
+
+FLOORS = {
+    "__main__": 9,
+    "cli": 8,
+    "testing": 8,
+    "server": 7,
+    "connection": 6,
+    "actions": 5,
+    "events": 4,
+    "database": 3,
+    "codec": 3,
+    "wire": 2,
+    "messages": 2,
+    "logs": 2,
+    "settings": 1,
+    "errors": 0,
+    "": 0,  # trio_ws itself: its version
+}
+PACKAGE = Path(trio_ws.__file__).parent
+
+
+def room(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def imports(source: str) -> set[str]:
+    """The modules of ours that a source imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "trio_ws":
+            found |= {f"trio_ws.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] == "trio_ws"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_lead_down(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0].removesuffix("__init__")
+    for module in imports(path.read_text()):
+        other = room(module)
+        assert other == own or FLOORS[other] < FLOORS[own], f"{own} imports {module}"
+
+
+def test_an_import_that_leads_up_would_be_seen() -> None:
+    assert imports("def f():\n    from trio_ws.server import serve\n    import trio_ws.cli") == {
+        "trio_ws.server",
+        "trio_ws.cli",
+    }

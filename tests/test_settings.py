@@ -1,0 +1,81 @@
+"""Where a setting's value comes from, and what is said of one that can't be."""
+
+from pathlib import Path
+
+import pytest
+
+from trio_ws.settings import Settings, SettingsError, data_dir, load
+
+
+def test_everything_has_a_default() -> None:
+    settings, sources = load({}, {})
+    assert settings == Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert set(sources.values()) == {"default"}
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "trio-ws.toml"
+    file.write_text('port = 1\nhost = "file"\nmessage_bytes = 1024')
+    settings, sources = load({"port": "3"}, {"TRIO_WS_PORT": "2", "TRIO_WS_HOST": "environment"}, file)
+    assert (settings.port, settings.host, settings.message_bytes) == (3, "environment", 1024)
+    assert sources["port"] == "--port"
+    assert sources["host"] == "TRIO_WS_HOST"
+    assert sources["message_bytes"] == f"message_bytes in {file}"
+    assert sources["log_level"] == "default"
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "trio-ws.toml"
+    file.write_text("port = 1")
+    assert load({}, {"TRIO_WS_CONFIG": str(file)}).settings.port == 1
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert load({}, {"TRIO_WS_DATABASE_URL": ""}).settings.database_url is None
+
+
+def test_a_limit_is_lifted_by_the_word_none_and_not_by_0() -> None:
+    assert load({}, {"TRIO_WS_SUBSCRIPTIONS": "none"}).settings.subscriptions is None
+    with pytest.raises(SettingsError, match=r"TRIO_WS_SUBSCRIPTIONS: Expected `int` >= 1"):
+        load({}, {"TRIO_WS_SUBSCRIPTIONS": "0"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"TRIO_WS_PORT": "http"}, "TRIO_WS_PORT: Expected `int`, got `str`"),
+        ({"TRIO_WS_PORT": "65536"}, "TRIO_WS_PORT: Expected `int` <= 65535"),
+        ({"TRIO_WS_PORT": "none"}, "TRIO_WS_PORT: Expected `int`, got `null`"),
+        ({"TRIO_WS_LOG_LEVEL": "loud"}, "TRIO_WS_LOG_LEVEL: Invalid enum value 'loud'"),
+        ({"TRIO_WS_PING_SECONDS": "-1"}, "TRIO_WS_PING_SECONDS: Expected `float` > 0.0"),
+        ({"TRIO_WS_PING_SECONDS": "nan"}, "TRIO_WS_PING_SECONDS"),
+        ({"TRIO_WS_PROT": "1"}, r"unknown setting prot in the environment \(TRIO_WS_PROT\): is it port\?"),
+        ({"TRIO_WS_CONFIG": "/nowhere.toml"}, "can't read /nowhere.toml: No such file"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(environment: dict[str, str], complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        load({}, environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("port = ", "is not TOML"),
+        ("colour = 1", "unknown setting colour in .*toml$"),
+        ("port = 1.5", "port in .*: Expected `int`, got `float`"),
+        ("[server]\nport = 1", "unknown setting server"),
+    ],
+)
+def test_a_file_that_cannot_be_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "trio-ws.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=complaint):
+        load({}, {}, file)
+
+
+def test_data_lies_where_xdg_says() -> None:
+    assert data_dir(Settings(), {"XDG_DATA_HOME": "/data"}) == Path("/data/trio-ws")
+    assert data_dir(Settings(), {}) == Path.home() / ".local/share/trio-ws"
+    assert data_dir(Settings(data_dir="~/here"), {"XDG_DATA_HOME": "/data"}) == Path.home() / "here"
