@@ -59,7 +59,10 @@ def migrate(conninfo: str) -> list[str]:
         missing = _missing(connection)
         for migration in missing:
             logger.info("applying migration %s", migration.name)
-            _apply(connection, migration)
+            try:
+                _apply(connection, migration)
+            except psycopg.Error as error:
+                raise StartupError(f"migration {migration.name} failed: {error}") from None
         return [migration.name for migration in missing]
 
 

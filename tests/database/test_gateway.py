@@ -1,0 +1,236 @@
+"""The one door to PostgreSQL, with the real one behind it: what fails, how, and how it comes back."""
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import trio
+
+from trio_ws.database import gateway as gateway_module
+from trio_ws.database import queries
+from trio_ws.database.embedded import embedded_postgres
+from trio_ws.database.gateway import Gateway
+from trio_ws.database.migrations import migrate
+from trio_ws.database.queries import Connection
+from trio_ws.errors import NotFound, Timeout, Unavailable
+from trio_ws.messages import CreateInvoice
+from trio_ws.settings import Settings
+
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture
+def gateway(conninfo: str) -> Iterator[Gateway]:
+    """A gateway of two connections that gives up soon."""
+    gateway = Gateway(conninfo, Settings(database_connections=2, statement_seconds=1.0))
+    yield gateway
+    gateway.close()
+
+
+def backend(connection: Connection) -> int:
+    (row,) = connection.execute("SELECT pg_backend_pid()")
+    return int(row[0])
+
+
+def sleep(connection: Connection, seconds: float) -> None:
+    connection.execute("SELECT pg_sleep(%s)", (seconds,))
+
+
+def terminate_all(conninfo: str) -> int:
+    """End the database's other sessions, and return how many there were."""
+    statement = (
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        return len(other.execute(statement.encode()).fetchall())
+
+
+async def test_a_query_returns_what_it_returns_and_raises_what_it_raises(gateway: Gateway) -> None:
+    assert (await gateway.run(queries.read_position)).seq >= 0
+    with pytest.raises(NotFound, match="Account not found"):
+        await gateway.run(queries.create_invoice, CreateInvoice(amount=1, currency="USD", account_id=9))
+
+
+async def test_a_connection_is_used_again(gateway: Gateway) -> None:
+    assert len({await gateway.run(backend) for _ in range(5)}) == 1
+
+
+async def test_no_more_connections_than_set_are_opened(gateway: Gateway) -> None:
+    backends: set[int] = set()
+
+    async def query() -> None:
+        await gateway.run(sleep, 0.01)
+        backends.add(await gateway.run(backend))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(query)
+    assert len(backends) == 2
+
+
+async def test_a_statement_that_takes_too_long_is_given_up(gateway: Gateway) -> None:
+    with pytest.raises(Timeout):
+        await gateway.run(sleep, PATIENCE_SECONDS)
+    await gateway.run(queries.check)
+
+
+async def test_a_row_that_stays_locked_is_given_up(gateway: Gateway, conninfo: str) -> None:
+    def update(connection: Connection) -> None:
+        connection.execute("UPDATE accounts SET name = 'b'")
+
+    with psycopg.connect(conninfo) as other:
+        other.execute("UPDATE accounts SET name = 'a'")
+        with pytest.raises(Timeout):
+            await gateway.run(update)
+
+
+async def test_who_finds_no_free_connection_in_time_is_told(gateway: Gateway) -> None:
+    errors: list[str] = []
+
+    async def query() -> None:
+        try:
+            await gateway.run(sleep, 0.7)
+        except Unavailable as error:
+            errors.append(error.message)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(query)
+    assert errors
+    assert set(errors) == {"The database is busy"}
+
+
+async def test_sessions_ended_while_idle_are_not_noticed_by_callers(gateway: Gateway, conninfo: str) -> None:
+    before = await gateway.run(backend)
+    assert await trio.to_thread.run_sync(terminate_all, conninfo) == 1
+    assert await gateway.run(backend) != before
+
+
+async def test_a_session_ended_in_a_query_is_unavailable_and_replaced(
+    gateway: Gateway, conninfo: str
+) -> None:
+    outcome: list[Exception] = []
+
+    async def query() -> None:
+        try:
+            await gateway.run(sleep, 0.9)
+        except Unavailable as error:
+            outcome.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(query)
+        while not await trio.to_thread.run_sync(terminate_all, conninfo):
+            pass
+    assert len(outcome) == 1
+    await gateway.run(queries.check)
+
+
+async def test_no_database_is_unavailable(tmp_path: Path) -> None:
+    gateway = Gateway(f"host={tmp_path} user=postgres", Settings())
+    with pytest.raises(Unavailable, match="can't be reached"):
+        await gateway.run(queries.check)
+
+
+async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        database = other.info.dbname
+        other.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on".encode())
+    with pytest.raises(Unavailable):
+        await gateway.run(queries.create_invoice, CreateInvoice(amount=1, currency="USD", account_id=1))
+    assert await gateway.run(queries.list_prices)
+
+
+# Notifications
+
+
+@asynccontextmanager
+async def watching(gateway: Gateway) -> AsyncIterator[trio.MemoryReceiveChannel[None]]:
+    """Yield a channel that has a None for each wake-up, up to a thousand."""
+    send, receive = trio.open_memory_channel[None](1000)
+
+    def wake() -> None:
+        send.send_nowait(None)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.watch, wake)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await receive.receive()  # it listens
+        yield receive
+        nursery.cancel_scope.cancel()
+
+
+def write(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+
+
+async def test_another_programs_commit_wakes_us(gateway: Gateway, conninfo: str) -> None:
+    async with watching(gateway) as wakes:
+        for _ in range(3):
+            await trio.to_thread.run_sync(write, conninfo)
+            with trio.fail_after(PATIENCE_SECONDS):
+                await wakes.receive()
+
+
+async def test_a_listener_that_was_cut_off_listens_again_and_looks(gateway: Gateway, conninfo: str) -> None:
+    async with watching(gateway) as wakes:
+        assert await trio.to_thread.run_sync(terminate_all, conninfo) == 1
+        with trio.fail_after(PATIENCE_SECONDS):
+            await wakes.receive()  # for what may have come meanwhile
+        await trio.to_thread.run_sync(write, conninfo)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await wakes.receive()
+
+
+async def test_a_quiet_line_is_tried_from_time_to_time(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_module, "HEARTBEAT_SECONDS", 0.05)
+    async with watching(gateway) as wakes:
+        with trio.fail_after(PATIENCE_SECONDS):
+            for _ in range(3):
+                await wakes.receive()
+
+
+async def test_the_listener_may_have_a_url_of_its_own(conninfo: str, tmp_path: Path) -> None:
+    gateway = Gateway(f"host={tmp_path}", Settings(listen_url=conninfo))
+    async with watching(gateway):
+        pass
+
+
+# A server that answers nothing more
+
+
+async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path) -> None:
+    """SIGSTOP: the kernel goes on acknowledging, so no option of TCP's and no timeout of its own helps."""
+    with embedded_postgres(tmp_path / "data", options={"fsync": "off"}) as conninfo:
+        await trio.to_thread.run_sync(migrate, conninfo)
+        gateway = Gateway(conninfo, Settings(statement_seconds=0.5))
+        process = await gateway.run(backend)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway.watch, lambda: None)
+            os.kill(process, signal.SIGSTOP)
+            try:
+                with trio.fail_after(PATIENCE_SECONDS), pytest.raises(Unavailable):
+                    await gateway.run(queries.check)
+            finally:
+                os.kill(process, signal.SIGCONT)
+            nursery.cancel_scope.cancel()
+        await gateway.run(queries.check)
+        gateway.close()
+
+
+async def test_a_cancelled_caller_still_waits_for_the_commit(gateway: Gateway) -> None:
+    started = time.monotonic()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway.run, sleep, 0.3)
+            await trio.sleep(0.1)
+            scope.cancel()
+    assert time.monotonic() - started >= 0.3

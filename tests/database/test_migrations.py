@@ -1,0 +1,98 @@
+"""The schema is brought up to date once, whoever asks, and what can't be is said in one line."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from trio_ws.database import migrations
+from trio_ws.database.migrations import Migration, known_migrations, migrate, require_migrated
+from trio_ws.errors import StartupError
+
+NAMES = [migration.name for migration in known_migrations()]
+
+
+def execute(conninfo: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_versions_count_up_from_1() -> None:
+    assert [migration.version for migration in known_migrations()] == list(range(1, len(NAMES) + 1))
+
+
+def test_an_empty_database_gets_everything_once(empty_database: str) -> None:
+    assert migrate(empty_database) == NAMES
+    assert migrate(empty_database) == []
+    require_migrated(empty_database)
+
+
+def test_the_protocols_examples_find_an_account_and_prices(empty_database: str) -> None:
+    migrate(empty_database)
+    assert execute(empty_database, "SELECT id FROM accounts") == [(1,)]
+    assert execute(empty_database, "SELECT count(*) > 0 FROM prices") == [(True,)]
+    assert execute(empty_database, "INSERT INTO accounts DEFAULT VALUES RETURNING id") == [(2,)]
+
+
+def test_many_servers_that_start_at_once_migrate_once(empty_database: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        applied = list(pool.map(migrate, [empty_database] * 6))
+    assert sorted(applied) == [*([[]] * 5), NAMES]
+
+
+def test_a_database_that_lacks_something_can_be_refused(empty_database: str) -> None:
+    with pytest.raises(StartupError, match="run `trio-ws migrate`"):
+        require_migrated(empty_database)
+    assert execute(empty_database, "SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+def test_a_newer_database_is_refused(conninfo: str) -> None:
+    execute(conninfo, "INSERT INTO schema_migrations VALUES (99, '0099_from_the_future', '')")
+    for refuse in (migrate, require_migrated):
+        with pytest.raises(StartupError, match=r"is at version 99, .* knows \d+: upgrade trio-ws"):
+            refuse(conninfo)
+
+
+def test_a_migration_that_was_edited_is_refused(conninfo: str) -> None:
+    execute(conninfo, "UPDATE schema_migrations SET checksum = 'other' WHERE version = 1")
+    with pytest.raises(StartupError, match=f"{NAMES[0]} was applied in another form"):
+        migrate(conninfo)
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Migration(len(NAMES) + 1, "broken", "CREATE TABLE half (); SELECT 1/0")
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [*known_migrations(), broken])
+    with pytest.raises(StartupError, match="migration broken failed: division by zero"):
+        migrate(conninfo)
+    assert execute(conninfo, "SELECT to_regclass('half')") == [(None,)]
+    monkeypatch.undo()
+    require_migrated(conninfo)
+
+
+def test_another_schema_on_the_search_path_will_do(empty_database: str) -> None:
+    execute(empty_database, "CREATE SCHEMA shop")
+    conninfo = f"{empty_database} options='-c search_path=shop'"
+    migrate(conninfo)
+    execute(empty_database, "INSERT INTO shop.invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+    assert execute(conninfo, "SELECT count(*) FROM event") == [(4,)]
+    require_migrated(conninfo)
+
+
+@pytest.mark.parametrize(
+    "conninfo", ["host=/nowhere", "postgresql://127.0.0.1:1/x", "postgresql://[", "nonsense"]
+)
+def test_a_database_that_cannot_be_reached_is_said_in_one_line(conninfo: str) -> None:
+    with pytest.raises(StartupError, match=r"can't reach the database \(.+\): check --database-url") as error:
+        migrate(conninfo)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wait_for_another_process_ends(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.2)
+    with psycopg.connect(empty_database, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (migrations.LOCK_KEY,))
+        with pytest.raises(StartupError, match="has been migrating"):
+            migrate(empty_database)

@@ -1,0 +1,244 @@
+"""The schema on real PostgreSQL: what triggers do for any writer, and how events are numbered."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+from trio_ws.database import queries
+from trio_ws.database.queries import Connection
+from trio_ws.messages import CreateInvoice, Event, Invoice, Price
+
+
+@pytest.fixture
+def connection(conninfo: str) -> Iterator[Connection]:
+    """A connection as the server's are."""
+    with psycopg.connect(conninfo) as connection:
+        queries.prepare_connection(connection, statement_seconds=10)
+        queries.advance_log(connection, 0, 100)
+        yield connection
+
+
+@contextmanager
+def psql(conninfo: str) -> Iterator[Connection]:
+    """A connection as any other program's."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        yield connection
+
+
+def data(event: Event) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(event.data)
+    return decoded
+
+
+def new_events(connection: Connection) -> list[Event]:
+    """The events after those of the first prices."""
+    return queries.advance_log(connection, 3, 1000)
+
+
+def test_a_plain_insert_is_enough(conninfo: str, connection: Connection) -> None:
+    with psql(conninfo) as other:
+        other.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1000, 'USD')")
+        other.execute("INSERT INTO prices (account_id, amount, currency) VALUES (1, 150, 'GBP')")
+        other.execute("INSERT INTO accounts DEFAULT VALUES")
+    invoice, price = new_events(connection)
+    assert (invoice.type, price.type) == ("invoice.created", "price.updated")
+    assert data(invoice)["status"] == "unpaid"
+    assert (data(price)["base_currency"], data(price)["value"]) == ("USD", 1.5)
+
+
+def test_rows_are_the_structs_of_the_protocol(conninfo: str, connection: Connection) -> None:
+    with psql(conninfo) as other:
+        other.execute(
+            "INSERT INTO invoices"
+            " (account_id, amount, currency, memo, address, webhook_url, redirect_url, expires_at) VALUES"
+            " (1, 1, 'BTC', 'm', 'a', 'https://w', 'https://r', '2030-01-01T12:00:00+02:00')"
+        )
+    (event,) = new_events(connection)
+    struct = msgspec.json.decode(event.data, type=Invoice)
+    assert list(data(event)) == [field.encode_name for field in msgspec.structs.fields(Invoice)]
+    assert data(event)["expiresAt"] == "2030-01-01T10:00:00.000000+00:00"
+    assert struct.currency == "BTC"
+    (price, *_) = queries.list_prices(connection)
+    names = [field.encode_name for field in msgspec.structs.fields(Price)]
+    assert list(msgspec.json.decode(price)) == names
+    assert msgspec.json.decode(price, type=Price).value == Decimal("43000.00")
+
+
+@pytest.mark.parametrize(
+    ("currency", "value", "amount"), [("JPY", "155.4", 155), ("KWD", "0.3075", 308), ("BTC", "0.00001", 1000)]
+)
+def test_an_amount_is_in_the_smallest_unit_of_its_currency(
+    connection: Connection, currency: str, value: str, amount: int
+) -> None:
+    connection.execute(
+        "INSERT INTO prices (account_id, currency, base_currency, value) VALUES (1, 'XAU', %s, %s)",
+        (currency, value),
+    )
+    (event,) = new_events(connection)
+    assert (data(event)["amount"], str(data(event)["value"])) == (amount, str(float(value)))
+
+
+def test_amount_and_value_of_a_price_follow_each_other(connection: Connection) -> None:
+    connection.execute("UPDATE prices SET amount = 4400000 WHERE currency = 'BTC'")
+    connection.execute("UPDATE prices SET value = 45000 WHERE currency = 'BTC'")
+    first, second = (data(event) for event in new_events(connection))
+    assert (first["amount"], first["value"]) == (4400000, 44000)
+    assert (second["amount"], second["value"]) == (4500000, 45000)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO invoices (account_id, amount, currency) VALUES (1, 0, 'USD')",
+        "INSERT INTO invoices (account_id, amount, currency) VALUES (1, 9007199254740992, 'USD')",
+        "INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'usd')",
+        "INSERT INTO invoices (account_id, amount, currency) VALUES (404, 1, 'USD')",
+        "INSERT INTO invoices (account_id, amount, currency, status) VALUES (1, 1, 'USD', 'lost')",
+        "INSERT INTO prices (account_id, value, currency) VALUES (1, 0, 'GBP')",
+        "INSERT INTO prices (account_id, value, currency) VALUES (1, 'NaN', 'GBP')",
+        "INSERT INTO prices (account_id, value, currency) VALUES (1, 'Infinity', 'GBP')",
+        "INSERT INTO prices (account_id, currency) VALUES (1, 'GBP')",
+        "INSERT INTO prices (account_id, amount, currency) VALUES (1, 1, 'BTC')",
+    ],
+)
+def test_the_database_refuses_what_cannot_be_whoever_writes(connection: Connection, statement: str) -> None:
+    with pytest.raises(psycopg.Error):
+        connection.execute(statement.encode())
+    assert new_events(connection) == []
+
+
+def test_a_version_is_the_databases_to_give(connection: Connection) -> None:
+    connection.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+    connection.execute("UPDATE invoices SET version = 77, updated_at = 'infinity'")
+    connection.execute("UPDATE invoices SET memo = 'a', version = 77")
+    connection.execute("UPDATE invoices SET memo = 'b'")
+    created, first, second = (data(event) for event in new_events(connection))
+    assert [row["version"] for row in (created, first, second)] == [1, 2, 3]
+    assert created["updatedAt"] < first["updatedAt"] < second["updatedAt"]
+
+
+def test_a_rollback_leaves_no_event(conninfo: str, connection: Connection) -> None:
+    with psql(conninfo) as other, other.transaction(force_rollback=True):
+        other.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+    assert new_events(connection) == []
+
+
+def test_a_writer_needs_rights_on_its_own_table_only(conninfo: str, connection: Connection) -> None:
+    with psql(conninfo) as other:
+        other.execute("DROP ROLE IF EXISTS processor")
+        other.execute("CREATE ROLE processor")
+        try:
+            other.execute("GRANT INSERT, SELECT, UPDATE ON invoices TO processor")
+            other.execute("SET ROLE processor")
+            other.execute("SET search_path = ''")
+            other.execute("INSERT INTO public.invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+            other.execute("UPDATE public.invoices SET status = 'paid'")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                other.execute("SELECT * FROM public.event")
+        finally:
+            other.execute("RESET ROLE")
+            other.execute("DROP OWNED BY processor")
+            other.execute("DROP ROLE processor")
+    assert [event.type for event in new_events(connection)] == ["invoice.created", "invoice.updated"]
+
+
+def test_others_notify_and_our_own_writes_do_not(conninfo: str, connection: Connection) -> None:
+    with psql(conninfo) as listener, psql(conninfo) as other:
+        listener.execute("LISTEN trio_ws")
+        queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+        other.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+        queries.advance_log(connection, 0, 100)
+        payloads = [note.payload for note in listener.notifies(timeout=10, stop_after=2)]
+    assert payloads == ["", "5"], "one of the other program's, and one of the numbering with its position"
+
+
+def test_an_idle_look_at_the_log_writes_nothing(connection: Connection) -> None:
+    with connection.transaction():
+        connection.execute("SELECT number_events(100)")
+        (xid,) = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() or ("no row",)
+    assert xid is None
+
+
+def test_a_numbering_that_is_rolled_back_leaves_no_gap(conninfo: str, connection: Connection) -> None:
+    queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+    with psql(conninfo) as other, other.transaction(force_rollback=True):
+        assert other.execute("SELECT number_events(10)").fetchone() == (1,)
+    queries.create_invoice(connection, CreateInvoice(amount=2, currency="USD", account_id=1))
+    assert [(event.seq, data(event)["amount"]) for event in new_events(connection)] == [(4, 1), (5, 2)]
+
+
+def test_a_batch_bounds_what_is_numbered_and_read(connection: Connection) -> None:
+    for amount in range(1, 6):
+        queries.create_invoice(connection, CreateInvoice(amount=amount, currency="USD", account_id=1))
+    assert [event.seq for event in queries.advance_log(connection, 3, 2)] == [4, 5]
+    assert queries.read_position(connection).seq == 5
+    assert [event.seq for event in queries.advance_log(connection, 5, 2)] == [6, 7]
+    assert [event.seq for event in queries.advance_log(connection, 7, 2)] == [8]
+
+
+def test_a_transaction_that_commits_late_loses_nothing(conninfo: str, connection: Connection) -> None:
+    """Its events have lower ids than what was read before it committed: `id > last` would pass them by."""
+    with psql(conninfo) as late:
+        with late.transaction():
+            late.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+            queries.create_invoice(connection, CreateInvoice(amount=2, currency="USD", account_id=1))
+            assert [(event.seq, data(event)["amount"]) for event in new_events(connection)] == [(4, 2)]
+        assert [(event.seq, data(event)["amount"]) for event in new_events(connection)][1:] == [(5, 1)]
+
+
+WRITERS, ROUNDS, ROWS = 6, 40, 5
+
+
+def test_many_writers_lose_nothing_and_keep_each_rows_order(conninfo: str, connection: Connection) -> None:
+    """Two numberers compete while writers hold transactions open, roll back and touch the same rows."""
+    for amount in range(1, ROWS + 1):
+        queries.create_invoice(connection, CreateInvoice(amount=amount, currency="USD", account_id=1))
+    committed = 0
+    lock = threading.Lock()
+
+    def write(seed: int) -> None:
+        nonlocal committed
+        random = Random(seed)
+        with psycopg.connect(conninfo, autocommit=True) as writer:
+            for _ in range(ROUNDS):
+                rows = sorted(random.sample(range(1, ROWS + 1), 2))
+                rolls_back = random.random() < 0.2
+                with writer.transaction(force_rollback=rolls_back):
+                    for row in rows:
+                        writer.execute("UPDATE invoices SET memo = gen_random_uuid() WHERE id = %s", (row,))
+                    writer.execute("SELECT pg_sleep(%s)", (random.random() / 200,))
+                with lock:
+                    committed += 0 if rolls_back else len(rows)
+
+    seen: list[Event] = []
+    done = threading.Event()
+
+    def follow() -> None:
+        with psycopg.connect(conninfo) as follower:
+            queries.prepare_connection(follower, statement_seconds=10)
+            while not done.is_set():
+                queries.advance_log(follower, 10**9, 7)
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(WRITERS)]
+    numberer = threading.Thread(target=follow)
+    for thread in (*threads, numberer):
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        seen += queries.advance_log(connection, seen[-1].seq if seen else 3, 7)
+    done.set()
+    numberer.join()
+    while more := queries.advance_log(connection, seen[-1].seq, 100):
+        seen += more
+
+    assert [event.seq for event in seen] == list(range(4, 4 + ROWS + committed))
+    versions: dict[int, list[int]] = {}
+    for row in map(data, seen):
+        versions.setdefault(row["id"], []).append(row["version"])
+    assert versions == {id_: list(range(1, len(known) + 1)) for id_, known in versions.items()}

@@ -1,0 +1,166 @@
+"""The server under the mock clock: many clients, one of them bad, and the way it stops."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_websocket import ConnectionClosed
+
+from tests import raw
+from trio_ws.errors import CloseCode, Unavailable
+from trio_ws.server import serve
+from trio_ws.settings import Settings
+from trio_ws.testing import SimulatedDatabase, SimulatedNetwork, World, simulated_server
+
+INVOICE = {"amount": 1000, "currency": "USD", "account_id": 1}
+
+
+async def test_a_slow_client_delays_no_other(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    slow, quick = await world.connect(), await world.connect()
+    for client in (slow, quick):
+        await client.request(action="subscribe", type="account", id=1)
+    for number in range(1000):
+        database.create_invoice(**INVOICE, memo=str(number))
+        assert (await quick.receive())["data"]["memo"] == str(number)
+    assert trio.current_time() == 0
+
+
+async def test_a_client_that_sends_garbage_disturbs_no_other(autojump_clock: MockClock, world: World) -> None:
+    good = await world.connect()
+    for garbage in (
+        raw.head(Host="\xe9"),
+        b"\0" * 100,
+        raw.head() + b"\xff" * 1000,
+        raw.head() + raw.frame(raw.TEXT, b"\xff"),
+    ):
+        stream = await world.network.call()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_and_vanish, stream, garbage)
+    assert (await good.request(action="ping"))["type"] == "pong"
+
+
+async def _send_and_vanish(stream: trio.abc.HalfCloseableStream, data: bytes) -> None:
+    with trio.move_on_after(1):
+        try:
+            await stream.send_all(data)
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+    await trio.aclose_forcefully(stream)
+
+
+async def test_stopping_tells_every_client_when_to_come_back(autojump_clock: MockClock) -> None:
+    async with simulated_server(retry_spread_seconds=10) as world:
+        clients = [await world.connect() for _ in range(50)]
+        world.shutdown.set()
+        seconds = []
+        for client in clients:
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.receive()
+            assert closed.value.reason is not None
+            assert closed.value.reason.code == CloseCode.GOING_AWAY
+            name, _, value = str(closed.value.reason.reason).partition("=")
+            assert name == "retry_after"
+            seconds.append(float(value))
+        assert all(0 <= value <= 10 for value in seconds)
+        assert len(set(seconds)) > 10, "spread over the clients"
+        assert trio.current_time() == 0
+
+
+async def test_stopping_answers_what_is_in_flight(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database) as world:
+        clients = [await world.connect() for _ in range(5)]
+        database.gate = trio.Event()
+        for number, client in enumerate(clients):
+            await client.send(action="create_invoice", **INVOICE, request_id=number)
+        await wait_all_tasks_blocked()
+        world.shutdown.set()
+        await trio.sleep(10)
+        database.gate.set()
+        for number, client in enumerate(clients):
+            reply = await client.receive()
+            assert (reply["status"], reply["request_id"]) == ("success", number)
+            with pytest.raises(ConnectionClosed):
+                await client.receive()
+
+
+async def test_stopping_takes_no_new_clients(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
+    async with simulated_server(database) as world:
+        busy = await world.connect()
+        database.gate = trio.Event()
+        await busy.send(action="list_prices")
+        await wait_all_tasks_blocked()
+        world.shutdown.set()
+        await wait_all_tasks_blocked()
+        with pytest.raises(ConnectionRefusedError):
+            await world.connect()
+        database.gate.set()
+
+
+async def test_stopping_is_not_held_up_by_clients_that_do_not_read(autojump_clock: MockClock) -> None:
+    async with simulated_server(drain_seconds=25, write_seconds=60) as world:
+        for _ in range(5):
+            stream = await world.network.call()
+            await stream.send_all(raw.head())
+            client = raw.RawClient(stream)
+            await client.receive_head()
+            await client.send(action="ping")
+        world.shutdown.set()
+        await trio.sleep_until(25 + 2 * world.settings.close_seconds)
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send(action="ping")
+    assert trio.current_time() <= 25 + 2 * world.settings.close_seconds
+
+
+async def test_a_database_that_is_away_at_the_start_is_said(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    database.away = True
+    with pytest.RaisesGroup(Unavailable):
+        await serve(Settings(), database, [SimulatedNetwork()], trio.Event())
+
+
+async def test_an_outage_is_answered_and_survived(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    await client.request(action="subscribe", type="account", id=1)
+    database.away = True
+    reply = await client.request(action="list_prices", request_id=1)
+    assert reply == {
+        "status": "error",
+        "message": "The database can't be reached",
+        "code": "unavailable",
+        "retry_after_seconds": 1.0,
+        "request_id": 1,
+    }
+    database.create_invoice(**INVOICE)
+    await trio.sleep(3)
+    database.away = False
+    assert (await client.receive())["type"] == "invoice.created"
+
+
+async def test_a_connection_follows_as_many_topics_as_it_may_and_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with simulated_server(subscriptions=2) as world:
+        client = await world.connect()
+        for id_ in ("a", "b", "a"):
+            reply = await client.request(action="subscribe", type="invoice", id=id_)
+            assert reply["status"] == "success"
+        reply = await client.request(action="subscribe", type="invoice", id="c")
+        assert (reply["status"], reply["code"]) == ("error", "too_many_subscriptions")
+        await client.request(action="unsubscribe", type="invoice", id="a")
+        assert (await client.request(action="subscribe", type="invoice", id="c"))["status"] == "success"
+
+
+async def test_an_unlimited_connection_follows_many_topics(autojump_clock: MockClock) -> None:
+    async with simulated_server(subscriptions=None) as world:
+        client = await world.connect()
+        for number in range(1500):
+            reply = await client.request(action="subscribe", type="account", id=number + 1)
+            assert reply["status"] == "success"
