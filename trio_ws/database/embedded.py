@@ -119,6 +119,7 @@ class _Server:
     def __init__(self, data_dir: Path, bindir: Path) -> None:
         self._data_dir = data_dir
         self._cluster = data_dir / "postgres"
+        self._socket_dir = _socket_dir(data_dir)
         self._user = _unprivileged_user(self._cluster)
         self._bindir = bindir if self._can_run(bindir / "postgres") else _copy_programs(bindir)
         self.conninfo = conninfo(data_dir)
@@ -129,12 +130,11 @@ class _Server:
         if not (self._cluster / "PG_VERSION").exists():
             self._create()
         self._check_version()
-        socket_dir = _socket_dir(self._data_dir)
-        if socket_dir != self._cluster:
-            self._make_private(socket_dir)
+        if self._socket_dir != self._cluster:
+            self._make_private(self._socket_dir)
         settings = {
             "listen_addresses": "",
-            "unix_socket_directories": "." if socket_dir == self._cluster else str(socket_dir),
+            "unix_socket_directories": "." if self._socket_dir == self._cluster else str(self._socket_dir),
             "unix_socket_permissions": "0700",  # trust authentication trusts whoever gets this far
             "port": "5432",
             "logging_collector": "off",
@@ -177,6 +177,8 @@ class _Server:
         self._watch.wait()
         if self._watch.stdin:
             self._watch.stdin.close()
+        if self._socket_dir != self._cluster:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     def _end_orphan(self) -> None:
         """Wait for the server of an owner that was killed: it is being stopped, or is stopped here."""
@@ -321,12 +323,12 @@ def _make_dir(data_dir: Path) -> None:
 
 
 def _socket_dir(data_dir: Path) -> Path:
-    """Return where the server's socket lies: in the cluster, or where that path would be too long."""
+    """Return where the server's socket lies: in the cluster, or where libpq could not name that place."""
     cluster = data_dir / "postgres"
-    if len(os.fsencode(cluster / SOCKET_NAME)) <= LONGEST_SOCKET_PATH:
+    name = os.fsencode(cluster / SOCKET_NAME)
+    if len(name) <= LONGEST_SOCKET_PATH and b"," not in name:  # a comma would part two hosts
         return cluster
-    tag = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"trio-ws-{tag}"
+    return Path("/tmp") / f"trio-ws-{hashlib.sha256(name).hexdigest()[:12]}"  # noqa: S108 - made private
 
 
 def _postmaster_lines(cluster: Path) -> list[str]:

@@ -1,0 +1,209 @@
+"""The private PostgreSQL: kept between runs, one owner at a time, never left behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from trio_ws.database import embedded
+from trio_ws.database.embedded import DataDirectoryInUse, conninfo, embedded_postgres, running_conninfo
+from trio_ws.errors import StartupError
+
+OPTIONS = {"fsync": "off"}
+PATIENCE_SECONDS = 30
+
+OWNER = """
+import sys
+from pathlib import Path
+from trio_ws.database.embedded import embedded_postgres
+with embedded_postgres(Path(sys.argv[1]), options={"fsync": "off"}) as conninfo:
+    print(conninfo, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def owner(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that owns the server, and is killed if it must be."""
+    command = [sys.executable, "-c", OWNER, str(data_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline().startswith("host=")
+            yield process
+        finally:
+            process.kill()
+
+
+def processes_of(data_dir: Path) -> list[int]:
+    """The processes whose PostgreSQL data directory that is, or whose parent's is."""
+    cluster = (data_dir / "postgres").stat()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                inside = (entry / "cwd").stat()
+            except OSError:
+                continue
+            if (inside.st_dev, inside.st_ino) == (cluster.st_dev, cluster.st_ino):
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until_gone(data_dir: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while processes_of(data_dir) or running_conninfo(data_dir):
+        assert time.monotonic() < deadline, "PostgreSQL was left behind"
+        time.sleep(0.02)
+
+
+def execute(conninfo: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_data_is_kept_between_runs(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path / "data", options=OPTIONS) as first:
+        execute(first, "CREATE TABLE kept AS SELECT 1 AS x")
+        assert processes_of(tmp_path / "data")
+    assert not processes_of(tmp_path / "data")
+    with embedded_postgres(tmp_path / "data", options=OPTIONS) as second:
+        assert execute(second, "SELECT x FROM kept") == [(1,)]
+
+
+def test_it_can_be_reached_by_others_while_it_runs(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    assert running_conninfo(data_dir) is None
+    with embedded_postgres(data_dir, options=OPTIONS) as running:
+        assert running_conninfo(data_dir) == conninfo(data_dir) == running
+    assert running_conninfo(data_dir) is None
+
+
+def test_a_second_owner_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS) as first:
+        with (
+            pytest.raises(DataDirectoryInUse, match=r"another trio-ws uses .*: stop it, or name another"),
+            embedded_postgres(tmp_path),
+        ):
+            pass
+        assert execute(first, "SELECT 1") == [(1,)]
+
+
+def test_a_killed_owner_leaves_no_process_behind_and_no_data_lost(tmp_path: Path) -> None:
+    with owner(tmp_path) as process:
+        execute(conninfo(tmp_path), "CREATE TABLE kept AS SELECT 1 AS x")
+        process.kill()
+        process.wait()
+        wait_until_gone(tmp_path)
+    with embedded_postgres(tmp_path, options=OPTIONS) as again:
+        assert execute(again, "SELECT x FROM kept") == [(1,)]
+
+
+def test_the_next_owner_need_not_wait_for_a_killed_ones_server(tmp_path: Path) -> None:
+    with owner(tmp_path) as process:
+        process.kill()
+        process.wait()
+        with embedded_postgres(tmp_path, options=OPTIONS) as again:
+            assert execute(again, "SELECT 1") == [(1,)]
+
+
+def test_a_server_whose_owner_and_watch_were_killed_is_replaced(tmp_path: Path) -> None:
+    with owner(tmp_path) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in map(int, children):
+            if b"postgres" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        assert running_conninfo(tmp_path)
+        with embedded_postgres(tmp_path, options=OPTIONS) as again:
+            assert execute(again, "SELECT 1") == [(1,)]
+    wait_until_gone(tmp_path)
+
+
+def test_a_server_that_was_killed_itself_recovers(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+        execute(running, "CREATE TABLE kept AS SELECT 1 AS x")
+        pid = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGKILL)
+    with embedded_postgres(tmp_path, options=OPTIONS) as again:
+        assert execute(again, "SELECT x FROM kept") == [(1,)]
+
+
+def test_a_first_start_that_was_killed_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "postgres.new").mkdir()
+    (tmp_path / "postgres.new" / "PG_VERSION").write_text("half")
+    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+        assert execute(running, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["with space", "quo'te", 'quo"te', "comma,", "ünï", "x" * 120])
+def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
+    with embedded_postgres(tmp_path / name, options=OPTIONS) as running:
+        assert execute(running, "SELECT 1") == [(1,)]
+
+
+def test_a_folder_that_nobody_else_may_enter_will_do(tmp_path: Path) -> None:
+    """Where we are root, PostgreSQL runs as somebody who can't."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    with embedded_postgres(private / "data", options=OPTIONS) as running:
+        assert execute(running, "SELECT 1") == [(1,)]
+    assert private.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a copy of programs in its own folders")
+def test_programs_that_nobody_else_may_reach_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "PROGRAM_CACHE", tmp_path / "cache")
+    original = embedded.find_programs().parent
+    package = tmp_path / "private" / original.parent.name
+    shutil.copytree(original, package / original.name, symlinks=True)
+    libraries = original.parent.with_name(f"{original.parent.name}.libs")
+    shutil.copytree(libraries, package.with_name(libraries.name), symlinks=True)
+    (tmp_path / "private").chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)  # pytest's own are private; the cache must not be
+    for _ in range(2):
+        with embedded_postgres(tmp_path / "data", package / original.name / "bin", OPTIONS) as running:
+            assert execute(running, "SELECT 1") == [(1,)]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_data_of_another_postgresql_is_refused(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS):
+        pass
+    (tmp_path / "postgres" / "PG_VERSION").write_text("12\n")
+    with (
+        pytest.raises(StartupError, match="was made by PostgreSQL 12, and this is"),
+        embedded_postgres(tmp_path),
+    ):
+        pass
+
+
+def test_a_postgresql_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StartupError, match=r"does not start \(.*nonsense.*\): see .*postgres.log"),
+        embedded_postgres(tmp_path, options={"nonsense": "1"}),
+    ):
+        pass
+    assert not processes_of(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StartupError, match=r"can't make .*: name another --data-dir"),
+        embedded_postgres(tmp_path / "file" / "data"),
+    ):
+        pass

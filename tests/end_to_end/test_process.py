@@ -1,0 +1,229 @@
+"""The whole: a real process, real sockets, real PostgreSQL, and a client from another library."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.database.test_embedded import wait_until_gone
+from trio_ws.database import embedded
+
+INVOICE = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": 1}
+PATIENCE_SECONDS = 30
+
+
+class Server:
+    """A `trio-ws serve` and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str], data_dir: Path) -> None:
+        self.process = process
+        self.data_dir = data_dir
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("Listening on ws://127.0.0.1:"), line
+        self.url = line.removeprefix("Listening on ").strip()
+
+    def connect(self, path: str = "/") -> ClientConnection:
+        return connect(self.url + path, open_timeout=PATIENCE_SECONDS)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def log(self) -> list[str]:
+        """The log lines of a server that has ended."""
+        assert self.process.stderr
+        return self.process.stderr.read().splitlines()
+
+
+@contextmanager
+def serving(data_dir: Path, *arguments: str) -> Iterator[Server]:
+    """Run a server on any free port; kill it in the end, if it still runs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(data_dir), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Server(process, data_dir)
+        finally:
+            process.kill()
+    wait_until_gone(data_dir)
+
+
+def call(client: ClientConnection, **fields: object) -> dict[str, Any]:
+    client.send(json.dumps(fields))
+    return receive(client)
+
+
+def receive(client: ClientConnection) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(client.recv(timeout=PATIENCE_SECONDS))
+    return message
+
+
+def execute(data_dir: Path, statement: str) -> None:
+    with psycopg.connect(embedded.conninfo(data_dir), autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.fixture(autouse=True)
+def _quiet_client() -> None:
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+
+
+def test_a_client_creates_fetches_follows_and_sees_its_events(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        with server.connect() as client, server.connect("/ws") as follower:
+            assert call(follower, action="subscribe", type="account", id=1)["status"] == "success"
+            created = call(client, **INVOICE)["data"]
+            assert call(client, action="fetch_invoice", id=created["uid"])["data"] == created
+            event = receive(follower)
+            assert (event["type"], event["data"]) == ("invoice.created", created)
+            execute(tmp_path, "UPDATE invoices SET status = 'paid'")
+            event = receive(follower)
+            assert (event["data"]["status"], event["previous"]) == ("paid", {"status": "unpaid"})
+            execute(tmp_path, "UPDATE prices SET value = 44000 WHERE currency = 'BTC'")
+            assert receive(follower)["data"]["value"] == 44000
+        assert server.stop() == 0
+        assert server.log()[-1].endswith("stopped")
+
+
+def test_an_invoice_outlives_kill_9_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        with server.connect() as client:
+            created = call(client, **INVOICE)["data"]
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+        wait_until_gone(tmp_path)
+    with serving(tmp_path) as server, server.connect() as client:
+        assert call(client, action="fetch_invoice", id=created["uid"])["data"] == created
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_says_goodbye_and_exits_0(tmp_path: Path, number: int) -> None:
+    with serving(tmp_path) as server, server.connect() as client:
+        assert server.stop(number) == 0
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv()
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1001
+        assert closed.value.rcvd.reason.startswith("retry_after=")
+
+
+def test_stopping_answers_what_was_asked(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, contextlib.ExitStack() as lines:
+        clients = [lines.enter_context(server.connect()) for _ in range(5)]
+        for client in clients:
+            client.send(json.dumps(INVOICE))
+        assert server.stop() == 0
+        answered = 0
+        for client in clients:
+            with contextlib.suppress(ConnectionClosed):
+                answered += receive(client)["status"] == "success"
+    with serving(tmp_path), psycopg.connect(embedded.conninfo(tmp_path)) as connection:
+        # Whichever of them the server read before the signal: what it did, it answered.
+        assert connection.execute("SELECT count(*) FROM invoices").fetchone() == (answered,)
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, server.connect() as client:
+        lock = psycopg.connect(embedded.conninfo(tmp_path))
+        lock.execute("LOCK TABLE invoices")
+        client.send(json.dumps(INVOICE))  # it waits for the lock, and so does the server when it stops
+        while not lock.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.stderr
+        while "stopping" not in server.process.stderr.readline():
+            pass
+        assert server.stop(signal.SIGTERM) == -signal.SIGTERM
+        lock.close()
+
+
+def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"trio-ws: another trio-ws uses {tmp_path}: stop it, or name another --data-dir\n"
+        )
+        with server.connect() as client:
+            assert call(client, action="ping")["type"] == "pong"
+
+
+def test_garbage_on_one_connection_is_no_concern_of_another(tmp_path: Path) -> None:
+    port_scan = [
+        b"",
+        b"\0" * 50,
+        b"GET / HTTP/1.1\r\nHost: \xe9\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"x" * 100_000,
+    ]
+    with serving(tmp_path, "--log-format", "json") as server:
+        with server.connect() as client:
+            address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+            for data in port_scan * 5:
+                with socket.create_connection(address) as line, contextlib.suppress(OSError):
+                    line.sendall(data)
+                    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+            for message in ("{", "[" * 1000, b"\0\xff"):
+                client.send(message)
+                assert receive(client)["status"] == "error"
+            with server.connect() as other:
+                other.send("x" * 70_000)
+                with pytest.raises(ConnectionClosed, match="1009"):
+                    other.recv(timeout=PATIENCE_SECONDS)
+            assert call(client, action="ping")["type"] == "pong"
+        assert server.stop() == 0
+        levels = {json.loads(line)["level"] for line in server.log()}
+        assert levels == {"info"}
+
+
+def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRIO_WS_PORT": "0", "TRIO_WS_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "trio_ws", "serve"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            with Server(process, tmp_path).connect() as client:
+                assert call(client, action="list_prices")["status"] == "success"
+        finally:
+            process.kill()
+    wait_until_gone(tmp_path)
+
+
+def test_a_database_of_ones_own_is_used(tmp_path: Path, empty_database: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--database-url", empty_database],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        server = Server(process, tmp_path)
+        with server.connect() as client:
+            uid = call(client, **INVOICE)["data"]["uid"]
+        assert server.stop() == 0
+    with psycopg.connect(empty_database) as connection:
+        assert [str(row[0]) for row in connection.execute("SELECT uid FROM invoices")] == [uid]
