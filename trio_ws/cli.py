@@ -4,6 +4,7 @@ Exit status: 0 done, 1 can't (the line says what to do), 2 wrong usage or settin
 """
 
 import errno
+import ipaddress
 import json
 import logging
 import os
@@ -77,6 +78,9 @@ def serve(
     settings, _ = options.load(host=host, port=port, migrate=False if no_migrate else None)
     configure_logs(settings)
     sockets = _bind(settings)
+    for opened in sockets:
+        if not ipaddress.ip_address(opened.getsockname()[0].partition("%")[0]).is_loopback:
+            logger.warning("whoever reaches %s may do everything: there are no tokens yet", _url(opened))
     with _database(settings, shared=False) as conninfo:
         if settings.migrate:
             migrations.migrate(conninfo)
