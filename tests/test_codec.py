@@ -69,6 +69,14 @@ def test_a_missing_field_is_told_from_a_bad_value(frame: str, error: type[Except
     assert type(failure.value.error) is error
 
 
+@pytest.mark.parametrize(("depth", "fails"), [(codec.MAX_DEPTH, False), (codec.MAX_DEPTH + 1, True)])
+def test_json_may_be_nested_so_deep_and_no_deeper(depth: int, *, fails: bool) -> None:
+    text = '"[[' + "[{" * 100 + '\\"["'
+    nested = "[" * (depth - 1) + text + "]" * (depth - 1)
+    outcome = decode_or_fail(f'{{"action":"ping","x":{nested}}}')
+    assert isinstance(outcome, codec.DecodeFailure) == fails
+
+
 def test_the_last_of_two_equal_fields_counts() -> None:
     action = codec.decode('{"action":"ping","request_id":1,"request_id":2}')
     assert isinstance(action, Ping)

@@ -39,7 +39,7 @@ class Line:
         self.ended_at: float | None = None
         self._seq = 0
 
-    async def run(self) -> None:
+    async def live(self) -> None:
         await self.connection.run()
         self.ended_at = trio.current_time()
 
@@ -54,7 +54,7 @@ async def open_line(*, handshake: bool = True, **settings: Any) -> AsyncIterator
     """Yield a line; on leaving, the connection must have ended, or end when the client goes."""
     line = Line(**settings)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(line.run)
+        nursery.start_soon(line.live)
         if handshake:
             assert (await line.client.shake_hands()).startswith(OPEN)
         yield line

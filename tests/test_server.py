@@ -35,8 +35,7 @@ async def test_a_client_that_sends_garbage_disturbs_no_other(autojump_clock: Moc
         raw.head() + raw.frame(raw.TEXT, b"\xff"),
     ):
         stream = await world.network.call()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_send_and_vanish, stream, garbage)
+        await _send_and_vanish(stream, garbage)
     assert (await good.request(action="ping"))["type"] == "pong"
 
 
