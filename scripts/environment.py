@@ -22,8 +22,12 @@ def enter(lock_name):
     """Make `.venv` hold what `scripts/LOCK_NAME` pins, and this checkout; return its `bin` folder."""
     if sys.version_info < (3, 11):  # noqa: UP036 - asked before anything that needs it
         sys.exit(f"trio-ws needs Python 3.11 or later, and this is {sys.version.split()[0]}")
-    VENV.mkdir(exist_ok=True)
-    with (VENV / ".lock").open("w") as lock:
+    try:
+        VENV.mkdir(exist_ok=True)
+        lock = (VENV / ".lock").open("w")
+    except OSError as error:
+        sys.exit(f"trio-ws can't write {VENV} ({error.strerror}): use a checkout of your own")
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two first uses at once: the second finds it done
         if not _is_up_to_date(lock_name):
             _install(lock_name)

@@ -25,10 +25,10 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The conninfo of a real PostgreSQL, the embedded one, with a migrated database `template`."""
-    with embedded_postgres(tmp_path_factory.mktemp("data"), options=FAST_AND_FORGETFUL) as conninfo:
-        template = _create_database(conninfo, "template")
+    with embedded_postgres(tmp_path_factory.mktemp("data"), options=FAST_AND_FORGETFUL) as postgres:
+        template = _create_database(postgres.conninfo, "template")
         migrations.migrate(template)
-        yield conninfo
+        yield postgres.conninfo
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ async def contract(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[t
     database: Database
     program: OtherProgram
     if kind == "simulated":
-        database = SimulatedDatabase()
-        program = SimulatedProgram(database)
+        database = simulated = SimulatedDatabase()
+        program = SimulatedProgram(simulated)
         async with simulated_server(database) as world:
             yield world, program
         return

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import trio_ws
@@ -62,17 +63,40 @@ def test_a_taken_port_says_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid", "x" * 300])
 def test_an_address_that_is_not_ours_is_said(host: str) -> None:
     done = trio_ws_command("serve", "--port", "0", "--host", host)
     assert_one_line(done, 1, rf"{host} port 0 can't be listened on \(.+\): choose another --host or --port")
 
 
-@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/shop", "host=/nowhere", "what?"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://127.0.0.1:1/shop", "host=/nowhere", "what?", "postgresql://me:secret@["]
+)
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["migrate"]])
 def test_an_unreachable_database_says_what_to_do(command: list[str], url: str) -> None:
     done = trio_ws_command(*command, "--database-url", url)
     assert_one_line(done, 1, r"can't reach the database \(.+\): check --database-url.*")
+    assert "secret" not in done.stderr
+
+
+def test_a_role_that_may_not_migrate_is_said(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE ROLE guest LOGIN")
+    for arguments in ([], ["--no-migrate"]):
+        done = trio_ws_command(
+            "serve", "--port", "0", *arguments, "--database-url", f"{empty_database} user=guest"
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("trio-ws: the database "), done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_an_event_log_that_cannot_be_read_is_said(conninfo: str) -> None:
+    with psycopg.connect(conninfo) as other:
+        other.execute("LOCK TABLE event_log")
+        done = trio_ws_command("serve", "--port", "0", "--database-url", conninfo)
+    assert_one_line(done, 1, r"can't read the event log: The database took too long")
 
 
 def test_a_database_that_lacks_migrations_can_be_refused(empty_database: str) -> None:
@@ -97,6 +121,7 @@ def test_the_settings_in_force_are_shown_with_their_source(tmp_path: Path) -> No
     file.write_text("ping_seconds = 5")
     done = trio_ws_command(
         *("check-config", "--config", str(file), "--database-url", "postgresql://me:secret@host/shop"),
+        *("--host", "::1", "--no-migrate"),
         TRIO_WS_PORT="9000",
         XDG_DATA_HOME="/data",
     )
@@ -105,7 +130,9 @@ def test_the_settings_in_force_are_shown_with_their_source(tmp_path: Path) -> No
     assert [line.partition(" = ")[0] for line in lines] == list(FIELDS)
     assert "port = 9000  # TRIO_WS_PORT" in lines
     assert f"ping_seconds = 5.0  # ping_seconds in {file}" in lines
-    assert 'host = "127.0.0.1"  # default' in lines
+    assert 'host = "::1"  # --host' in lines
+    assert "migrate = false  # --no-migrate" in lines
+    assert 'log_level = "info"  # default' in lines
     assert 'listen_url = "none"  # default' in lines
     assert 'data_dir = "/data/trio-ws"  # default' in lines
     assert "secret" not in done.stdout
@@ -118,9 +145,9 @@ def test_the_conninfo_in_use_is_printed_alone(tmp_path: Path) -> None:
     assert (given.stdout, given.stderr) == ("postgresql://me:secret@host/shop\n", "")
     stopped = trio_ws_command("database-url", "--data-dir", str(tmp_path))
     assert stopped.stderr == f"trio-ws: no server runs on {tmp_path} now\n"
-    with embedded_postgres(tmp_path) as conninfo:
+    with embedded_postgres(tmp_path) as postgres:
         running = trio_ws_command("database-url", "--data-dir", str(tmp_path))
-    assert (running.stdout, running.stderr) == (f"{conninfo}\n", "")
+    assert (running.stdout, running.stderr) == (f"{postgres.conninfo}\n", "")
     assert running.stdout == stopped.stdout
 
 

@@ -289,7 +289,15 @@ async def test_the_least_and_the_largest_amount_are_kept_exactly(contract: Contr
 
 BAD_TOPICS: list[tuple[str, str | int]] = [
     *(("weather", "today"), ("", "a"), ("Invoice", "a"), ("invoice", ""), ("invoice", "a b")),
-    *(("invoice", "x" * 129), ("account", "me"), ("account", 0), ("account", -1), ("account", "1.5")),
+    *(
+        ("invoice", "x" * 129),
+        ("account", "me"),
+        ("account", 0),
+        ("account", -1),
+        ("account", "1.5"),
+        ("account", "1e0"),
+        ("account", "01"),
+    ),
     *(("account", 2**63), ("price", "usd"), ("price", "**"), ("price", "USD\n"), ("address", "\0")),
 ]
 

@@ -143,6 +143,30 @@ async def test_an_outage_is_answered_and_survived(
     assert (await client.receive())["type"] == "invoice.created"
 
 
+async def test_a_reply_is_followed_by_its_event_without_a_look_at_the_log(
+    autojump_clock: MockClock,
+) -> None:
+    async with simulated_server(poll_seconds=3600) as world:
+        client, follower = await world.connect(), await world.connect()
+        await follower.request(action="subscribe", type="account", id=1)
+        await client.request(action="create_invoice", **INVOICE)
+        assert (await follower.receive())["type"] == "invoice.created"
+        assert trio.current_time() == 0
+
+
+async def test_followers_of_a_log_that_was_lost_are_told_to_start_anew(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    follower, other = await world.connect(), await world.connect()
+    await follower.request(action="subscribe", type="account", id=1)
+    database.restore(seq=2)
+    with pytest.raises(ConnectionClosed) as closed:
+        await follower.receive()
+    assert closed.value.reason is not None
+    assert closed.value.reason.code == CloseCode.LOG_LOST
+    assert (await other.request(action="subscribe", type="account", id=1))["data"]["position"].endswith(".2")
+
+
 async def test_a_connection_follows_as_many_topics_as_it_may_and_no_more(
     autojump_clock: MockClock,
 ) -> None:

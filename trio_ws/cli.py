@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import psycopg
 import trio
@@ -26,12 +26,14 @@ import trio_ws
 from trio_ws import server
 from trio_ws.database import embedded, migrations
 from trio_ws.database.gateway import Gateway
-from trio_ws.errors import ActionError, StartupError
+from trio_ws.errors import ActionError, StartupError, leaves
 from trio_ws.logs import configure_logs
-from trio_ws.settings import Settings, SettingsError, data_dir, load
+from trio_ws.settings import FIELDS, Settings, SettingsError, data_dir, load
 
 logger = logging.getLogger(__name__)
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+RESTART_SECONDS = 0.5  # pause between looks at the embedded PostgreSQL
 BACKLOG = 1024  # connections that the kernel holds for us; a herd that reconnects comes at once
 
 app = App(
@@ -55,38 +57,45 @@ class Options:
     log_format: Annotated[str | None, Parameter(help="text or json.")] = None
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None
 
-    def load(self, **more: object) -> tuple[Settings, dict[str, str]]:
+    def load(self) -> tuple[Settings, dict[str, str]]:
         """Return the settings in force, and where each comes from."""
-        flags = {name: value for name, value in vars(self).items() if name != "config"}
-        return load({**flags, **more}, os.environ, self.config)
+        flags = {name: value for name, value in vars(self).items() if name in FIELDS}
+        return load(flags, os.environ, self.config)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(Options):
+    """What `serve` takes besides."""
+
+    host: Annotated[str | None, Parameter(help="Address to listen on. Default: 127.0.0.1.")] = None
+    port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
+    migrate: Annotated[
+        bool | None, Parameter(help="Bring the schema up to date, or refuse to start on an old one.")
+    ] = None
 
 
 NO_OPTIONS = Options()
+NO_SERVE_OPTIONS = ServeOptions()
 
 
 @app.command
-def serve(
-    *,
-    host: Annotated[str | None, Parameter(help="Address to listen on. Default: 127.0.0.1.")] = None,
-    port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None,
-    no_migrate: Annotated[
-        bool, Parameter(negative=(), help="Refuse to start on a database that lacks migrations.")
-    ] = False,
-    options: Options = NO_OPTIONS,
-) -> None:
+def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     """Run the server until SIGTERM or SIGINT; a second one ends it at once."""
-    settings, _ = options.load(host=host, port=port, migrate=False if no_migrate else None)
+    for number in STOPPING:
+        signal.signal(number, _unwind)  # until trio takes over, and after it
+    settings, _ = options.load()
     configure_logs(settings)
     sockets = _bind(settings)
     for opened in sockets:
         if not ipaddress.ip_address(opened.getsockname()[0].partition("%")[0]).is_loopback:
             logger.warning("whoever reaches %s may do everything: there are no tokens yet", _url(opened))
-    with _database(settings, shared=False) as conninfo:
+    with _database(settings, shared=False) as database:
         if settings.migrate:
-            migrations.migrate(conninfo)
+            migrations.migrate(database.conninfo)
         else:
-            migrations.require_migrated(conninfo)
-        trio.run(_serve, settings, conninfo, sockets)
+            migrations.require_migrated(database.conninfo)
+        trio.run(_serve, settings, database, sockets)
     logger.info("stopped")
 
 
@@ -95,14 +104,14 @@ def migrate(*, options: Options = NO_OPTIONS) -> None:
     """Bring the database's schema up to date."""
     settings, _ = options.load()
     configure_logs(settings)
-    with _database(settings, shared=True) as conninfo:
-        applied = migrations.migrate(conninfo)
+    with _database(settings, shared=True) as database:
+        applied = migrations.migrate(database.conninfo)
     print(f"applied {', '.join(applied)}" if applied else "nothing to do")
 
 
 @app.command
-def check_config(*, options: Options = NO_OPTIONS) -> None:
-    """Show the settings in force, and where each comes from."""
+def check_config(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
+    """Show the settings in force, and where each comes from; takes what `serve` takes."""
     settings, sources = options.load()
     shown = {name: getattr(settings, name) for name in sources}
     shown["data_dir"] = str(data_dir(settings))
@@ -133,7 +142,7 @@ def main() -> None:
         _fail(2, error)
     except StartupError as error:
         _fail(1, error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # in a command other than `serve`
         sys.exit(128 + signal.SIGINT)
 
 
@@ -142,25 +151,32 @@ def _fail(status: int, error: Exception) -> None:
     sys.exit(status)
 
 
+class _Database(NamedTuple):
+    """The database in use, and its server where that is ours to keep running."""
+
+    conninfo: str
+    server: embedded.EmbeddedPostgres | None = None
+
+
 @contextmanager
-def _database(settings: Settings, *, shared: bool) -> Iterator[str]:
-    """Yield the conninfo of the database in use; an embedded one runs meanwhile.
+def _database(settings: Settings, *, shared: bool) -> Iterator[_Database]:
+    """Yield the database in use; an embedded one runs meanwhile.
 
     Args:
         settings: The settings in force.
         shared: Whether the embedded server of another process will do.
     """
     if settings.database_url:
-        yield settings.database_url
+        yield _Database(settings.database_url)
         return
     folder = data_dir(settings)
     if shared and (conninfo := embedded.running_conninfo(folder)):
-        yield conninfo
+        yield _Database(conninfo)
         return
     bindir = Path(settings.postgres_bindir) if settings.postgres_bindir else None
-    with embedded.embedded_postgres(folder, bindir) as conninfo:
+    with embedded.embedded_postgres(folder, bindir) as postgres:
         logger.info("embedded PostgreSQL runs on %s", folder)
-        yield conninfo
+        yield _Database(postgres.conninfo, postgres)
 
 
 def _bind(settings: Settings) -> list[socket.socket]:
@@ -173,46 +189,66 @@ def _bind(settings: Settings) -> list[socket.socket]:
         )
         for family, address in dict.fromkeys((family, address) for family, *_, address in found):
             sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             reason = "is taken: stop what listens there, or choose another --port"
         else:
-            reason = f"can't be listened on ({error.strerror}): choose another --host or --port"
+            why = getattr(error, "strerror", None) or error
+            reason = f"can't be listened on ({why}): choose another --host or --port"
         raise StartupError(f"{place} {reason}") from None
     return sockets
 
 
-async def _serve(settings: Settings, conninfo: str, sockets: list[socket.socket]) -> None:
-    gateway = Gateway(conninfo, settings)
+async def _serve(settings: Settings, database: _Database, sockets: list[socket.socket]) -> None:
+    gateway = Gateway(database.conninfo, settings)
     shutdown = trio.Event()
     listeners: list[server.Listener] = [
         trio.SocketListener(trio.socket.from_stdlib_socket(opened)) for opened in sockets
     ]
     try:
-        async with trio.open_nursery() as signals:
-            await signals.start(_turn_signals_into, shutdown)
+        async with trio.open_nursery() as around:
+            await around.start(_turn_signals_into, shutdown)
+            if database.server is not None:
+                around.start_soon(_keep_running, database.server)
             async with trio.open_nursery() as serving:
                 await serving.start(server.serve, settings, gateway, listeners, shutdown)
                 for opened in sockets:
                     print(f"Listening on {_url(opened)}", flush=True)
-            signals.cancel_scope.cancel()
+            around.cancel_scope.cancel()
     except* ActionError as errors:
-        raise StartupError(f"can't read the event log: {errors.exceptions[0]}") from None
+        raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None
     finally:
         gateway.close()
+
+
+async def _keep_running(postgres: embedded.EmbeddedPostgres) -> None:
+    """Start the embedded PostgreSQL anew where it has ended: nobody else would."""
+    while True:
+        await trio.sleep(RESTART_SECONDS)
+        if postgres.has_ended():
+            logger.warning("the embedded PostgreSQL has ended: starting it anew")
+            try:
+                await trio.to_thread.run_sync(postgres.restart)
+            except StartupError as error:
+                logger.warning("%s; trying on", error)
 
 
 async def _turn_signals_into(
     shutdown: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+    with trio.open_signal_receiver(*STOPPING) as received:
         task_status.started()
         async for number in received:
-            if shutdown.is_set():  # end as if we had no handler; the embedded PostgreSQL's watch sees to it
+            if shutdown.is_set():  # end as if we had no handler; the embedded PostgreSQL ends with us
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             logger.info("stopping on %s", signal.Signals(number).name)
             shutdown.set()
+
+
+def _unwind(_: int, __: object) -> None:
+    """Leave through all context managers, which stop what they have started."""
+    sys.exit(0)
 
 
 def _url(opened: socket.socket) -> str:
@@ -227,6 +263,7 @@ def _without_password(conninfo: str | None) -> str | None:
         parameters: dict[str, Any] = conninfo_to_dict(conninfo)
     except psycopg.Error:
         return "(not a conninfo)"
-    if "password" in parameters:
-        parameters["password"] = "***"  # noqa: S105 - that is the point
+    for name in parameters:
+        if "password" in name:
+            parameters[name] = "***"
     return make_conninfo(**parameters)

@@ -11,7 +11,9 @@ import itertools
 import logging
 from typing import NamedTuple
 
+import h11
 import trio
+import wsproto.utilities
 from trio_websocket import (
     ConnectionClosed,
     WebSocketConnection,
@@ -21,7 +23,7 @@ from trio_websocket import (
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.table import answer
-from trio_ws.errors import CloseCode
+from trio_ws.errors import CloseCode, leaves
 from trio_ws.events.outbox import Outbox
 from trio_ws.wire.stream import Wire
 
@@ -30,6 +32,16 @@ logger = logging.getLogger(__name__)
 PATHS = ("/", "/ws")
 # Messages read ahead of the one that is being answered, so that reading and answering overlap.
 INBOX_MESSAGES = 8
+
+# In how many ways trio-websocket and what is under it give up on what peers send, and when they send it.
+PEER_TROUBLE = (
+    ConnectionClosed,
+    h11.ProtocolError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    UnicodeError,
+    wsproto.utilities.ProtocolError,
+)
 
 _numbers = itertools.count(1)
 
@@ -52,7 +64,7 @@ class Connection:
         self._services = services
         self._settings = services.settings
         self._wire = Wire(stream)
-        self._outbox = Outbox(self._settings.outbox_bytes, self._run_over)
+        self._outbox = Outbox(self._settings.outbox_bytes, self._end_at_gap)
         self._to_inbox, self._inbox = trio.open_memory_channel[str | bytes](INBOX_MESSAGES)
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
@@ -62,8 +74,8 @@ class Connection:
     async def run(self) -> None:
         """Serve the client until either side ends it.
 
-        Whatever the client sends and whatever fails here, this returns (or is cancelled), and leaves no
-        task, no subscription and no socket behind.
+        Whatever the client sends, this returns; whatever happens here, it leaves no task, no subscription
+        and no socket behind.
         """
         try:
             async with trio.open_nursery() as library:  # trio-websocket's own reader lives in it
@@ -73,8 +85,9 @@ class Connection:
                     await self._converse(socket)
                     await self._close(socket)
                 library.cancel_scope.cancel()
-        except Exception as error:  # noqa: BLE001 - trio-websocket gives up in many ways on what peers send
-            logger.info("connection %d: trio-websocket gave up: %s", self.number, _leaves(error))
+        except* PEER_TROUBLE as errors:
+            trouble = ", ".join(f"{type(error).__name__}: {error}" for error in leaves(errors))
+            logger.info("connection %d: trio-websocket gave up: %s", self.number, trouble)
         finally:
             self._services.dispatcher.unsubscribe_all(self._outbox)
             with trio.move_on_after(self._settings.close_seconds, shield=True):
@@ -93,10 +106,10 @@ class Connection:
         self._reading.cancel()
         self._running.deadline = min(self._running.deadline, trio.current_time() + seconds)
 
-    def _run_over(self) -> None:
-        # What is queued is still good; what comes after the gap is not.
+    def _end_at_gap(self, code: CloseCode, reason: str) -> None:
+        # What is queued is still good; what would come after the gap is not.
         self._services.dispatcher.unsubscribe_all(self._outbox)
-        self.end(CloseCode.UNRESPONSIVE, "too slow for its events", seconds=self._settings.write_seconds)
+        self.end(code, reason, seconds=self._settings.write_seconds)
 
     async def _open(self, library: trio.Nursery) -> WebSocketConnection | None:
         """Return the WebSocket, or None where it did not come to one in time."""
@@ -158,7 +171,6 @@ class Connection:
                     await self._outbox.reply(await answer(message, self._services, self._outbox))
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
-        self._services.dispatcher.unsubscribe_all(self._outbox)
         self._outbox.close()
 
     async def _write(self, socket: WebSocketConnection) -> None:
@@ -190,14 +202,7 @@ class Connection:
         return self._to_inbox.statistics().tasks_waiting_send > 0
 
     async def _close(self, socket: WebSocketConnection) -> None:
-        """Say why, if it was us who ended it and no half frame stands in the way."""
-        if self._ending is not None and not self._wire.torn:
+        """Say why, if it was us who ended it."""
+        if self._ending is not None:
             with trio.move_on_after(self._settings.close_seconds):
                 await socket.aclose(self._ending.code, self._ending.reason)
-
-
-def _leaves(error: Exception) -> str:
-    """Name the errors in a group of groups."""
-    if isinstance(error, ExceptionGroup):
-        return ", ".join(_leaves(inner) for inner in error.exceptions)
-    return f"{type(error).__name__}: {error}"

@@ -74,6 +74,13 @@ class Timeout(ActionError):
     retry_after_seconds = 1.0
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors in a group of groups of errors."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
 class StartupError(Exception):
     """The server can't start; the message is one line that says what to do."""
 
@@ -85,3 +92,4 @@ class CloseCode(enum.IntEnum):
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     UNRESPONSIVE = 4000
+    LOG_LOST = 4008

@@ -107,7 +107,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], config: Pa
     for origin, name, value in (
         *_from_file(config or _path(environment.get(CONFIG_VARIABLE))),
         *_from_environment(environment),
-        *((f"--{name.replace('_', '-')}", name, flag) for name, flag in flags.items()),
+        *((_flag(name, value), name, value) for name, value in flags.items()),
     ):
         if value is not None:
             values[name] = _convert(origin, name, value)
@@ -166,6 +166,10 @@ def _convert(origin: str, name: str, value: object) -> object:
         return msgspec.convert(value, type=FIELDS[name].type, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{origin}: {error}") from None
+
+
+def _flag(name: str, value: object) -> str:
+    return ("--no-" if value is False else "--") + name.replace("_", "-")
 
 
 def _path(text: str | None) -> Path | None:

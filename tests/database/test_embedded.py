@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
-from trio_ws.database import embedded
+from trio_ws.database import programs
 from trio_ws.database.embedded import DataDirectoryInUse, conninfo, embedded_postgres, running_conninfo
 from trio_ws.errors import StartupError
 
@@ -24,8 +25,8 @@ OWNER = """
 import sys
 from pathlib import Path
 from trio_ws.database.embedded import embedded_postgres
-with embedded_postgres(Path(sys.argv[1]), options={"fsync": "off"}) as conninfo:
-    print(conninfo, flush=True)
+with embedded_postgres(Path(sys.argv[1]), options={"fsync": "off"}) as postgres:
+    print(postgres.conninfo, flush=True)
     sys.stdin.read()
 """
 
@@ -73,18 +74,18 @@ def execute(conninfo: str, statement: str) -> list[tuple[object, ...]]:
 
 def test_data_is_kept_between_runs(tmp_path: Path) -> None:
     with embedded_postgres(tmp_path / "data", options=OPTIONS) as first:
-        execute(first, "CREATE TABLE kept AS SELECT 1 AS x")
+        execute(first.conninfo, "CREATE TABLE kept AS SELECT 1 AS x")
         assert processes_of(tmp_path / "data")
     assert not processes_of(tmp_path / "data")
     with embedded_postgres(tmp_path / "data", options=OPTIONS) as second:
-        assert execute(second, "SELECT x FROM kept") == [(1,)]
+        assert execute(second.conninfo, "SELECT x FROM kept") == [(1,)]
 
 
 def test_it_can_be_reached_by_others_while_it_runs(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     assert running_conninfo(data_dir) is None
     with embedded_postgres(data_dir, options=OPTIONS) as running:
-        assert running_conninfo(data_dir) == conninfo(data_dir) == running
+        assert running_conninfo(data_dir) == conninfo(data_dir) == running.conninfo
     assert running_conninfo(data_dir) is None
 
 
@@ -95,7 +96,7 @@ def test_a_second_owner_is_refused_and_the_first_unharmed(tmp_path: Path) -> Non
             embedded_postgres(tmp_path),
         ):
             pass
-        assert execute(first, "SELECT 1") == [(1,)]
+        assert execute(first.conninfo, "SELECT 1") == [(1,)]
 
 
 def test_a_killed_owner_leaves_no_process_behind_and_no_data_lost(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_killed_owner_leaves_no_process_behind_and_no_data_lost(tmp_path: Path
         process.wait()
         wait_until_gone(tmp_path)
     with embedded_postgres(tmp_path, options=OPTIONS) as again:
-        assert execute(again, "SELECT x FROM kept") == [(1,)]
+        assert execute(again.conninfo, "SELECT x FROM kept") == [(1,)]
 
 
 def test_the_next_owner_need_not_wait_for_a_killed_ones_server(tmp_path: Path) -> None:
@@ -113,43 +114,123 @@ def test_the_next_owner_need_not_wait_for_a_killed_ones_server(tmp_path: Path) -
         process.kill()
         process.wait()
         with embedded_postgres(tmp_path, options=OPTIONS) as again:
-            assert execute(again, "SELECT 1") == [(1,)]
+            assert execute(again.conninfo, "SELECT 1") == [(1,)]
 
 
-def test_a_server_whose_owner_and_watch_were_killed_is_replaced(tmp_path: Path) -> None:
+def test_a_server_whose_owner_and_guard_were_killed_is_replaced(tmp_path: Path) -> None:
     with owner(tmp_path) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for child in map(int, children):
-            if b"postgres" not in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(child, signal.SIGKILL)
+        server = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        for guard in session_of(server) - set(processes_of(tmp_path)):
+            os.kill(guard, signal.SIGKILL)
         process.kill()
         process.wait()
+        time.sleep(0.2)  # in which a guard that lived would have ended it
         assert running_conninfo(tmp_path)
         with embedded_postgres(tmp_path, options=OPTIONS) as again:
-            assert execute(again, "SELECT 1") == [(1,)]
+            assert execute(again.conninfo, "SELECT 1") == [(1,)]
     wait_until_gone(tmp_path)
+
+
+def session_of(leader: int) -> set[int]:
+    """The processes of a session: the sixth field of /proc/PID/stat, after the name in brackets."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == leader:
+                found.add(int(entry.name))
+    return found
+
+
+def test_the_note_of_a_killed_server_harms_no_process_that_has_its_number_now(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS):
+        note = (tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()
+    with subprocess.Popen(["/bin/sh", "-c", "exec sleep 60", "postgres"]) as innocent:
+        (tmp_path / "postgres" / "postmaster.pid").write_text("\n".join([str(innocent.pid), *note[1:]]))
+        assert running_conninfo(tmp_path) is None
+        with embedded_postgres(tmp_path, options=OPTIONS) as again:
+            assert execute(again.conninfo, "SELECT 1") == [(1,)]
+        assert innocent.poll() is None
+        innocent.kill()
+
+
+def test_a_server_that_ended_can_be_started_anew(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+        assert not running.has_ended()
+        os.kill(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not running.has_ended():
+            assert time.monotonic() < deadline
+        running.restart()
+        assert execute(running.conninfo, "SELECT 1") == [(1,)]
+
+
+def test_a_guard_stays_no_longer_than_its_server(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS):
+        server = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        assert session_of(server) - set(processes_of(tmp_path))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while session_of(server):
+        assert time.monotonic() < deadline
+
+
+def test_a_first_start_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not list(tmp_path.glob("postgres.new-*/PG_VERSION")):
+            assert time.monotonic() < deadline
+        process.kill()
+    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+        assert execute(running.conninfo, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("bindir", "complaint"), [("/nowhere", "no PostgreSQL in /nowhere: check TRIO_WS_POSTGRES_BINDIR")]
+)
+def test_programs_that_are_not_there_are_said(tmp_path: Path, bindir: str, complaint: str) -> None:
+    with pytest.raises(StartupError, match=complaint), embedded_postgres(tmp_path, Path(bindir)):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of somebody else's")
+def test_a_squatter_on_the_sockets_folder_is_refused(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 120)
+    with embedded_postgres(long, options=OPTIONS) as running:
+        sockets = Path(str(conninfo_to_dict(running.conninfo)["host"]))
+    sockets.mkdir(mode=0o700)
+    os.chown(sockets, 12345, 12345)
+    try:
+        with pytest.raises(StartupError, match="is not ours alone"), embedded_postgres(long):
+            pass
+    finally:
+        sockets.rmdir()
 
 
 def test_a_server_that_was_killed_itself_recovers(tmp_path: Path) -> None:
     with embedded_postgres(tmp_path, options=OPTIONS) as running:
-        execute(running, "CREATE TABLE kept AS SELECT 1 AS x")
+        execute(running.conninfo, "CREATE TABLE kept AS SELECT 1 AS x")
         pid = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
     with embedded_postgres(tmp_path, options=OPTIONS) as again:
-        assert execute(again, "SELECT x FROM kept") == [(1,)]
+        assert execute(again.conninfo, "SELECT x FROM kept") == [(1,)]
 
 
 def test_a_first_start_that_was_killed_begins_again(tmp_path: Path) -> None:
-    (tmp_path / "postgres.new").mkdir()
-    (tmp_path / "postgres.new" / "PG_VERSION").write_text("half")
+    (tmp_path / "postgres.new-1").mkdir()
+    (tmp_path / "postgres.new-1" / "PG_VERSION").write_text("half")
     with embedded_postgres(tmp_path, options=OPTIONS) as running:
-        assert execute(running, "SELECT 1") == [(1,)]
+        assert execute(running.conninfo, "SELECT 1") == [(1,)]
+    assert not list(tmp_path.glob("postgres.new*"))
 
 
 @pytest.mark.parametrize("name", ["with space", "quo'te", 'quo"te', "comma,", "ünï", "x" * 120])
 def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
     with embedded_postgres(tmp_path / name, options=OPTIONS) as running:
-        assert execute(running, "SELECT 1") == [(1,)]
+        assert execute(running.conninfo, "SELECT 1") == [(1,)]
 
 
 def test_a_folder_that_nobody_else_may_enter_will_do(tmp_path: Path) -> None:
@@ -157,7 +238,7 @@ def test_a_folder_that_nobody_else_may_enter_will_do(tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     with embedded_postgres(private / "data", options=OPTIONS) as running:
-        assert execute(running, "SELECT 1") == [(1,)]
+        assert execute(running.conninfo, "SELECT 1") == [(1,)]
     assert private.stat().st_mode & 0o777 == 0o700
 
 
@@ -165,8 +246,8 @@ def test_a_folder_that_nobody_else_may_enter_will_do(tmp_path: Path) -> None:
 def test_programs_that_nobody_else_may_reach_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "PROGRAM_CACHE", tmp_path / "cache")
-    original = embedded.find_programs().parent
+    monkeypatch.setattr(programs, "CACHE", tmp_path / "cache")
+    original = programs._find().parent  # noqa: SLF001
     package = tmp_path / "private" / original.parent.name
     shutil.copytree(original, package / original.name, symlinks=True)
     libraries = original.parent.with_name(f"{original.parent.name}.libs")
@@ -176,7 +257,7 @@ def test_programs_that_nobody_else_may_reach_are_copied(
         folder.chmod(0o755)  # pytest's own are private; the cache must not be
     for _ in range(2):
         with embedded_postgres(tmp_path / "data", package / original.name / "bin", OPTIONS) as running:
-            assert execute(running, "SELECT 1") == [(1,)]
+            assert execute(running.conninfo, "SELECT 1") == [(1,)]
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -193,7 +274,7 @@ def test_data_of_another_postgresql_is_refused(tmp_path: Path) -> None:
 
 def test_a_postgresql_that_does_not_start_says_why(tmp_path: Path) -> None:
     with (
-        pytest.raises(StartupError, match=r"does not start \(.*nonsense.*\): see .*postgres.log"),
+        pytest.raises(StartupError, match=r"does not start \(.*nonsense.*\): see .*postgres\.log"),
         embedded_postgres(tmp_path, options={"nonsense": "1"}),
     ):
         pass
@@ -203,7 +284,7 @@ def test_a_postgresql_that_does_not_start_says_why(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(StartupError, match=r"can't make .*: name another --data-dir"),
+        pytest.raises(StartupError, match=r"can't write .*: name another --data-dir"),
         embedded_postgres(tmp_path / "file" / "data"),
     ):
         pass

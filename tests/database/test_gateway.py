@@ -1,6 +1,8 @@
 """The one door to PostgreSQL, with the real one behind it: what fails, how, and how it comes back."""
 
+import contextlib
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -146,6 +148,70 @@ async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: s
     assert await gateway.run(queries.list_prices)
 
 
+async def test_clients_do_not_keep_the_log_waiting(gateway: Gateway) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(_ignore_unavailable, gateway)
+        await trio.sleep(0.1)
+        started = time.monotonic()
+        await gateway.run_ahead(queries.check)
+        assert time.monotonic() - started < 0.7, "all connections for clients were busy longer than that"
+
+
+async def _ignore_unavailable(gateway: Gateway) -> None:
+    with contextlib.suppress(Unavailable):
+        await gateway.run(sleep, 0.9)
+
+
+async def test_a_table_that_changed_under_a_prepared_statement_is_read_again(
+    gateway: Gateway, conninfo: str
+) -> None:
+    await gateway.run(queries.read_events, 0, 10)
+    await gateway.run(queries.read_events, 0, 10)
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute("ALTER TABLE event ALTER COLUMN type TYPE varchar(50)")
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
+        await gateway.run(queries.read_events, 0, 10)
+    await gateway.run(queries.read_events, 0, 10)
+
+
+async def test_many_open_files_are_no_trouble(gateway: Gateway) -> None:
+    await gateway.run(queries.check)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(gateway.run, sleep, 0.05)  # on connections that are opened now
+        await gateway.run(queries.check)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_an_outage_is_logged_once_and_so_is_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with embedded_postgres(tmp_path, options={"fsync": "off"}) as postgres:
+        gateway = Gateway(postgres.conninfo, Settings())
+        await gateway.run(queries.check)
+        await trio.to_thread.run_sync(postgres.stop)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await gateway.run(queries.check)
+        await trio.to_thread.run_sync(postgres.start)
+        await gateway.run(queries.check)
+        gateway.close()
+    messages = [record.getMessage() for record in caplog.records if record.name == gateway_module.__name__]
+    assert [message.partition(":")[0] for message in messages] == [
+        "the database is away",
+        "the database is back",
+    ]
+
+
 # Notifications
 
 
@@ -209,9 +275,9 @@ async def test_the_listener_may_have_a_url_of_its_own(conninfo: str, tmp_path: P
 
 async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path) -> None:
     """SIGSTOP: the kernel goes on acknowledging, so no option of TCP's and no timeout of its own helps."""
-    with embedded_postgres(tmp_path / "data", options={"fsync": "off"}) as conninfo:
-        await trio.to_thread.run_sync(migrate, conninfo)
-        gateway = Gateway(conninfo, Settings(statement_seconds=0.5))
+    with embedded_postgres(tmp_path / "data", options={"fsync": "off"}) as postgres:
+        await trio.to_thread.run_sync(migrate, postgres.conninfo)
+        gateway = Gateway(postgres.conninfo, Settings(statement_seconds=0.5))
         process = await gateway.run(backend)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(gateway.watch, lambda: None)

@@ -21,7 +21,7 @@ def connection(conninfo: str) -> Iterator[Connection]:
     """A connection as the server's are."""
     with psycopg.connect(conninfo) as connection:
         queries.prepare_connection(connection, statement_seconds=10)
-        queries.advance_log(connection, 0, 100)
+        advance(connection, 0, 100)
         yield connection
 
 
@@ -37,9 +37,15 @@ def data(event: Event) -> dict[str, Any]:
     return decoded
 
 
+def advance(connection: Connection, after: int, most: int) -> list[Event]:
+    """Number and read, as the tail does."""
+    queries.number_events(connection, most)
+    return queries.read_events(connection, after, most)[1]
+
+
 def new_events(connection: Connection) -> list[Event]:
     """The events after those of the first prices."""
-    return queries.advance_log(connection, 3, 1000)
+    return advance(connection, 3, 1000)
 
 
 def test_a_plain_insert_is_enough(conninfo: str, connection: Connection) -> None:
@@ -154,7 +160,7 @@ def test_others_notify_and_our_own_writes_do_not(conninfo: str, connection: Conn
         listener.execute("LISTEN trio_ws")
         queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
         other.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
-        queries.advance_log(connection, 0, 100)
+        advance(connection, 0, 100)
         payloads = [note.payload for note in listener.notifies(timeout=10, stop_after=2)]
     assert payloads == ["", "5"], "one of the other program's, and one of the numbering with its position"
 
@@ -174,13 +180,31 @@ def test_a_numbering_that_is_rolled_back_leaves_no_gap(conninfo: str, connection
     assert [(event.seq, data(event)["amount"]) for event in new_events(connection)] == [(4, 1), (5, 2)]
 
 
+def test_the_logs_end_comes_with_its_events(connection: Connection) -> None:
+    queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+    assert queries.read_events(connection, 3, 10) == (queries.read_position(connection), [])
+    (event,) = new_events(connection)
+    assert queries.read_events(connection, 3, 10)[0] == queries.read_position(connection)
+    assert queries.read_position(connection).seq == event.seq == 4
+
+
+def test_a_row_that_moves_concerns_both_topics(connection: Connection) -> None:
+    (other,) = connection.execute("INSERT INTO accounts DEFAULT VALUES RETURNING id").fetchone() or ()
+    queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1, address="a"))
+    connection.execute("UPDATE invoices SET account_id = %s, address = NULL", (other,))
+    connection.execute("UPDATE prices SET currency = 'XBT' WHERE currency = 'BTC'")
+    _, moved, renamed = new_events(connection)
+    assert set(moved.topics[1:]) == {"account:1", f"account:{other}", "address:a"}
+    assert set(renamed.topics) == {"price:XBT", "price:BTC", "price:*", "account:1"}
+
+
 def test_a_batch_bounds_what_is_numbered_and_read(connection: Connection) -> None:
     for amount in range(1, 6):
         queries.create_invoice(connection, CreateInvoice(amount=amount, currency="USD", account_id=1))
-    assert [event.seq for event in queries.advance_log(connection, 3, 2)] == [4, 5]
+    assert [event.seq for event in advance(connection, 3, 2)] == [4, 5]
     assert queries.read_position(connection).seq == 5
-    assert [event.seq for event in queries.advance_log(connection, 5, 2)] == [6, 7]
-    assert [event.seq for event in queries.advance_log(connection, 7, 2)] == [8]
+    assert [event.seq for event in advance(connection, 5, 2)] == [6, 7]
+    assert [event.seq for event in advance(connection, 7, 2)] == [8]
 
 
 def test_a_transaction_that_commits_late_loses_nothing(conninfo: str, connection: Connection) -> None:
@@ -224,17 +248,17 @@ def test_many_writers_lose_nothing_and_keep_each_rows_order(conninfo: str, conne
         with psycopg.connect(conninfo) as follower:
             queries.prepare_connection(follower, statement_seconds=10)
             while not done.is_set():
-                queries.advance_log(follower, 10**9, 7)
+                advance(follower, 10**9, 7)
 
     threads = [threading.Thread(target=write, args=(seed,)) for seed in range(WRITERS)]
     numberer = threading.Thread(target=follow)
     for thread in (*threads, numberer):
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        seen += queries.advance_log(connection, seen[-1].seq if seen else 3, 7)
+        seen += advance(connection, seen[-1].seq if seen else 3, 7)
     done.set()
     numberer.join()
-    while more := queries.advance_log(connection, seen[-1].seq, 100):
+    while more := advance(connection, seen[-1].seq, 100):
         seen += more
 
     assert [event.seq for event in seen] == list(range(4, 4 + ROWS + committed))

@@ -155,6 +155,31 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         lock.close()
 
 
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9])
+def test_stopping_a_server_that_still_starts_leaves_nothing_behind(tmp_path: Path, seconds: float) -> None:
+    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        time.sleep(seconds)  # somewhere between import and listening; the test holds wherever
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) in (0, -signal.SIGTERM)  # the latter before it has read a line
+    if (tmp_path / "postgres").exists():
+        wait_until_gone(tmp_path)
+
+
+def test_an_embedded_database_that_was_killed_is_started_anew(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, server.connect() as client:
+        uid = call(client, **INVOICE)["data"]["uid"]
+        note = (tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()
+        os.kill(int(note[0]), signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (reply := call(client, action="fetch_invoice", id=uid))["status"] != "success":
+            assert reply["code"] == "unavailable"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert reply["data"]["uid"] == uid
+        assert server.stop() == 0
+
+
 def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         done = subprocess.run(

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
+from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event, Position, Topic
@@ -21,8 +22,12 @@ class RecordingOutbox(Outbox):
     """Keeps what was pushed."""
 
     def __init__(self) -> None:
-        super().__init__(1, lambda: None)
+        super().__init__(1, self.note_the_end)
         self.pushed: list[int] = []
+        self.ends: list[CloseCode] = []
+
+    def note_the_end(self, code: CloseCode, _: str) -> None:
+        self.ends.append(code)
 
     def push(self, frame: bytes) -> None:
         self.pushed.append(int(json.loads(frame)["position"].partition(".")[2]))
@@ -87,3 +92,14 @@ class DispatcherMachine(RuleBasedStateMachine):
 
 
 TestDispatcher = DispatcherMachine.TestCase
+
+
+def test_another_log_ends_every_follower_once() -> None:
+    dispatcher = Dispatcher()
+    outboxes = [RecordingOutbox() for _ in FOLLOWERS]
+    for topic in TOPICS[:2]:
+        dispatcher.subscribe(topic, outboxes[0])
+    dispatcher.subscribe(TOPICS[2], outboxes[1])
+    dispatcher.restart(Position("e-2", 5))
+    assert [outbox.ends for outbox in outboxes] == [[CloseCode.LOG_LOST], [CloseCode.LOG_LOST], []]
+    assert dispatcher.position == Position("e-2", 5)

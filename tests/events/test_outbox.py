@@ -4,6 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from trio_ws.errors import CloseCode
 from trio_ws.events.outbox import Outbox
 
 
@@ -11,7 +12,8 @@ class Overflows:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self) -> None:
+    def __call__(self, code: CloseCode, reason: str) -> None:
+        assert code == CloseCode.UNRESPONSIVE
         self.count += 1
 
 

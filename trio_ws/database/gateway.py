@@ -59,6 +59,9 @@ class Database(Protocol):
             ActionError: what the query raises, or `Unavailable`, or `Timeout`.
         """
 
+    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        """Do the same, never queueing behind clients: for what all of them wait for."""
+
     async def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever there may be new events; never return."""
 
@@ -71,8 +74,10 @@ class Gateway:
         self._listen_conninfo = settings.listen_url or conninfo
         self._statement_seconds = settings.statement_seconds
         self._limiter = trio.CapacityLimiter(settings.database_connections)
+        self._limiter_ahead = trio.CapacityLimiter(1)
         self._idle: list[Connection] = []
         self._busy_since: dict[Connection, float] = {}
+        self._away = False
 
     async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         """Run `query(connection, *args)` in a thread.
@@ -90,6 +95,11 @@ class Gateway:
         except trio.TooSlowError:
             raise Unavailable("The database is busy") from None
 
+    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        """Do the same on a connection that clients can't keep busy."""
+        limiter = self._limiter_ahead
+        return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=limiter)
+
     async def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` at each notification and after each reconnection; cut silent connections."""
         async with trio.open_nursery() as nursery:
@@ -106,17 +116,23 @@ class Gateway:
     def _run_in_thread(self, query: Callable[..., T], args: tuple[Any, ...]) -> T:
         connection = self._take_idle() or self._connect()
         try:
-            return self._use(connection, query, *args)
+            answer = self._use(connection, query, *args)
         except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
             raise Timeout("The database took too long") from error
         except _OUTAGES as error:
-            logger.warning("lost a query to the database: %s", _summary(error))
+            self._report(error)
             raise Unavailable("The database failed; whether this was done is not known") from None
+        except psycopg.Error:
+            connection.close()  # a bug, or a table that changed under a prepared statement: start afresh
+            raise
+        else:
+            self._report(None)
+            return answer
         finally:
-            if connection.closed:
-                self.close()  # what ended it has ended the idle ones too, most likely
-            else:
+            if not connection.closed:
                 self._idle.append(connection)
+            elif connection.broken:
+                self.close()  # what ended it has ended the idle ones too, most likely
 
     def _use(self, connection: Connection, query: Callable[..., T], *args: Any) -> T:
         """Run a query under the watchdog's eyes."""
@@ -132,17 +148,24 @@ class Gateway:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            # Nothing comes unasked on an idle connection but its end.
-            if not select.select([connection], [], [], 0)[0]:
+            if not _has_input(connection):
                 return connection
-            connection.close()
+            connection.close()  # nothing comes unasked on an idle connection but its end
 
     def _connect(self) -> Connection:
         try:
             return _connect(self._conninfo, self._statement_seconds)
         except psycopg.Error as error:
-            logger.warning("can't connect to the database: %s", _summary(error))
+            self._report(error)
             raise Unavailable("The database can't be reached") from None
+
+    def _report(self, error: psycopg.Error | None) -> None:
+        """Log the first failure and the recovery, not each request that meets them."""
+        if error is not None and not self._away:
+            logger.warning("the database is away: %s", str(error).strip().partition("\n")[0])
+        elif error is None and self._away:
+            logger.info("the database is back")
+        self._away = error is not None
 
     # In the background
 
@@ -165,7 +188,7 @@ class Gateway:
                 with connection:
                     await self._follow(connection, wake)
             except psycopg.Error as error:
-                logger.warning("lost the notifications of the database: %s", _summary(error))
+                self._report(error)
             await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
             pause = min(pause * 2, longest)
 
@@ -204,5 +227,7 @@ def _cut(connection: Connection) -> None:
         pass  # It has just ended by itself.
 
 
-def _summary(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _has_input(connection: Connection) -> bool:
+    poll = select.poll()  # select() itself knows no descriptor above 1023
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

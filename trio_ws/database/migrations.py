@@ -8,6 +8,8 @@ that deadlocks a migration's CREATE INDEX CONCURRENTLY.
 import hashlib
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ from trio_ws.errors import StartupError
 logger = logging.getLogger(__name__)
 
 MINIMUM_POSTGRESQL = 14  # the oldest release that the PostgreSQL project supported in 2026
+ADVICE = "check --database-url, or leave it out for an embedded PostgreSQL"
 LOCK_KEY = 0x7472696F5F7773  # "trio_ws"
 LOCK_SECONDS = 300.0  # a migration of a large table in another process takes its time
 LOCK_POLL_SECONDS = 0.1
@@ -59,10 +62,7 @@ def migrate(conninfo: str) -> list[str]:
         missing = _missing(connection)
         for migration in missing:
             logger.info("applying migration %s", migration.name)
-            try:
-                _apply(connection, migration)
-            except psycopg.Error as error:
-                raise StartupError(f"migration {migration.name} failed: {error}") from None
+            _apply(connection, migration)
         return [migration.name for migration in missing]
 
 
@@ -78,20 +78,24 @@ def require_migrated(conninfo: str) -> None:
             raise StartupError(f"the database lacks {names}: run `trio-ws migrate`")
 
 
-def _connect(conninfo: str) -> Connection:
+@contextmanager
+def _connect(conninfo: str) -> Iterator[Connection]:
     try:
         connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
+    except psycopg.ProgrammingError:  # its text would quote the password
+        raise StartupError(f"can't reach the database (that is no conninfo): {ADVICE}") from None
     except psycopg.Error as error:
         reason = str(error).strip().splitlines()[-1]
-        raise StartupError(
-            f"can't reach the database ({reason}): check --database-url, or leave it out for an"
-            " embedded PostgreSQL"
-        ) from None
-    if connection.info.server_version < MINIMUM_POSTGRESQL * 10000:
-        version = connection.info.parameter_status("server_version")
-        connection.close()
-        raise StartupError(f"PostgreSQL {version} is too old: {MINIMUM_POSTGRESQL} or later is needed")
-    return connection
+        raise StartupError(f"can't reach the database ({reason}): {ADVICE}") from None
+    with connection:
+        if connection.info.server_version < MINIMUM_POSTGRESQL * 10000:
+            version = connection.info.parameter_status("server_version")
+            raise StartupError(f"PostgreSQL {version} is too old: {MINIMUM_POSTGRESQL} or later is needed")
+        try:
+            yield connection
+        except psycopg.Error as error:
+            reason = str(error).strip().splitlines()[0]
+            raise StartupError(f"the database refuses its migration ({reason}): see to it there") from None
 
 
 def _take_lock(connection: Connection) -> None:

@@ -48,15 +48,14 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
     Raises:
         NotFound: the account does not exist.
     """
-    try:
-        created = connection.execute(
-            "INSERT INTO invoices (account_id, amount, currency, memo, address)"
-            " VALUES (%s, %s, %s, %s, %s) RETURNING invoice_json(invoices)",
-            (action.account_id, action.amount, action.currency, action.memo, action.address),
-        )
-    except psycopg.errors.ForeignKeyViolation:
-        raise NotFound("Account not found") from None
-    return _json(created.fetchone())
+    created = connection.execute(
+        "INSERT INTO invoices (account_id, amount, currency, memo, address)"
+        " SELECT id, %s, %s, %s, %s FROM accounts WHERE id = %s RETURNING invoice_json(invoices)",
+        (action.amount, action.currency, action.memo, action.address, action.account_id),
+    )
+    if not (row := created.fetchone()):
+        raise NotFound("Account not found")
+    return _json(row)
 
 
 def fetch_invoice(connection: Connection, uid: UUID) -> msgspec.Raw:
@@ -83,17 +82,24 @@ def read_position(connection: Connection) -> Position:
     return Position(*position)
 
 
-def advance_log(connection: Connection, after: int, most: int) -> list[Event]:
-    """Number what has committed since, then return the events after `after`, in order, at most `most`.
-
-    Two transactions: an event may be told only once its number has committed.
-    """
+def number_events(connection: Connection, most: int) -> None:
+    """Number what has committed and has no number yet, at most `most` events."""
     connection.execute("SELECT number_events(%s)", (most,))
+
+
+def read_events(connection: Connection, after: int, most: int) -> tuple[Position, list[Event]]:
+    """Return the log's end, and the events numbered above `after`, in order, at most `most`.
+
+    A transaction of its own: an event may be told only once its number has committed.
+    """
     rows = connection.execute(
-        "SELECT seq, type, topics, data, previous FROM event WHERE seq > %s ORDER BY seq LIMIT %s",
+        "SELECT event_epoch(), last, seq, type, topics, data, previous"
+        " FROM event_log LEFT JOIN event ON seq > %s ORDER BY seq LIMIT %s",
         (after, most),
-    )
-    return [Event(seq, type_, tuple(topics), *json) for seq, type_, topics, *json in rows]
+    ).fetchall()
+    end = Position(*rows[0][:2])
+    found = (row[2:] for row in rows if row[2] is not None)
+    return end, [Event(seq, type_, tuple(topics), *json) for seq, type_, topics, *json in found]
 
 
 def listen(connection: Connection) -> None:
@@ -107,8 +113,8 @@ def check(connection: Connection) -> None:
     connection.execute("SELECT")
 
 
-def _json(row: Row | None) -> msgspec.Raw:
-    """Return the one column of the one row that the statement was sure to return."""
-    (json,) = row or ()
+def _json(row: Row) -> msgspec.Raw:
+    """Return the row's one column."""
+    (json,) = row
     assert isinstance(json, msgspec.Raw)  # noqa: S101 - what the adapter above makes of json
     return json

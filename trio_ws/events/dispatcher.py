@@ -5,6 +5,7 @@ after run.
 """
 
 from trio_ws.codec import encode_event
+from trio_ws.errors import CloseCode
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event, Position, Topic
 
@@ -57,6 +58,12 @@ class Dispatcher:
             frame = encode_event(event, self.position.epoch)
             for outbox in followers:
                 outbox.push(frame)
+
+    def restart(self, position: Position) -> None:
+        """Go on from the end of another log, of which nobody knows what of it our followers have."""
+        self.position = position
+        for outbox in list(self._topics):
+            outbox.end(CloseCode.LOG_LOST, "the event log is another one now")
 
     def _forget(self, topic: str, outbox: Outbox) -> None:
         del self._topics[outbox][topic]

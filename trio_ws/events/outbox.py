@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import trio
 
+from trio_ws.errors import CloseCode
+
 # Less than any reply or event has, so that bytes are what bounds the line, and the channel is finite too.
 SHORTEST_FRAME_BYTES = 16
 
@@ -17,27 +19,26 @@ class Outbox:
 
     Args:
         limit_bytes: How much may wait.
-        on_overflow: Called when an event finds no room; the event is not queued, so the client's line has
-            a gap from then on and must end.
+        end: Called when the line has a gap from here on, because an event found no room or can't be known;
+            nothing more may be pushed then.
     """
 
-    def __init__(self, limit_bytes: int, on_overflow: Callable[[], None]) -> None:
+    def __init__(self, limit_bytes: int, end: Callable[[CloseCode, str], None]) -> None:
         most = max(1, limit_bytes // SHORTEST_FRAME_BYTES)
         self._channel, self._frames = trio.open_memory_channel[bytes](most)
         self._limit_bytes = limit_bytes
-        self._on_overflow = on_overflow
+        self.end = end
         self._room = trio.lowlevel.ParkingLot()
         self.waiting_bytes = 0
 
     def push(self, frame: bytes) -> None:
         """Queue an event at once, or run over."""
-        if self.waiting_bytes + len(frame) > self._limit_bytes:
-            self._on_overflow()
-            return
         try:
+            if self.waiting_bytes + len(frame) > self._limit_bytes:
+                raise trio.WouldBlock
             self._channel.send_nowait(frame)
         except trio.WouldBlock:
-            self._on_overflow()
+            self.end(CloseCode.UNRESPONSIVE, "too slow for its events")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # Its writer has gone; the connection is already on its way out.
         else:

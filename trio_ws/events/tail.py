@@ -27,7 +27,6 @@ class Tail:
         self._dispatcher = dispatcher
         self._poll_seconds = poll_seconds
         self._woken = trio.Event()
-        self._away = False
 
     def wake(self) -> None:
         """Say that there may be new events."""
@@ -39,7 +38,7 @@ class Tail:
         Raises:
             ActionError: the log's end could not be read at the start; later outages are sat out.
         """
-        self._dispatcher.position = await self._database.run(queries.read_position)
+        self._dispatcher.position = await self._database.run_ahead(queries.read_position)
         await self._catch_up()  # what came while no server ran has no number yet, and no follower
         task_status.started()
         while True:
@@ -48,25 +47,23 @@ class Tail:
             self._woken = trio.Event()
             try:
                 await self._catch_up()
-            except ActionError as error:
-                self._report(error)
+            except ActionError:
+                await trio.sleep(OUTAGE_SECONDS)  # the gateway has said why
+            except Exception:
+                logger.exception("reading the event log failed; trying on")
                 await trio.sleep(OUTAGE_SECONDS)
 
     async def _catch_up(self) -> None:
         read = BATCH
         while read == BATCH:
-            after = self._dispatcher.position.seq
-            events = await self._database.run(queries.advance_log, after, BATCH)
-            self._report(None)
+            await self._database.run_ahead(queries.number_events, BATCH)
+            position = self._dispatcher.position
+            end, events = await self._database.run_ahead(queries.read_events, position.seq, BATCH)
+            if end.epoch != position.epoch or end.seq < position.seq:
+                logger.warning("the event log ends at %s, and was at %s: starting anew", end, position)
+                self._dispatcher.restart(end)
+                return
             for event in events:
                 self._dispatcher.publish(event)
                 await trio.lowlevel.checkpoint()  # a thousand followers take milliseconds
             read = len(events)
-
-    def _report(self, error: ActionError | None) -> None:
-        """Log the first failure and the recovery, not each try."""
-        if error is not None and not self._away:
-            logger.warning("can't read the event log: %s; trying on", error)
-        elif error is None and self._away:
-            logger.info("reading the event log again")
-        self._away = error is not None

@@ -35,12 +35,14 @@ class SimulatedDatabase:
         gate: While set to an event, queries wait for it, as for a slow PostgreSQL.
         away: While true, queries fail, as without PostgreSQL.
         lose_wakes: While true, notifications do not arrive.
+        epoch: Which event log this is; another one after a restore.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.gate: trio.Event | None = None
         self.away = False
         self.lose_wakes = False
+        self.epoch = "simulated-1"
         self._random = random.Random(seed)
         self._accounts = {1}
         self._invoices: dict[uuid.UUID, Invoice] = {}
@@ -64,6 +66,8 @@ class SimulatedDatabase:
         answer: T = self.answers[query](self, *args)
         return answer
 
+    run_ahead = run  # it is never busy
+
     async def watch(self, wake: Callable[[], None]) -> None:
         """Notify until cancelled."""
         self._watchers[wake] = None
@@ -84,21 +88,35 @@ class SimulatedDatabase:
         return [_json(price) for price in self._prices.values()]
 
     def _read_position(self) -> Position:
-        return Position("simulated-1", self._numbered)
+        return Position(self.epoch, self._numbered)
 
-    def _advance_log(self, after: int, most: int) -> list[Event]:
+    def _number_events(self, most: int) -> None:
         self._numbered = min(len(self._events), self._numbered + most)
-        return self._events[after : min(self._numbered, after + most)]
+
+    def _read_events(self, after: int, most: int) -> tuple[Position, list[Event]]:
+        return self._read_position(), self._events[after : min(self._numbered, after + most)]
 
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         queries.create_invoice: _create_invoice,
         queries.fetch_invoice: _fetch_invoice,
         queries.list_prices: _list_prices,
         queries.read_position: _read_position,
-        queries.advance_log: _advance_log,
+        queries.number_events: _number_events,
+        queries.read_events: _read_events,
     }
 
     # As other programs write it
+
+    def create_account(self) -> int:
+        """Insert an account, and return its id."""
+        self._accounts.add(len(self._accounts) + 1)
+        return len(self._accounts)
+
+    def restore(self, seq: int) -> None:
+        """Lose what came after an event, as a restored backup has."""
+        del self._events[seq:]
+        self._numbered = seq
+        self.epoch += "-restored"
 
     def create_invoice(self, **fields: Any) -> uuid.UUID:
         """Insert an invoice, and return its uid."""
@@ -115,8 +133,8 @@ class SimulatedDatabase:
         new.version += 1
         new.updated_at = self._now()
         self._invoices[uid] = new
-        gone = {f"address:{old.address}"} if old.address not in (UNSET, new.address) else set()
-        self._log("invoice.updated", (*_invoice_topics(new), *gone), old, new)
+        topics = dict.fromkeys((*_invoice_topics(new), *_invoice_topics(old)))
+        self._log("invoice.updated", tuple(topics), old, new)
         self._notify()
 
     def set_price(self, currency: str, value: Decimal, base_currency: str = "USD") -> None:

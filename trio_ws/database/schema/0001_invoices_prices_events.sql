@@ -172,6 +172,22 @@ CREATE FUNCTION changed_fields(old_row json, new_row json) RETURNS json LANGUAGE
 $$;
 
 
+-- Whom a row concerns: `type:id` of each topic, as the server's Topic spells it.
+CREATE FUNCTION invoice_topics(i invoices) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+  SELECT array_remove(ARRAY['invoice:' || i.uid, 'account:' || i.account_id, 'address:' || i.address], NULL)
+$$;
+
+CREATE FUNCTION price_topics(p prices) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+  SELECT ARRAY['price:' || p.currency, 'price:*', 'account:' || p.account_id]
+$$;
+
+-- A row that moves from one topic to another concerns both: the old one's followers learn that it left.
+CREATE FUNCTION either(new_topics text[], old_topics text[]) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN old_topics <@ new_topics THEN new_topics
+              ELSE new_topics || ARRAY(SELECT unnest(old_topics) EXCEPT SELECT unnest(new_topics)) END
+$$;
+
+
 -- Triggers ------------------------------------------------------------------------------------------------
 
 -- The row's lock is held here, so a later version has a later time.
@@ -201,19 +217,11 @@ END
 $$;
 
 CREATE FUNCTION log_invoice() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-  topics text[] := ARRAY['invoice:' || NEW.uid, 'account:' || NEW.account_id];
 BEGIN
-  IF NEW.address IS NOT NULL THEN
-    topics := topics || ('address:' || NEW.address);
-  END IF;
   IF TG_OP = 'INSERT' THEN
-    PERFORM log_event('invoice.created', topics, invoice_json(NEW), NULL);
+    PERFORM log_event('invoice.created', invoice_topics(NEW), invoice_json(NEW), NULL);
   ELSIF NEW.version > OLD.version THEN
-    IF OLD.address <> NEW.address OR (OLD.address IS NOT NULL AND NEW.address IS NULL) THEN
-      topics := topics || ('address:' || OLD.address);  -- its followers learn that it moved away
-    END IF;
-    PERFORM log_event('invoice.updated', topics, invoice_json(NEW),
+    PERFORM log_event('invoice.updated', either(invoice_topics(NEW), invoice_topics(OLD)), invoice_json(NEW),
                       changed_fields(invoice_json(OLD), invoice_json(NEW)));
   END IF;
   RETURN NULL;
@@ -221,13 +229,11 @@ END
 $$;
 
 CREATE FUNCTION log_price() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-  topics text[] := ARRAY['price:' || NEW.currency, 'price:*', 'account:' || NEW.account_id];
 BEGIN
   IF TG_OP = 'INSERT' THEN
-    PERFORM log_event('price.updated', topics, price_json(NEW), NULL);
+    PERFORM log_event('price.updated', price_topics(NEW), price_json(NEW), NULL);
   ELSIF NEW.version > OLD.version THEN
-    PERFORM log_event('price.updated', topics, price_json(NEW),
+    PERFORM log_event('price.updated', either(price_topics(NEW), price_topics(OLD)), price_json(NEW),
                       changed_fields(price_json(OLD), price_json(NEW)));
   END IF;
   RETURN NULL;
