@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from trio_ws import codec
-from trio_ws.actions.table import ACTIONS
 from trio_ws.errors import InvalidMessage, InvalidValue
 from trio_ws.messages import Action, Event, Ping
 
@@ -81,10 +80,6 @@ def test_the_last_of_two_equal_fields_counts() -> None:
     action = codec.decode('{"action":"ping","request_id":1,"request_id":2}')
     assert isinstance(action, Ping)
     assert action.request_id == 2
-
-
-def test_every_action_has_its_function() -> None:
-    assert set(ACTIONS) == set(get_args(Action))
 
 
 def test_an_event_carries_its_data_as_it_is() -> None:

@@ -1,0 +1,54 @@
+"""Every action has its function, and `answer` turns whatever happens into one frame."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+import trio
+
+from trio_ws import errors
+from trio_ws.actions import table
+from trio_ws.actions.services import Services
+from trio_ws.actions.table import ACTIONS, answer
+from trio_ws.errors import ActionError
+from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.outbox import Outbox
+from trio_ws.events.tail import Tail
+from trio_ws.messages import Action, Ping
+from trio_ws.settings import Settings
+from trio_ws.testing import SimulatedDatabase
+
+ERRORS = [
+    type_ for type_ in vars(errors).values() if isinstance(type_, type) and issubclass(type_, ActionError)
+]
+
+
+async def ask(frame: str) -> dict[str, Any]:
+    database, dispatcher = SimulatedDatabase(), Dispatcher()
+    tail = Tail(database, dispatcher, poll_seconds=1)
+    services = Services(Settings(), database, dispatcher, tail, now=lambda: 1735571686.9)
+    reply: dict[str, Any] = json.loads(await answer(frame, services, Outbox(1000, lambda *_: None)))
+    return reply
+
+
+def test_every_action_has_its_function() -> None:
+    assert set(ACTIONS) == set(get_args(Action))
+
+
+@pytest.mark.parametrize("error", [type_ for type_ in ERRORS if type_ is not ActionError])
+async def test_an_error_is_answered_with_its_code(
+    error: type[ActionError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error("said")
+
+    monkeypatch.setitem(table.ACTIONS, Ping, fail)
+    reply = await ask('{"action":"ping","request_id":"r"}')
+    assert (reply["status"], reply["code"], reply["request_id"]) == ("error", error.code, "r")
+    assert reply.get("retry_after_seconds") == error.retry_after_seconds
+
+
+async def test_the_clock_is_the_services_own() -> None:
+    reply = await ask('{"action":"ping"}')
+    assert reply == {"type": "pong", "status": "success", "timestamp": 1735571686}

@@ -1,0 +1,34 @@
+"""A topic has one spelling, however a client spells it."""
+
+import pytest
+
+from trio_ws.errors import InvalidTopic
+from trio_ws.messages import Position, Topic
+
+UID = "5735e250-b53e-4ace-a025-afac1bc77ee2"
+
+
+@pytest.mark.parametrize(
+    ("type_", "id_", "spelling"),
+    [
+        ("invoice", UID.upper(), f"invoice:{UID}"),
+        ("invoice", UID.replace("-", ""), f"invoice:{UID}"),
+        ("invoice", "inv_123", "invoice:inv_123"),
+        ("account", 1, "account:1"),
+        ("account", "1", "account:1"),
+        ("price", "*", "price:*"),
+        ("address", "BC1q", "address:BC1q"),
+    ],
+)
+def test_a_topic_is_spelled_as_events_spell_it(type_: str, id_: str | int, spelling: str) -> None:
+    assert str(Topic.parse(type_, id_)) == spelling
+
+
+def test_an_unknown_type_names_those_there_are() -> None:
+    with pytest.raises(InvalidTopic) as error:
+        Topic.parse("weather", "today")
+    assert error.value.detail == "One of invoice, account, address, price"
+
+
+def test_a_position_is_an_epoch_and_a_number() -> None:
+    assert str(Position("4f3c9a-1", 1042)) == "4f3c9a-1.1042"

@@ -1,0 +1,63 @@
+"""The kit itself: what a test asks of the simulated network and database is what happens."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_ws.database import queries
+from trio_ws.database.gateway import Database
+from trio_ws.errors import Unavailable
+from trio_ws.testing import SimulatedDatabase, simulated_server
+
+
+async def test_the_simulated_database_knows_every_query_that_actions_and_tail_make() -> None:
+    for query in (
+        *(queries.create_invoice, queries.fetch_invoice, queries.list_prices),
+        *(queries.read_position, queries.number_events, queries.read_events),
+    ):
+        assert query in SimulatedDatabase.answers
+
+
+async def test_it_is_a_database_to_the_server(database: SimulatedDatabase) -> None:
+    as_the_server_sees_it: Database = database
+    assert await as_the_server_sees_it.run(queries.read_position) == ("simulated-1", 0)
+
+
+async def test_a_gate_holds_queries_back_even_from_who_was_cancelled(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    database.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.run, queries.list_prices)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        assert nursery.child_tasks
+        database.gate.set()
+
+
+async def test_a_database_that_is_away_fails(database: SimulatedDatabase) -> None:
+    database.away = True
+    with pytest.raises(Unavailable):
+        await database.run(queries.list_prices)
+
+
+async def test_two_runs_of_a_seed_are_the_same(autojump_clock: MockClock) -> None:
+    first, second = SimulatedDatabase(seed=7), SimulatedDatabase(seed=7)
+    fields = {"amount": 1, "currency": "EUR", "account_id": 1}
+    assert first.create_invoice(**fields) == second.create_invoice(**fields)
+    assert first.create_invoice(**fields) != SimulatedDatabase(seed=8).create_invoice(**fields)
+
+
+async def test_a_client_that_vanishes_is_gone(autojump_clock: MockClock) -> None:
+    async with simulated_server() as world:
+        client = await world.connect()
+        await client.vanish()
+        with pytest.raises(trio.ClosedResourceError):
+            await client.stream.send_all(b"x")
+
+
+async def test_leaving_the_block_stops_the_server(autojump_clock: MockClock) -> None:
+    async with simulated_server() as world:
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        await world.connect()
