@@ -59,13 +59,6 @@ async def test_subscribing_says_to_what_and_where_the_log_stands(contract: Contr
     assert POSITION.fullmatch(reply["data"]["position"])
 
 
-async def test_a_replay_that_cannot_be_given_is_refused_out_loud(contract: Contract) -> None:
-    world, _ = contract
-    client = await world.connect()
-    reply = await request(client, action="subscribe", type="invoice", id="inv_123", after="4f3c9a-1.1029")
-    assert reply["data"]["recovered"] is False
-
-
 async def test_unsubscribing_says_so_also_when_it_was_not_subscribed(contract: Contract) -> None:
     world, _ = contract
     client = await world.connect()
@@ -444,6 +437,113 @@ async def test_nothing_comes_after_the_reply_to_unsubscribe(contract: Contract) 
     await program.update_invoice(uid, memo="none matches")
     await updates(other, uid, 2)  # so it has been dispatched
     await assert_nothing_more(client)
+
+
+# Resume and snapshot
+
+
+async def test_a_subscription_with_a_position_gets_what_came_after_it(contract: Contract) -> None:
+    world, program = contract
+    first, second = await world.connect(), await world.connect()
+    uid = await program.create_invoice(amount=5, currency="EUR", account_id=1)
+    start = (await request(first, action="subscribe", type="invoice", id=str(uid)))["data"]["position"]
+    for number in range(5):
+        await program.update_invoice(uid, memo=str(number))
+    seen = await updates(first, uid, 5)
+    reply = await request(second, action="subscribe", type="invoice", id=str(uid), after=seen[1]["position"])
+    assert reply["data"] == {"position": seen[4]["position"], "recovered": True}
+    assert [await receive(second) for _ in range(3)] == seen[2:]
+    await program.update_invoice(uid, memo="live")
+    assert await receive(second) == await receive(first)
+    reply = await request(second, action="subscribe", type="invoice", id=str(uid), after=start)
+    assert (await updates(second, uid, 6))[:5] == seen
+    await assert_nothing_more(second)
+
+
+async def test_many_topics_resume_from_one_position_in_one_order_each_event_once(contract: Contract) -> None:
+    world, program = contract
+    first, second = await world.connect(), await world.connect()
+    start = (await request(first, action="subscribe", type="account", id=1))["data"]["position"]
+    uids = [
+        await program.create_invoice(amount=amount, currency="EUR", account_id=1, address="here")
+        for amount in (1, 2, 3)
+    ]
+    await program.update_invoice(uids[1], status="paid")
+    await program.set_price("BTC", Decimal(50000))
+    seen = [await receive(first) for _ in range(5)]
+    topics = [("address", "here"), ("account", 1), ("price", "*"), ("invoice", str(uids[1]))]
+    reply = await request(
+        second, action="resume", after=start, topics=[{"type": type_, "id": id_} for type_, id_ in topics]
+    )
+    assert reply["message"] == "Resumed 4 topics"
+    assert reply["data"] == {"position": seen[-1]["position"], "recovered": True}
+    assert [await receive(second) for _ in range(5)] == seen
+    await assert_nothing_more(second)
+
+
+@pytest.mark.parametrize("after", ["4f3c9a-1.1029", "{epoch}.999999"])
+async def test_a_replay_that_cannot_be_exact_is_refused_out_loud_and_delivery_is_live(
+    contract: Contract, after: str
+) -> None:
+    world, program = contract
+    client = await world.connect()
+    uid = await program.create_invoice(amount=5, currency="EUR", account_id=1)
+    here = (await request(client, action="subscribe", type="invoice", id=str(uid)))["data"]["position"]
+    await request(client, action="unsubscribe_all")
+    after = after.format(epoch=here.rpartition(".")[0])
+    topics = [{"type": "invoice", "id": str(uid)}]
+    for fields in ({"action": "subscribe", **topics[0]}, {"action": "resume", "topics": topics}):
+        reply = await request(client, **fields, after=after)
+        assert (reply["status"], reply["data"]["recovered"]) == ("success", False)
+    await program.update_invoice(uid, memo="live")
+    assert seq((await updates(client, uid, 1))[0]) > seq(reply["data"])
+
+
+@pytest.mark.parametrize(
+    "after", ["", "1029", "4f3c9a-1.", "4f3c9a-1.x", "4f3c9a-1.1\n", "a b.1", "x." + "9" * 19]
+)
+async def test_a_position_that_is_none_is_an_error(contract: Contract, after: str) -> None:
+    world, _ = contract
+    client = await world.connect()
+    reply = await request(client, action="subscribe", type="invoice", id="a", after=after)
+    assert (reply["status"], reply["code"]) == ("error", "invalid_value")
+    assert (await request(client, action="unsubscribe_all"))["message"] == "Unsubscribed from 0 topics"
+
+
+async def test_a_resume_with_a_topic_that_cannot_be_follows_none(contract: Contract) -> None:
+    world, _ = contract
+    client = await world.connect()
+    topics = [{"type": "invoice", "id": "a"}, {"type": "weather", "id": "today"}]
+    reply = await request(client, action="resume", after="4f3c9a-1.1029", topics=topics)
+    assert (reply["status"], reply["code"]) == ("error", "invalid_topic")
+    assert (await request(client, action="unsubscribe_all"))["message"] == "Unsubscribed from 0 topics"
+
+
+async def test_a_snapshot_is_the_state_that_the_events_after_it_change(contract: Contract) -> None:
+    world, program = contract
+    client = await world.connect()
+    fields = {"amount": 5, "currency": "EUR", "account_id": 1}
+    uids = [await program.create_invoice(**fields, address=address) for address in ("here", "here", "there")]
+    await program.update_invoice(uids[0], status="paid")
+    fetched = [(await request(client, action="fetch_invoice", id=str(uid)))["data"] for uid in uids]
+    expected: dict[tuple[str, object], object] = {
+        ("invoice", str(uids[0])): fetched[0],
+        ("invoice", "inv_123"): None,
+        ("account", 1): fetched[1:],
+        ("account", 404): [],
+        ("address", "here"): fetched[:2],
+        ("price", "*"): (await request(client, action="list_prices"))["data"],
+        ("price", "ETH"): (await request(client, action="list_prices"))["data"][1:2],
+    }
+    for (type_, id_), state in expected.items():
+        reply = await request(client, action="subscribe", type=type_, id=id_, snapshot=True)
+        assert list(reply["data"]) == ["position", "recovered", "snapshot"]
+        assert reply["data"]["snapshot"] == state
+    position = reply["data"]["position"]
+    await program.update_invoice(uids[2], memo="after")
+    while (event := await receive(client))["data"].get("memo") != "after":
+        pass  # what was not numbered yet when the first snapshots were taken
+    assert seq(event) > seq({"position": position})
 
 
 @given(

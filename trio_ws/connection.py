@@ -24,6 +24,7 @@ from trio_websocket import (
 from trio_ws.actions.services import Services
 from trio_ws.actions.table import answer
 from trio_ws.errors import CloseCode, leaves
+from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
 from trio_ws.wire.stream import Wire
 
@@ -64,7 +65,8 @@ class Connection:
         self._services = services
         self._settings = services.settings
         self._wire = Wire(stream)
-        self._outbox = Outbox(self._settings.outbox_bytes, self._end_at_gap)
+        self._outbox = Outbox(self._settings.outbox_bytes)
+        self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._to_inbox, self._inbox = trio.open_memory_channel[str | bytes](INBOX_MESSAGES)
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
@@ -89,7 +91,7 @@ class Connection:
             trouble = ", ".join(f"{type(error).__name__}: {error}" for error in leaves(errors))
             logger.info("connection %d: trio-websocket gave up: %s", self.number, trouble)
         finally:
-            self._services.dispatcher.unsubscribe_all(self._outbox)
+            self._services.dispatcher.unsubscribe_all(self._follower)
             with trio.move_on_after(self._settings.close_seconds, shield=True):
                 await self._wire.hang_up()
 
@@ -107,8 +109,8 @@ class Connection:
         self._running.deadline = min(self._running.deadline, trio.current_time() + seconds)
 
     def _end_at_gap(self, code: CloseCode, reason: str) -> None:
-        # What is queued is still good; what would come after the gap is not.
-        self._services.dispatcher.unsubscribe_all(self._outbox)
+        # What is queued is still good; what would come after it is not.
+        self._services.dispatcher.unsubscribe_all(self._follower)
         self.end(code, reason, seconds=self._settings.write_seconds)
 
     async def _open(self, library: trio.Nursery) -> WebSocketConnection | None:
@@ -168,7 +170,7 @@ class Connection:
         async with self._inbox:
             try:
                 async for message in self._inbox:
-                    await self._outbox.reply(await answer(message, self._services, self._outbox))
+                    await self._outbox.reply(await answer(message, self._services, self._follower))
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
         self._outbox.close()
@@ -176,7 +178,7 @@ class Connection:
     async def _write(self, socket: WebSocketConnection) -> None:
         try:
             while True:
-                frame = await self._outbox.take()
+                frame = await self._follower.take()
                 with trio.move_on_after(self._settings.write_seconds) as writing:
                     await socket.send_message(frame.decode())
                 if writing.cancelled_caught:

@@ -3,6 +3,7 @@
 The order of fields is the order on the wire. `rename="camel"` stands only where the protocol says so.
 """
 
+import re
 import uuid
 from datetime import datetime
 from decimal import Decimal
@@ -11,10 +12,11 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from trio_ws.errors import InvalidTopic
+from trio_ws.errors import InvalidTopic, InvalidValue
 
 # The largest integer that a JavaScript client reads exactly: Number.MAX_SAFE_INTEGER.
 MAX_AMOUNT = 2**53 - 1
+_POSITION = re.compile(r"(?P<epoch>[\w-]{1,64})\.(?P<seq>[0-9]{1,18})", re.ASCII)
 MAX_BIGINT = 2**63 - 1  # the largest value of PostgreSQL's bigint
 CURRENCY_PATTERN = r"^[A-Z][A-Z0-9]{2,9}\Z"  # ISO 4217's three letters, and tickers such as USDT
 
@@ -37,11 +39,26 @@ class _Action(Struct, tag_field="action", kw_only=True):
 
 
 class Subscribe(_Action, tag="subscribe"):
-    """Follow a topic. `after` asks for a replay from that position."""
+    """Follow a topic. `after` asks for a replay from that position, `snapshot` for the current state."""
 
     type: str
     id: str | int
     after: str | None = None
+    snapshot: bool = False
+
+
+class WantedTopic(Struct):
+    """One of the topics of a `resume`."""
+
+    type: str
+    id: str | int
+
+
+class Resume(_Action, tag="resume"):
+    """Follow many topics, with a replay from one position."""
+
+    after: str
+    topics: list[WantedTopic]
 
 
 class Unsubscribe(_Action, tag="unsubscribe"):
@@ -79,7 +96,7 @@ class Ping(_Action, tag="ping"):
     """Ask whether the server is there."""
 
 
-Action = Subscribe | Unsubscribe | UnsubscribeAll | CreateInvoice | FetchInvoice | ListPrices | Ping
+Action = Subscribe | Resume | Unsubscribe | UnsubscribeAll | CreateInvoice | FetchInvoice | ListPrices | Ping
 
 
 # What clients get
@@ -120,10 +137,12 @@ class Subscribed(Struct, kw_only=True):
     Args:
         position: Where the follower stands; what it is told comes after it.
         recovered: Whether nothing was lost between the position that it named and this one.
+        snapshot: The topic's state at `position`, as JSON: an invoice or null, or a list.
     """
 
     position: str
     recovered: bool
+    snapshot: Raw | UnsetType = UNSET
 
 
 class Invoice(Struct, rename="camel", kw_only=True):
@@ -172,6 +191,18 @@ class Position(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.epoch}.{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Position":
+        """Return the position that a client was told.
+
+        Raises:
+            InvalidValue: it is none.
+        """
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise InvalidValue("Expected a position as the server tells it - at `$.after`")
+        return cls(match["epoch"], int(match["seq"]))
 
 
 class Event(Struct, frozen=True):

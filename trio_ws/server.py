@@ -15,6 +15,7 @@ from trio_ws.connection import Connection
 from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.log import Log
 from trio_ws.events.tail import Tail
 from trio_ws.settings import Settings
 
@@ -43,7 +44,7 @@ async def serve(
     Raises:
         ActionError: the event log could not be read at the start.
     """
-    dispatcher = Dispatcher()
+    dispatcher = Dispatcher(Log(database, settings.log_memory_bytes))
     tail = Tail(database, dispatcher, settings.poll_seconds)
     server = _Server(Services(settings, database, dispatcher, tail))
     async with trio.open_nursery() as background:  # stops last

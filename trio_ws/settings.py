@@ -61,6 +61,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="pause between looks at the event log when nothing wakes it")
     ] = 0.1
 
+    log_memory_bytes: Annotated[
+        Count, Meta(description="events kept in memory, for clients that catch up")
+    ] = 33554432
+
     head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
     message_bytes: Annotated[Count, Meta(description="longest message from a client")] = 65536
     subscriptions: Annotated[Count | None, Meta(description="topics one connection may follow")] = 1000

@@ -12,6 +12,8 @@ from trio_ws.actions.services import Services
 from trio_ws.actions.table import ACTIONS, answer
 from trio_ws.errors import ActionError
 from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.follower import Follower
+from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
 from trio_ws.events.tail import Tail
 from trio_ws.messages import Action, Ping
@@ -24,10 +26,13 @@ ERRORS = [
 
 
 async def ask(frame: str) -> dict[str, Any]:
-    database, dispatcher = SimulatedDatabase(), Dispatcher()
+    database = SimulatedDatabase()
+    log = Log(database, memory_bytes=1000)
+    dispatcher = Dispatcher(log)
     tail = Tail(database, dispatcher, poll_seconds=1)
     services = Services(Settings(), database, dispatcher, tail, now=lambda: 1735571686.9)
-    reply: dict[str, Any] = json.loads(await answer(frame, services, Outbox(1000, lambda *_: None)))
+    follower = Follower(log, Outbox(1000), lambda *_: None)
+    reply: dict[str, Any] = json.loads(await answer(frame, services, follower))
     return reply
 
 

@@ -1,105 +1,195 @@
-"""The dispatcher against a model of it: sets of pairs."""
+"""Log, dispatcher and followers against a model of them: each follower reads its events once and in order.
+
+The model is a list of events and, for each follower, the set of topics with the position from which each is
+followed. The machine writes, subscribes with and without a replay, and lets clients read or not, at will.
+"""
 
 import json
+import math
 
+import trio
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import Raw
 
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.follower import Follower
+from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event, Position, Topic
+from trio_ws.testing import SimulatedDatabase
 
-TOPICS = [Topic("invoice", "a"), Topic("invoice", "b"), Topic("account", "1"), Topic("price", "*")]
+TOPICS = [Topic("invoice", "a"), Topic("invoice", "b"), Topic("account", "1"), Topic("address", "x")]
 FOLLOWERS = range(3)
+OUTBOX_BYTES = 300  # three or four events
 
 followers = st.sampled_from(FOLLOWERS)
 topics = st.sampled_from(TOPICS)
 
 
-class RecordingOutbox(Outbox):
-    """Keeps what was pushed."""
+class Ends:
+    """Keeps why a follower had to end."""
 
     def __init__(self) -> None:
-        super().__init__(1, self.note_the_end)
-        self.pushed: list[int] = []
-        self.ends: list[CloseCode] = []
+        self.codes: list[CloseCode] = []
 
-    def note_the_end(self, code: CloseCode, _: str) -> None:
-        self.ends.append(code)
-
-    def push(self, frame: bytes) -> None:
-        self.pushed.append(int(json.loads(frame)["position"].partition(".")[2]))
+    def __call__(self, code: CloseCode, reason: str) -> None:
+        self.codes.append(code)
 
 
-class DispatcherMachine(RuleBasedStateMachine):
-    """Subscribes, unsubscribes and publishes at will."""
+class LogInMemory(SimulatedDatabase):
+    """A database whose log the test writes itself."""
+
+    def __init__(self) -> None:
+        self.gate, self.away, self.events = None, False, list[Event]()
+
+    def _read_events(self, after: int, most: int) -> tuple[Position, list[Event]]:
+        return Position("e-1", len(self.events)), self.events[after : after + most]
+
+    answers = {**SimulatedDatabase.answers}  # noqa: RUF012
+
+
+for query, answer in SimulatedDatabase.answers.items():
+    if answer.__name__ == "_read_events":
+        LogInMemory.answers[query] = LogInMemory._read_events  # noqa: SLF001
+
+
+class FollowerMachine(RuleBasedStateMachine):
+    """Does what clients and writers may do, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.dispatcher = Dispatcher()
-        self.dispatcher.position = Position("e-1", 0)
-        self.outboxes = [RecordingOutbox() for _ in FOLLOWERS]
-        self.follows: set[tuple[Topic, int]] = set()
+        self.database = LogInMemory()
+        self.log = Log(self.database, memory_bytes=1)  # one page at most
+        self.log.restart(Position("e-1", 0))
+        self.dispatcher = Dispatcher(self.log)
+        self.outboxes = [Outbox(OUTBOX_BYTES) for _ in FOLLOWERS]
+        self.ends = [Ends() for _ in FOLLOWERS]
+        self.followers = [
+            Follower(self.log, outbox, ends) for outbox, ends in zip(self.outboxes, self.ends, strict=True)
+        ]
         self.expected: list[list[int]] = [[] for _ in FOLLOWERS]
-        self.published = 0
+        self.got: list[list[int]] = [[] for _ in FOLLOWERS]
+
+    @rule(concerned=st.lists(topics, min_size=1, unique=True), count=st.integers(1, 20))
+    def publish(self, concerned: list[Topic], count: int) -> None:
+        for _ in range(count):
+            names = tuple(str(topic) for topic in concerned)
+            event = Event(len(self.database.events) + 1, "invoice.updated", names, Raw(b"{}"), None)
+            self.database.events.append(event)
+            self.dispatcher.publish(event)
+            for follower in FOLLOWERS:
+                if any(name in self.followers[follower].topics for name in names):
+                    self.expected[follower].append(event.seq)
 
     @rule(topic=topics, follower=followers)
     def subscribe(self, topic: Topic, follower: int) -> None:
-        self.dispatcher.subscribe(topic, self.outboxes[follower])
-        self.follows.add((topic, follower))
+        self.dispatcher.subscribe([topic], self.followers[follower], self.log.end.seq)
+
+    @rule(
+        wanted=st.lists(topics, min_size=1, unique=True),
+        follower=followers,
+        back=st.integers(0, 700),
+    )
+    def replay(self, wanted: list[Topic], follower: int, back: int) -> None:
+        """Everything of the topics after a position comes again, and what was to come comes in its place."""
+        self.catch_up(follower)
+        after = max(0, self.log.end.seq - back)
+        self.dispatcher.subscribe(wanted, self.followers[follower], after)
+        names = {str(topic) for topic in wanted}
+        again = [event.seq for event in self.database.events[after:] if names.intersection(event.topics)]
+        self.expected[follower] += again
 
     @rule(topic=topics, follower=followers)
     def unsubscribe(self, topic: Topic, follower: int) -> None:
-        self.dispatcher.unsubscribe(topic, self.outboxes[follower])
-        self.follows.discard((topic, follower))
+        self.catch_up(follower)  # what is on its way to a follower that leaves may come or not
+        self.dispatcher.unsubscribe(topic, self.followers[follower])
 
     @rule(follower=followers)
     def unsubscribe_all(self, follower: int) -> None:
-        gone = {pair for pair in self.follows if pair[1] == follower}
-        assert self.dispatcher.unsubscribe_all(self.outboxes[follower]) == len(gone)
-        self.follows -= gone
+        self.catch_up(follower)
+        count = len(self.followers[follower].topics)
+        assert self.dispatcher.unsubscribe_all(self.followers[follower]) == count
 
-    @rule(concerned=st.lists(topics, min_size=1, unique=True))
-    def publish(self, concerned: list[Topic]) -> None:
-        self.published += 1
-        names = tuple(str(topic) for topic in concerned)
-        self.dispatcher.publish(Event(self.published, "invoice.updated", names, Raw(b"{}"), None))
-        for follower in FOLLOWERS:
-            if any((topic, follower) in self.follows for topic in concerned):
-                self.expected[follower].append(self.published)
+    @rule(follower=followers, count=st.integers(1, 5))
+    def read(self, follower: int, count: int) -> None:
+        trio.run(self._take, follower, count)
+
+    @rule(follower=followers)
+    def catch_up(self, follower: int) -> None:
+        """Read until there is nothing more: all that was to come has come, once and in order."""
+        trio.run(self._take, follower, math.inf)
+        assert self.got[follower] == self.expected[follower]
+
+    async def _take(self, follower: int, count: float) -> None:
+        """Take frames until there is none to be had without waiting for another event."""
+        one = self.followers[follower]
+        taken = 0
+        with trio.CancelScope() as patience:
+            while taken < count:
+                # The log answers in a few steps of the loop; only a live, empty line waits for ever.
+                patience.deadline = trio.current_time() + 1
+                if not one.is_behind and not one.outbox.has_news():
+                    return
+                frame = await one.take() if one.outbox.has_news() else await self._next(one)
+                if frame is None:
+                    return
+                self.got[follower].append(int(json.loads(frame)["position"].rpartition(".")[2]))
+                taken += 1
+        assert not patience.cancelled_caught
+
+    async def _next(self, one: Follower) -> bytes | None:
+        """Take a frame of one that is behind; none where it comes to the end without one."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_when_live, one, nursery.cancel_scope)
+            frame = await one.take()
+            nursery.cancel_scope.cancel()
+            return frame
+        return None
+
+    async def _stop_when_live(self, one: Follower, scope: trio.CancelScope) -> None:
+        while one.is_behind:
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
 
     @invariant()
-    def each_follower_got_each_of_its_events_once_and_in_order(self) -> None:
-        assert [outbox.pushed for outbox in self.outboxes] == self.expected
+    def no_line_is_over_its_limit(self) -> None:
+        assert all(outbox.waiting_bytes <= OUTBOX_BYTES for outbox in self.outboxes)
 
     @invariant()
-    def it_knows_who_follows_what(self) -> None:
-        for number, outbox in enumerate(self.outboxes):
-            mine = {topic for topic, follower in self.follows if follower == number}
-            assert self.dispatcher.subscriptions(outbox) == len(mine)
-            assert {topic for topic in TOPICS if self.dispatcher.is_subscribed(topic, outbox)} == mine
+    def what_came_is_the_beginning_of_what_is_to_come(self) -> None:
+        for got, expected in zip(self.got, self.expected, strict=True):
+            assert got == expected[: len(got)]
 
     @invariant()
-    def the_position_is_the_last_event_published(self) -> None:
-        assert self.dispatcher.position == Position("e-1", self.published)
+    def nobody_had_to_end(self) -> None:
+        assert all(ends.codes == [] for ends in self.ends)
+
+    @precondition(lambda self: self.log.end.seq > 0)
+    @invariant()
+    def the_logs_end_is_the_last_event_published(self) -> None:
+        assert self.log.end == Position("e-1", len(self.database.events))
 
     def teardown(self) -> None:
-        for outbox in self.outboxes:
-            self.dispatcher.unsubscribe_all(outbox)
-        assert vars(self.dispatcher) == {**vars(Dispatcher()), "position": self.dispatcher.position}
+        for number, follower in enumerate(self.followers):
+            self.catch_up(number)
+            self.dispatcher.unsubscribe_all(follower)
+        assert vars(self.dispatcher)["_followers"] == {}
 
 
-TestDispatcher = DispatcherMachine.TestCase
+FollowerMachine.TestCase.settings = settings(deadline=None, max_examples=200, stateful_step_count=30)
+TestFollowers = FollowerMachine.TestCase
 
 
-def test_another_log_ends_every_follower_once() -> None:
-    dispatcher = Dispatcher()
-    outboxes = [RecordingOutbox() for _ in FOLLOWERS]
-    for topic in TOPICS[:2]:
-        dispatcher.subscribe(topic, outboxes[0])
-    dispatcher.subscribe(TOPICS[2], outboxes[1])
+async def test_another_log_ends_every_follower_once() -> None:
+    log = Log(LogInMemory(), memory_bytes=1)
+    dispatcher = Dispatcher(log)
+    ends = [Ends() for _ in FOLLOWERS]
+    known = [Follower(log, Outbox(100), end) for end in ends]
+    dispatcher.subscribe(TOPICS[:2], known[0], 0)
+    dispatcher.subscribe(TOPICS[2:3], known[1], 0)
     dispatcher.restart(Position("e-2", 5))
-    assert [outbox.ends for outbox in outboxes] == [[CloseCode.LOG_LOST], [CloseCode.LOG_LOST], []]
-    assert dispatcher.position == Position("e-2", 5)
+    assert [end.codes for end in ends] == [[CloseCode.LOG_LOST], [CloseCode.LOG_LOST], []]
+    assert log.end == Position("e-2", 5)

@@ -10,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_ws.database.gateway import Database
 from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.log import Log
 from trio_ws.events.tail import BATCH, OUTAGE_SECONDS, Tail
 from trio_ws.messages import Event
 from trio_ws.testing import SimulatedDatabase
@@ -20,8 +21,8 @@ POLL_SECONDS = 0.1
 class RecordingDispatcher(Dispatcher):
     """Keeps what was published, and when."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
         self.seqs: list[int] = []
         self.times: list[float] = []
 
@@ -35,7 +36,7 @@ class RecordingDispatcher(Dispatcher):
 async def following(
     database: Database, poll_seconds: float = POLL_SECONDS
 ) -> AsyncIterator[tuple[RecordingDispatcher, Callable[[], None]]]:
-    dispatcher = RecordingDispatcher()
+    dispatcher = RecordingDispatcher(Log(database, memory_bytes=1000))
     tail = Tail(database, dispatcher, poll_seconds)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(database.watch, tail.wake)
@@ -79,7 +80,7 @@ async def test_what_came_while_no_server_ran_is_behind_the_first_position(
 ) -> None:
     write(database, BATCH + 1)
     async with following(database) as (dispatcher, _):
-        assert dispatcher.position.seq == BATCH + 4
+        assert dispatcher.log.end.seq == BATCH + 4
         await trio.sleep(1)
         assert dispatcher.seqs == []
 
@@ -149,7 +150,7 @@ async def test_another_log_is_noticed_and_followed_from_its_end(
         await wait_all_tasks_blocked()
         database.restore(seq=6)
         await trio.sleep(1)
-        assert dispatcher.position == (database.epoch, 6)
+        assert dispatcher.log.end == (database.epoch, 6)
         write(database)
         await trio.sleep(1)
         assert dispatcher.seqs == [4, 5, 6, 7, 8, 7]

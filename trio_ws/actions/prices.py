@@ -2,10 +2,10 @@
 
 from trio_ws.actions.services import Services
 from trio_ws.database import queries
-from trio_ws.events.outbox import Outbox
+from trio_ws.events.follower import Follower
 from trio_ws.messages import ListPrices, Success
 
 
-async def list_prices(_: ListPrices, services: Services, __: Outbox) -> Success:
+async def list_prices(_: ListPrices, services: Services, __: Follower) -> Success:
     """Read all prices."""
     return Success(data=await services.database.run(queries.list_prices))

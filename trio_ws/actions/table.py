@@ -10,7 +10,7 @@ from trio_ws import codec
 from trio_ws.actions import invoices, prices, topics
 from trio_ws.actions.services import Services
 from trio_ws.errors import ActionError
-from trio_ws.events.outbox import Outbox
+from trio_ws.events.follower import Follower
 from trio_ws.messages import (
     CreateInvoice,
     Failure,
@@ -19,6 +19,7 @@ from trio_ws.messages import (
     Ping,
     Reply,
     RequestId,
+    Resume,
     Subscribe,
     Unsubscribe,
     UnsubscribeAll,
@@ -26,10 +27,11 @@ from trio_ws.messages import (
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Any, Services, Outbox], Awaitable[Reply]]
+Handler = Callable[[Any, Services, Follower], Awaitable[Reply]]
 
 ACTIONS: dict[type, Handler] = {
     Subscribe: topics.subscribe,
+    Resume: topics.resume,
     Unsubscribe: topics.unsubscribe,
     UnsubscribeAll: topics.unsubscribe_all,
     CreateInvoice: invoices.create_invoice,
@@ -39,20 +41,20 @@ ACTIONS: dict[type, Handler] = {
 }
 
 
-async def answer(frame: str | bytes, services: Services, outbox: Outbox) -> bytes:
+async def answer(frame: str | bytes, services: Services, follower: Follower) -> bytes:
     """Return the reply to one frame, encoded. The only place where errors become messages.
 
     Args:
         frame: What the client sent.
         services: The server's.
-        outbox: The client's line, to which topics that it follows are tied.
+        follower: The client's place in the event log, to which the topics that it follows are tied.
     """
     request_id: RequestId | None = None
     reply: Reply
     try:
         action = codec.decode(frame)
         request_id = action.request_id
-        reply = await ACTIONS[type(action)](action, services, outbox)
+        reply = await ACTIONS[type(action)](action, services, follower)
     except codec.DecodeFailure as failure:
         request_id = failure.request_id
         reply = _failure(failure.error)

@@ -15,7 +15,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
 from trio_ws.errors import NotFound
-from trio_ws.messages import CreateInvoice, Event, Position
+from trio_ws.messages import CreateInvoice, Event, Position, Topic
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -76,6 +76,33 @@ def list_prices(connection: Connection) -> list[msgspec.Raw]:
     return [_json(row) for row in found]
 
 
+_SNAPSHOTS = {
+    "invoice": "SELECT invoice_json(i) FROM invoices i WHERE uid = %s",
+    "account": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"
+    " WHERE account_id = %s AND status IN ('unpaid', 'confirming')",
+    "address": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"
+    " WHERE address = %s",
+    "price": "SELECT coalesce(json_agg(price_json(p) ORDER BY id), '[]') FROM prices p"
+    " WHERE %s IN (currency, '*')",
+}
+
+
+def read_snapshot(connection: Connection, topic: Topic) -> tuple[Position, msgspec.Raw]:
+    """Return a topic's state, and the position that it is the state at.
+
+    One statement, so that both are of one database snapshot. The state may hold changes whose events are
+    not numbered yet: they come after the position, and applying them twice is harmless.
+    """
+    wanted: object = topic.id
+    if topic.type == "invoice":
+        wanted = _uid(topic.id)
+    ((epoch, last, state),) = connection.execute(
+        f"SELECT event_epoch(), last, ({_SNAPSHOTS[topic.type]}) FROM event_log".encode(),  # noqa: S608
+        (wanted,),
+    )
+    return Position(epoch, last), msgspec.Raw(b"null") if state is None else state
+
+
 def read_position(connection: Connection) -> Position:
     """Return the position of the last numbered event."""
     (position,) = connection.execute("SELECT event_epoch(), last FROM event_log")
@@ -111,6 +138,14 @@ def listen(connection: Connection) -> None:
 def check(connection: Connection) -> None:
     """Make one round trip."""
     connection.execute("SELECT")
+
+
+def _uid(text: str) -> UUID | None:
+    """Return an invoice's uid; None where there can't be one of that name."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _json(row: Row) -> msgspec.Raw:

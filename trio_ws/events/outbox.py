@@ -1,14 +1,10 @@
 """One client's line: the frames that wait to be written to it, in order, bounded in bytes.
 
 Replies wait for room; events never do, for one slow client may not delay another. So a client that sends
-faster than it reads is slowed down, and one that reads slower than events come runs over.
+faster than it reads is slowed down, and one that reads slower than events come finds them in the log.
 """
 
-from collections.abc import Callable
-
 import trio
-
-from trio_ws.errors import CloseCode
 
 # Less than any reply or event has, so that bytes are what bounds the line, and the channel is finite too.
 SHORTEST_FRAME_BYTES = 16
@@ -19,41 +15,45 @@ class Outbox:
 
     Args:
         limit_bytes: How much may wait.
-        end: Called when the line has a gap from here on, because an event found no room or can't be known;
-            nothing more may be pushed then.
     """
 
-    def __init__(self, limit_bytes: int, end: Callable[[CloseCode, str], None]) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         most = max(1, limit_bytes // SHORTEST_FRAME_BYTES)
         self._channel, self._frames = trio.open_memory_channel[bytes](most)
         self._limit_bytes = limit_bytes
-        self.end = end
         self._room = trio.lowlevel.ParkingLot()
         self.waiting_bytes = 0
 
-    def push(self, frame: bytes) -> None:
-        """Queue an event at once, or run over."""
+    def push(self, frame: bytes) -> bool:
+        """Queue an event at once, or tell that there is no room; one event always finds room."""
+        if self.waiting_bytes and self.waiting_bytes + len(frame) > self._limit_bytes:
+            return False
         try:
-            if self.waiting_bytes + len(frame) > self._limit_bytes:
-                raise trio.WouldBlock
             self._channel.send_nowait(frame)
         except trio.WouldBlock:
-            self.end(CloseCode.UNRESPONSIVE, "too slow for its events")
+            return False
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # Its writer has gone; the connection is already on its way out.
-        else:
-            self.waiting_bytes += len(frame)
+            return True  # Its writer has gone; the connection is already on its way out.
+        self.waiting_bytes += len(frame)
+        return True
 
     async def reply(self, frame: bytes) -> None:
-        """Queue a reply as soon as there is room.
+        """Queue a reply at once, then wait until there is room for the next one.
+
+        At once, so that nothing comes between an action and its reply; there is one reply at a time.
 
         Raises:
             trio.BrokenResourceError: the writer has gone.
         """
-        while self.waiting_bytes >= self._limit_bytes:
-            await self._room.park()
         self.waiting_bytes += len(frame)
         await self._channel.send(frame)
+        while self.waiting_bytes > self._limit_bytes:
+            await self._room.park()
+
+    def has_news(self) -> bool:
+        """Tell whether `take` would return, or raise, at once."""
+        known = self._frames.statistics()
+        return known.current_buffer_used > 0 or known.open_send_channels == 0
 
     async def take(self) -> bytes:
         """Return the next frame, for the writer.

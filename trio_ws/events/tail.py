@@ -20,7 +20,7 @@ OUTAGE_SECONDS = 0.5  # pause while the database is away: it is back at our clie
 
 
 class Tail:
-    """Reads on from the dispatcher's position whenever it is woken."""
+    """Reads on from the end of the dispatcher's log whenever it is woken."""
 
     def __init__(self, database: Database, dispatcher: Dispatcher, poll_seconds: float) -> None:
         self._database = database
@@ -38,7 +38,7 @@ class Tail:
         Raises:
             ActionError: the log's end could not be read at the start; later outages are sat out.
         """
-        self._dispatcher.position = await self._database.run_ahead(queries.read_position)
+        self._dispatcher.log.restart(await self._database.run_ahead(queries.read_position))
         await self._catch_up()  # what came while no server ran has no number yet, and no follower
         task_status.started()
         while True:
@@ -57,7 +57,7 @@ class Tail:
         read = BATCH
         while read == BATCH:
             await self._database.run_ahead(queries.number_events, BATCH)
-            position = self._dispatcher.position
+            position = self._dispatcher.log.end
             end, events = await self._database.run_ahead(queries.read_events, position.seq, BATCH)
             if end.epoch != position.epoch or end.seq < position.seq:
                 logger.warning("the event log ends at %s, and was at %s: starting anew", end, position)

@@ -19,7 +19,7 @@ from trio_ws import codec
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound, Unavailable
-from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price
+from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Topic
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -90,6 +90,22 @@ class SimulatedDatabase:
     def _read_position(self) -> Position:
         return Position(self.epoch, self._numbered)
 
+    def _read_snapshot(self, topic: Topic) -> tuple[Position, Raw]:
+        invoices = self._invoices.values()
+        state: object
+        if topic.type == "invoice":
+            found = [_wire(invoice) for invoice in invoices if str(invoice.uid) == topic.id]
+            state = found[0] if found else None
+        elif topic.type == "price":
+            prices = self._prices.values()
+            state = [_wire(price) for price in prices if topic.id in (price.currency, "*")]
+        else:
+            of_it = [invoice for invoice in invoices if str(topic) in _invoice_topics(invoice)]
+            if topic.type == "account":
+                of_it = [invoice for invoice in of_it if invoice.status in ("unpaid", "confirming")]
+            state = [_wire(invoice) for invoice in of_it]
+        return self._read_position(), Raw(codec.encode(state))
+
     def _number_events(self, most: int) -> None:
         self._numbered = min(len(self._events), self._numbered + most)
 
@@ -101,6 +117,7 @@ class SimulatedDatabase:
         queries.fetch_invoice: _fetch_invoice,
         queries.list_prices: _list_prices,
         queries.read_position: _read_position,
+        queries.read_snapshot: _read_snapshot,
         queries.number_events: _number_events,
         queries.read_events: _read_events,
     }
@@ -111,6 +128,12 @@ class SimulatedDatabase:
         """Insert an account, and return its id."""
         self._accounts.add(len(self._accounts) + 1)
         return len(self._accounts)
+
+    def log_event(self, event: Event) -> None:
+        """Append an event that is numbered already, and tell nobody."""
+        del self._events[event.seq - 1 :]
+        self._events.append(event)
+        self._numbered = event.seq
 
     def restore(self, seq: int) -> None:
         """Lose what came after an event, as a restored backup has."""

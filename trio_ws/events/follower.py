@@ -1,0 +1,111 @@
+"""One client's place in the event log: the topics it follows, how far it has come, and how it comes on.
+
+A follower is live, and then events are pushed to its outbox as they are published. Or it is behind, because
+it asked for a replay or because its outbox had no room, and then its writer reads on from the log at the
+client's own pace, until it has come to the end and is live again. Both ways lead through one line, so what
+a client gets is in the order of the log, each event once, whichever of its topics brought it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import trio
+
+from trio_ws.codec import encode_event
+from trio_ws.errors import ActionError, CloseCode
+from trio_ws.events.log import Log, LogTrimmedError
+from trio_ws.events.outbox import Outbox
+from trio_ws.messages import Event
+
+RETRY_SECONDS = 0.5  # pause while the log can't be read
+
+
+class Follower:
+    """What the dispatcher tells of events, and what a connection's writer takes frames from.
+
+    Args:
+        log: Where it reads on when it is behind.
+        outbox: The frames that wait for its writer.
+        end: Called when it can't be told what it missed; it must end then.
+
+    Attributes:
+        topics: What it follows, and from which position on.
+    """
+
+    def __init__(self, log: Log, outbox: Outbox, end: Callable[[CloseCode, str], None]) -> None:
+        self.topics: dict[str, int] = {}
+        self.outbox = outbox
+        self.end = end
+        self._log = log
+        self._cursor: int | None = None  # how far it has come; None: it is live
+        self._ahead: deque[Event] = deque()  # read after the cursor, not yet looked at
+        self._fell_behind = False  # by itself, not because it asked for a replay
+
+    @property
+    def is_behind(self) -> bool:
+        """Tell whether it reads from the log; else events are pushed."""
+        return self._cursor is not None
+
+    def follow(self, topics: Iterable[str], after: int) -> None:
+        """Follow the topics from a position on; what is followed already goes on from where it is."""
+        reached = self._log.end.seq if self._cursor is None else self._cursor
+        for topic, since in self.topics.items():
+            self.topics[topic] = max(since, reached)
+        for topic in topics:
+            self.topics[topic] = min(after, self.topics.get(topic, after))
+        if after < reached:
+            self._read_from(after)
+
+    def tell(self, event: Event, frame: bytes) -> None:
+        """Queue an event at once; where there is no room, fall back to the log."""
+        if self._cursor is None and not self.outbox.push(frame):
+            self._read_from(event.seq - 1)
+            self._fell_behind = True
+
+    async def take(self) -> bytes:
+        """Return the next frame: what is queued, and then, where it is behind, what the log has.
+
+        Raises:
+            trio.EndOfChannel: there will be no more.
+        """
+        while self._cursor is not None and not self.outbox.has_news():
+            if (frame := await self._read_on(self._cursor)) is not None:
+                return frame
+        return await self.outbox.take()
+
+    def _read_from(self, cursor: int) -> None:
+        self._cursor = cursor
+        self._ahead.clear()
+        self._fell_behind = False
+
+    async def _read_on(self, cursor: int) -> bytes | None:
+        """Come on by one event, and return its frame if it is one of ours."""
+        if not self._ahead:
+            if cursor >= self._log.end.seq:
+                self._cursor = None  # no await lies between this and the next event: nothing is missed
+                return None
+            await self._read_ahead(cursor)
+            return None
+        event = self._ahead.popleft()
+        self._cursor = event.seq
+        if any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics):
+            return encode_event(event, self._log.end.epoch)
+        return None
+
+    async def _read_ahead(self, cursor: int) -> None:
+        try:
+            events = await self._log.read(cursor)
+        except LogTrimmedError:
+            self._cursor = None
+            self.end(CloseCode.LOG_LOST, "fell behind the event log")
+        except ActionError:
+            await trio.sleep(RETRY_SECONDS)
+        else:
+            if cursor == self._cursor:  # else a replay from further back was asked for meanwhile
+                self._ahead.extend(_folded(events) if self._fell_behind else events)
+
+
+def _folded(events: list[Event]) -> list[Event]:
+    """Leave out prices that a later event replaces: who reads slowly wants today's, not each of them."""
+    latest = {event.topics[0]: event.seq for event in events if event.type == "price.updated"}
+    return [event for event in events if latest.get(event.topics[0], event.seq) == event.seq]
