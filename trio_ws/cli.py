@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,15 +206,16 @@ async def _serve(settings: Settings, database: _Database, sockets: list[socket.s
         trio.SocketListener(trio.socket.from_stdlib_socket(opened)) for opened in sockets
     ]
     try:
-        async with trio.open_nursery() as around:
-            await around.start(_turn_signals_into, shutdown)
-            if database.server is not None:
-                around.start_soon(_keep_running, database.server)
-            async with trio.open_nursery() as serving:
-                await serving.start(server.serve, settings, gateway, listeners, shutdown)
-                for opened in sockets:
-                    print(f"Listening on {_url(opened)}", flush=True)
-            around.cancel_scope.cancel()
+        with trio.open_signal_receiver(*STOPPING) as received:
+            async with trio.open_nursery() as around:
+                around.start_soon(_turn_into, received, shutdown)
+                if database.server is not None:
+                    around.start_soon(_keep_running, database.server)
+                async with trio.open_nursery() as serving:
+                    await serving.start(server.serve, settings, gateway, listeners, shutdown)
+                    for opened in sockets:
+                        print(f"Listening on {_url(opened)}", flush=True)
+                around.cancel_scope.cancel()
     except* ActionError as errors:
         raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None
     finally:
@@ -233,17 +234,13 @@ async def _keep_running(postgres: embedded.EmbeddedPostgres) -> None:
                 logger.warning("%s; trying on", error)
 
 
-async def _turn_signals_into(
-    shutdown: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(*STOPPING) as received:
-        task_status.started()
-        async for number in received:
-            if shutdown.is_set():  # end as if we had no handler; the embedded PostgreSQL ends with us
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            logger.info("stopping on %s", signal.Signals(number).name)
-            shutdown.set()
+async def _turn_into(received: AsyncIterator[int], shutdown: trio.Event) -> None:
+    async for number in received:
+        if shutdown.is_set():  # end as if we had no handler; the embedded PostgreSQL ends with us
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        logger.info("stopping on %s", signal.Signals(number).name)
+        shutdown.set()
 
 
 def _unwind(_: int, __: object) -> None:

@@ -16,6 +16,7 @@ from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
+from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.settings import Settings
 
@@ -49,6 +50,8 @@ async def serve(
     server = _Server(Services(settings, database, dispatcher, tail))
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
+        if settings.retention_seconds is not None:
+            background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:  # stops first

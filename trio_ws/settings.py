@@ -61,6 +61,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="pause between looks at the event log when nothing wakes it")
     ] = 0.1
 
+    retention_seconds: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="how long events are kept for replays")
+    ] = 604800.0
     log_memory_bytes: Annotated[
         Count, Meta(description="events kept in memory, for clients that catch up")
     ] = 33554432

@@ -1,5 +1,6 @@
 """The private PostgreSQL: kept between runs, one owner at a time, never left behind."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -9,12 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from trio_ws.database import programs
+from trio_ws.database import embedded, programs
 from trio_ws.database.embedded import DataDirectoryInUse, conninfo, embedded_postgres, running_conninfo
 from trio_ws.errors import StartupError
 
@@ -164,6 +166,59 @@ def test_a_server_that_ended_can_be_started_anew(tmp_path: Path) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not running.has_ended():
             assert time.monotonic() < deadline
+        running.restart()
+        assert execute(running.conninfo, "SELECT 1") == [(1,)]
+
+
+def test_a_stale_note_with_the_same_number_is_not_taken_for_readiness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container, each run's processes may have the numbers that the last one's had."""
+    with embedded_postgres(tmp_path, options=OPTIONS):
+        kept = (tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()
+    read, reads = embedded._note, itertools.count()  # noqa: SLF001
+
+    def note(cluster: Path) -> list[str]:
+        """What the killed one left, for a while; then the truth."""
+        return kept if next(reads) < 10 else read(cluster)
+
+    monkeypatch.setattr(embedded, "_note", note)
+    monkeypatch.setattr(embedded, "_runs_on", lambda pid, cluster: False)
+    popen = programs.Programs.start
+
+    def start(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        process = popen(*args, **kwargs)
+        kept[0] = str(process.pid)
+        return process
+
+    monkeypatch.setattr(programs.Programs, "start", start)
+    with embedded_postgres(tmp_path, options=OPTIONS) as again:
+        assert next(reads) > 10
+        assert execute(again.conninfo, "SELECT 1") == [(1,)]
+
+
+def test_a_restart_that_fails_can_be_tried_again(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+        os.kill(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+        log = tmp_path / "postgres.log"
+        log.unlink()
+        log.mkdir()
+        with pytest.raises(StartupError, match="can't run PostgreSQL"):
+            running.restart()
+        assert running.has_ended()
+        log.rmdir()
+        running.restart()
+        assert execute(running.conninfo, "SELECT 1") == [(1,)]
+
+
+def test_a_restart_makes_no_new_database_in_the_place_of_one_that_has_gone(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+        running.stop()
+        (tmp_path / "postgres").rename(tmp_path / "away")
+        with pytest.raises(StartupError, match="has gone: put it back"):
+            running.restart()
+        assert not (tmp_path / "postgres").exists()
+        (tmp_path / "away").rename(tmp_path / "postgres")
         running.restart()
         assert execute(running.conninfo, "SELECT 1") == [(1,)]
 

@@ -40,7 +40,7 @@ def data(event: Event) -> dict[str, Any]:
 def advance(connection: Connection, after: int, most: int) -> list[Event]:
     """Number and read, as the tail does."""
     queries.number_events(connection, most)
-    return queries.read_events(connection, after, most)[1]
+    return queries.read_events(connection, after, most).events
 
 
 def new_events(connection: Connection) -> list[Event]:
@@ -182,9 +182,9 @@ def test_a_numbering_that_is_rolled_back_leaves_no_gap(conninfo: str, connection
 
 def test_the_logs_end_comes_with_its_events(connection: Connection) -> None:
     queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
-    assert queries.read_events(connection, 3, 10) == (queries.read_position(connection), [])
+    assert queries.read_events(connection, 3, 10) == (queries.read_position(connection), 1, [])
     (event,) = new_events(connection)
-    assert queries.read_events(connection, 3, 10)[0] == queries.read_position(connection)
+    assert queries.read_events(connection, 3, 10).end == queries.read_position(connection)
     assert queries.read_position(connection).seq == event.seq == 4
 
 
@@ -266,3 +266,42 @@ def test_many_writers_lose_nothing_and_keep_each_rows_order(conninfo: str, conne
     for row in map(data, seen):
         versions.setdefault(row["id"], []).append(row["version"])
     assert versions == {id_: list(range(1, len(known) + 1)) for id_, known in versions.items()}
+
+
+def test_old_events_are_trimmed_in_batches_and_the_log_says_where_it_begins(connection: Connection) -> None:
+    for amount in range(1, 8):
+        queries.create_invoice(connection, CreateInvoice(amount=amount, currency="USD", account_id=1))
+    new_events(connection)
+    connection.execute("UPDATE event SET at = at - interval '8 days' WHERE seq <= 7")
+    week = 7 * 86400
+    assert [queries.trim_events(connection, week, 3) for _ in range(4)] == [3, 3, 1, 0]
+    read = queries.read_events(connection, 0, 100)
+    assert (read.first, [event.seq for event in read.events]) == (8, [8, 9, 10])
+
+
+def test_what_has_no_number_yet_is_not_trimmed(connection: Connection) -> None:
+    queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+    connection.execute("UPDATE event SET at = at - interval '8 days'")
+    assert queries.trim_events(connection, 86400, 100) == 3
+    assert [event.seq for event in new_events(connection)] == [4]
+
+
+def test_the_same_log_in_another_cluster_is_another_log(connection: Connection) -> None:
+    before = queries.read_position(connection)
+    assert queries.read_position(connection) == before
+    connection.execute("UPDATE event_log SET epoch = gen_random_uuid()")
+    assert queries.read_position(connection).epoch != before.epoch
+
+
+def test_notifications_come_at_most_each_10_ms(conninfo: str, connection: Connection) -> None:
+    with psql(conninfo) as listener:
+        listener.execute("LISTEN trio_ws")
+        for _ in range(20):
+            queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+            connection.execute("UPDATE event_log SET notified_at = clock_timestamp() + interval '1 hour'")
+            queries.number_events(connection, 100)
+        connection.execute("UPDATE event_log SET notified_at = '-infinity'")
+        queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+        queries.number_events(connection, 100)
+        payloads = [note.payload for note in listener.notifies(timeout=1)]
+    assert payloads == ["24"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import Raw
 
+from trio_ws.database.queries import LogRead
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
@@ -45,8 +46,8 @@ class LogInMemory(SimulatedDatabase):
     def __init__(self) -> None:
         self.gate, self.away, self.events = None, False, list[Event]()
 
-    def _read_events(self, after: int, most: int) -> tuple[Position, list[Event]]:
-        return Position("e-1", len(self.events)), self.events[after : after + most]
+    def _read_events(self, after: int, most: int) -> LogRead:
+        return LogRead(Position("e-1", len(self.events)), 1, self.events[after : after + most])
 
     answers = {**SimulatedDatabase.answers}  # noqa: RUF012
 
@@ -142,15 +143,15 @@ class FollowerMachine(RuleBasedStateMachine):
 
     async def _next(self, one: Follower) -> bytes | None:
         """Take a frame of one that is behind; none where it comes to the end without one."""
+        frame: bytes | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_when_live, one, nursery.cancel_scope)
             frame = await one.take()
             nursery.cancel_scope.cancel()
-            return frame
-        return None
+        return frame
 
     async def _stop_when_live(self, one: Follower, scope: trio.CancelScope) -> None:
-        while one.is_behind:
+        while one.is_behind:  # noqa: ASYNC110 - it becomes live without telling
             await trio.lowlevel.checkpoint()
         scope.cancel()
 

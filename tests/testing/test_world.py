@@ -14,6 +14,7 @@ async def test_the_simulated_database_knows_every_query_that_actions_and_tail_ma
     for query in (
         *(queries.create_invoice, queries.fetch_invoice, queries.list_prices),
         *(queries.read_position, queries.number_events, queries.read_events),
+        *(queries.read_snapshot, queries.trim_events),
     ):
         assert query in SimulatedDatabase.answers
 

@@ -63,11 +63,8 @@ def embedded_postgres(
         StartupError: PostgreSQL is not there, or does not start.
     """
     with _sole_owner(data_dir):
-        try:
-            postgres = EmbeddedPostgres(data_dir, bindir, {**OPTIONS, **(options or {})})
-            postgres.start()
-        except OSError as error:
-            raise StartupError(f"can't run PostgreSQL in {data_dir}: {error}") from None
+        postgres = EmbeddedPostgres(data_dir, bindir, {**OPTIONS, **(options or {})})
+        postgres.start(create=True)
         try:
             yield postgres
         finally:
@@ -102,48 +99,53 @@ class EmbeddedPostgres:
         self._programs = Programs(bindir, user_of(self._cluster))
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, create: bool = False) -> None:
         """Start it, and wait until it takes connections.
+
+        Args:
+            create: Make the database where there is none, which is for a server's own start only: one that
+                has gone meanwhile is to be put back, not replaced by an empty one.
 
         Raises:
             StartupError: it does not.
         """
-        self._end_orphan()
-        for begun in self._data_dir.glob("postgres.new-*"):
-            shutil.rmtree(begun, ignore_errors=True)  # a first start that was killed
-        if not (self._cluster / "PG_VERSION").exists():
-            self._create()
-        self._check_version()
+        try:
+            self._end_orphan()
+            for begun in self._data_dir.glob("postgres.new-*"):
+                shutil.rmtree(begun, ignore_errors=True)  # a first start that was killed
+            if not (self._cluster / "PG_VERSION").exists():
+                if not create:
+                    raise StartupError(f"{self._cluster} has gone: put it back")
+                self._create()
+            self._check_version()
+            self._spawn()
+        except OSError as error:
+            raise StartupError(f"can't run PostgreSQL in {self._data_dir}: {error}") from None
+
+    def _spawn(self) -> None:
         if self._socket_dir != self._cluster:
             self._programs.own(self._socket_dir)
         sockets = "." if self._socket_dir == self._cluster else str(self._socket_dir)
         options = {**self._options, "unix_socket_directories": sockets}
+        stale = _note(self._cluster)
         arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self._data_dir / "postgres.log").open("ab") as log:
             self._process = self._programs.start("postgres", self._cluster, *arguments, output=log)
         try:
-            self._wait_until_ready(self._process)
+            self._wait_until_ready(self._process, stale)
         except BaseException:
             self.stop()
             raise
 
     def has_ended(self) -> bool:
         """Tell whether it has ended by itself, or by somebody else's hand."""
-        return self._process is not None and self._process.poll() is not None
+        return self._process is None or self._process.poll() is not None
 
     def stop(self) -> None:
         """End it, by force if it must be."""
         if self._process is None:
             return
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, at once
-            if self._process.poll() is not None:
-                break
-            self._process.send_signal(number)
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                logger.warning("PostgreSQL does not stop on %s", number.name)
-        release(self._process)
+        _end(self._process)
         self._process = None
         if self._socket_dir != self._cluster:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
@@ -180,7 +182,7 @@ class EmbeddedPostgres:
             try:
                 status = process.wait()
             finally:
-                release(process)
+                _end(process)  # where we were told to stop meanwhile
             output.seek(0)
             said = output.read().decode(errors="replace").strip().splitlines() or ["it does not say why"]
         if status:
@@ -197,10 +199,11 @@ class EmbeddedPostgres:
                 f" of {made_by} with TRIO_WS_POSTGRES_BINDIR, or dump and restore"
             )
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], stale: list[str]) -> None:
+        """Wait for its own note: one that was killed may have had the same process id, in a container."""
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
-            if _postmaster(self._cluster) == (process.pid, "ready"):
+            if _postmaster(self._cluster) == (process.pid, "ready") and _note(self._cluster) != stale:
                 return
             time.sleep(POLL_SECONDS)
         log = self._data_dir / "postgres.log"
@@ -234,12 +237,33 @@ def _socket_dir(data_dir: Path) -> Path:
     return Path("/tmp") / f"trio-ws-{hashlib.sha256(name).hexdigest()[:12]}"  # noqa: S108 - Programs.own it
 
 
-def _postmaster(cluster: Path) -> tuple[int, str]:
-    """Return what the server notes of itself: its process id and state; (0, "") where it does not run."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End one of PostgreSQL's programs, by force if it must be, and then its guard."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, at once
+        if process.poll() is not None:
+            break
+        process.send_signal(number)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.warning("PostgreSQL does not stop on %s", number.name)
+    release(process)
+
+
+def _note(cluster: Path) -> list[str]:
+    """Return what the server notes of itself, line by line, or the one before it did; [] for nothing."""
     try:
-        pid, *_, state = (cluster / "postmaster.pid").read_text().splitlines()
+        return (cluster / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _postmaster(cluster: Path) -> tuple[int, str]:
+    """Return the server's process id and state, as noted; (0, "") where it does not run."""
+    try:
+        pid, *_, state = _note(cluster)
         return int(pid), state.strip()
-    except (OSError, ValueError):
+    except ValueError:
         return 0, ""
 
 

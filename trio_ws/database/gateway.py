@@ -162,7 +162,7 @@ class Gateway:
     def _report(self, error: psycopg.Error | None) -> None:
         """Log the first failure and the recovery, not each request that meets them."""
         if error is not None and not self._away:
-            logger.warning("the database is away: %s", str(error).strip().partition("\n")[0])
+            logger.warning("the database is away: %s", _summary(error))
         elif error is None and self._away:
             logger.info("the database is back")
         self._away = error is not None
@@ -180,15 +180,17 @@ class Gateway:
                     _cut(connection)
 
     async def _listen(self, wake: Callable[[], None]) -> None:
-        pause, longest = RECONNECT_SECONDS
+        first, longest = RECONNECT_SECONDS
+        pause = first
         while True:
             try:
                 connection = await trio.to_thread.run_sync(self._open_listener)
-                pause = RECONNECT_SECONDS[0]
+                pause = first
                 with connection:
                     await self._follow(connection, wake)
             except psycopg.Error as error:
-                self._report(error)
+                if pause == first:  # and not again until it has listened
+                    logger.warning("can't LISTEN, events come by polling: %s", _summary(error))
             await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
             pause = min(pause * 2, longest)
 
@@ -225,6 +227,10 @@ def _cut(connection: Connection) -> None:
             line.shutdown(socket.SHUT_RDWR)
     except (psycopg.Error, OSError):
         pass  # It has just ended by itself.
+
+
+def _summary(error: psycopg.Error) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _has_input(connection: Connection) -> bool:

@@ -85,7 +85,7 @@ def _connect(conninfo: str) -> Iterator[Connection]:
     except psycopg.ProgrammingError:  # its text would quote the password
         raise StartupError(f"can't reach the database (that is no conninfo): {ADVICE}") from None
     except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[0]
         raise StartupError(f"can't reach the database ({reason}): {ADVICE}") from None
     with connection:
         if connection.info.server_version < MINIMUM_POSTGRESQL * 10000:

@@ -6,7 +6,7 @@ and is its own transaction. Rows leave PostgreSQL as the JSON that goes on the w
 together again.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -114,19 +114,36 @@ def number_events(connection: Connection, most: int) -> None:
     connection.execute("SELECT number_events(%s)", (most,))
 
 
-def read_events(connection: Connection, after: int, most: int) -> tuple[Position, list[Event]]:
-    """Return the log's end, and the events numbered above `after`, in order, at most `most`.
+class LogRead(NamedTuple):
+    """What was read of the event log: its end, the number of its first event, and some events."""
+
+    end: Position
+    first: int
+    events: list[Event]
+
+
+def read_events(connection: Connection, after: int, most: int) -> LogRead:
+    """Return the log's extent, and the events numbered above `after`, in order, at most `most`.
 
     A transaction of its own: an event may be told only once its number has committed.
     """
     rows = connection.execute(
-        "SELECT event_epoch(), last, seq, type, topics, data, previous"
+        "SELECT event_epoch(), last, first, seq, type, topics, data, previous"
         " FROM event_log LEFT JOIN event ON seq > %s ORDER BY seq LIMIT %s",
         (after, most),
     ).fetchall()
-    end = Position(*rows[0][:2])
-    found = (row[2:] for row in rows if row[2] is not None)
-    return end, [Event(seq, type_, tuple(topics), *json) for seq, type_, topics, *json in found]
+    epoch, last, first = rows[0][:3]
+    found = (row[3:] for row in rows if row[3] is not None)
+    events = [Event(seq, type_, tuple(topics), *json) for seq, type_, topics, *json in found]
+    return LogRead(Position(epoch, last), first, events)
+
+
+def trim_events(connection: Connection, age_seconds: float, most: int) -> int:
+    """Delete events older than that, the oldest first, at most `most`; return how many were."""
+    ((trimmed,),) = connection.execute(
+        "SELECT trim_events(make_interval(secs => %s), %s)", (age_seconds, most)
+    )
+    return int(trimmed)
 
 
 def listen(connection: Connection) -> None:

@@ -115,7 +115,7 @@ class Log:
             return self._pages.get(number, [])  # none, where the reader was cancelled
         load = self._loads[number] = _Load()
         try:
-            _, page = await self._database.run(queries.read_events, number * PAGE, PAGE)
+            page = (await self._database.run(queries.read_events, number * PAGE, PAGE)).events
         except ActionError as error:
             load.error = error
             raise

@@ -16,6 +16,8 @@ from trio_ws.events.dispatcher import Dispatcher
 logger = logging.getLogger(__name__)
 
 BATCH = 500  # events a read: some 300 KB, and a few ms in the loop between two checkpoints of a read
+# After news, look again so soon: number_events() of the schema notifies no more often.
+AGAIN_SECONDS = 0.01
 OUTAGE_SECONDS = 0.5  # pause while the database is away: it is back at our clients within two
 
 
@@ -41,29 +43,35 @@ class Tail:
         self._dispatcher.log.restart(await self._database.run_ahead(queries.read_position))
         await self._catch_up()  # what came while no server ran has no number yet, and no follower
         task_status.started()
+        pause = self._poll_seconds
         while True:
-            with trio.move_on_after(self._poll_seconds):
+            with trio.move_on_after(pause):
                 await self._woken.wait()
             self._woken = trio.Event()
             try:
-                await self._catch_up()
+                found = await self._catch_up()
+                pause = min(AGAIN_SECONDS, self._poll_seconds) if found else self._poll_seconds
             except ActionError:
                 await trio.sleep(OUTAGE_SECONDS)  # the gateway has said why
             except Exception:
                 logger.exception("reading the event log failed; trying on")
                 await trio.sleep(OUTAGE_SECONDS)
 
-    async def _catch_up(self) -> None:
-        read = BATCH
-        while read == BATCH:
+    async def _catch_up(self) -> bool:
+        """Publish what is new, and tell whether there was anything."""
+        before = self._dispatcher.log.end
+        more = True
+        while more:
+            end = self._dispatcher.log.end
             await self._database.run_ahead(queries.number_events, BATCH)
-            position = self._dispatcher.log.end
-            end, events = await self._database.run_ahead(queries.read_events, position.seq, BATCH)
-            if end.epoch != position.epoch or end.seq < position.seq:
-                logger.warning("the event log ends at %s, and was at %s: starting anew", end, position)
-                self._dispatcher.restart(end)
-                return
-            for event in events:
+            read = await self._database.run_ahead(queries.read_events, end.seq, BATCH)
+            if read.end.epoch != end.epoch or read.end.seq < end.seq:
+                logger.warning("the event log ends at %s, and was at %s: starting anew", read.end, end)
+                self._dispatcher.restart(read.end)
+                return True
+            self._dispatcher.log.first = read.first
+            for event in read.events:
                 self._dispatcher.publish(event)
                 await trio.lowlevel.checkpoint()  # a thousand followers take milliseconds
-            read = len(events)
+            more = len(read.events) == BATCH
+        return self._dispatcher.log.end != before

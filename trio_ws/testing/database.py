@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 
 from trio_ws import codec
 from trio_ws.database import queries
-from trio_ws.database.queries import Connection
+from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import NotFound, Unavailable
 from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Topic
 
@@ -49,6 +49,7 @@ class SimulatedDatabase:
         self._prices: dict[tuple[str, str], Price] = {}
         self._events: list[Event] = []
         self._numbered = 0
+        self._trimmed = 0
         self._watchers: dict[Callable[[], None], None] = {}
         for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
             self.set_price(currency, Decimal(value))
@@ -109,8 +110,12 @@ class SimulatedDatabase:
     def _number_events(self, most: int) -> None:
         self._numbered = min(len(self._events), self._numbered + most)
 
-    def _read_events(self, after: int, most: int) -> tuple[Position, list[Event]]:
-        return self._read_position(), self._events[after : min(self._numbered, after + most)]
+    def _read_events(self, after: int, most: int) -> LogRead:
+        events = self._events[max(after, self._trimmed) : min(self._numbered, after + most)]
+        return LogRead(self._read_position(), self._trimmed + 1, events)
+
+    def _trim_events(self, _: float, __: int) -> int:
+        return 0  # it forgets when `trim` says so
 
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         queries.create_invoice: _create_invoice,
@@ -120,6 +125,7 @@ class SimulatedDatabase:
         queries.read_snapshot: _read_snapshot,
         queries.number_events: _number_events,
         queries.read_events: _read_events,
+        queries.trim_events: _trim_events,
     }
 
     # As other programs write it
@@ -128,6 +134,10 @@ class SimulatedDatabase:
         """Insert an account, and return its id."""
         self._accounts.add(len(self._accounts) + 1)
         return len(self._accounts)
+
+    def trim(self, seq: int) -> None:
+        """Keep only what came after an event, as retention does."""
+        self._trimmed = seq
 
     def log_event(self, event: Event) -> None:
         """Append an event that is numbered already, and tell nobody."""
