@@ -17,6 +17,7 @@ FLOORS = {
     "events": 4,
     "database": 3,
     "codec": 3,
+    "client": 3,
     "wire": 2,
     "messages": 2,
     "logs": 2,

@@ -16,10 +16,13 @@ from typing import Any
 
 import psycopg
 import pytest
+import trio
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.database.test_embedded import wait_until_gone
+from trio_ws.client import Event, Following
+from trio_ws.client import connect as trio_client
 from trio_ws.database import embedded
 
 INVOICE = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": 1}
@@ -252,3 +255,55 @@ def test_a_database_of_ones_own_is_used(tmp_path: Path, empty_database: str) -> 
         assert server.stop() == 0
     with psycopg.connect(empty_database) as connection:
         assert [str(row[0]) for row in connection.execute("SELECT uid FROM invoices")] == [uid]
+
+
+async def test_our_own_client_follows_through_kill_9_of_the_server(tmp_path: Path) -> None:
+    """The server is killed twice while another program writes: nothing is lost, doubled or out of order."""
+    port = str(free_port())
+    command = [sys.executable, "-m", "trio_ws", "serve", "--port", port, "--database-url"]
+    with embedded.embedded_postgres(tmp_path, options={"fsync": "off"}) as postgres:
+        command.append(postgres.conninfo)
+        memos: list[str] = []
+        process = await trio.to_thread.run_sync(start_process, command)
+        async with trio_client(f"ws://127.0.0.1:{port}") as client:
+            uid = (await client.create_invoice(amount=1, currency="USD", account_id=1))["uid"]
+            events = client.follow(("invoice", uid))
+            with trio.fail_after(2 * PATIENCE_SECONDS):
+                await trio.sleep(1)  # it follows; if it does not yet, it sees no less
+                for number in range(300):
+                    await trio.to_thread.run_sync(execute, tmp_path, f"UPDATE invoices SET memo = {number}")  # noqa: S608
+                    if number in (100, 200):
+                        process.kill()
+                        process.wait()
+                        process = await trio.to_thread.run_sync(start_process, command)
+                    if number > 0 and number % 3 == 0:
+                        memos += await read_some(events)
+                while memos[-1:] != ["299"]:
+                    memos += await read_some(events)
+        process.terminate()
+        assert process.wait() == 0
+    assert memos == [str(number) for number in range(300)]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        return int(opened.getsockname()[1])
+
+
+def start_process(command: list[str]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    assert process.stdout.readline().startswith("Listening")
+    process.stdout.close()
+    return process
+
+
+async def read_some(events: Following) -> list[str]:
+    """The memos of what comes within a moment."""
+    found: list[str] = []
+    with trio.move_on_after(0.05):
+        async for event in events:
+            assert isinstance(event, Event)
+            if event.type == "invoice.updated":  # its creation may come too
+                found.append(event.data["memo"])
+    return found

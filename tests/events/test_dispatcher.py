@@ -152,7 +152,7 @@ class FollowerMachine(RuleBasedStateMachine):
 
     async def _stop_when_live(self, one: Follower, scope: trio.CancelScope) -> None:
         while one.is_behind:  # noqa: ASYNC110 - it becomes live without telling
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         scope.cancel()
 
     @invariant()

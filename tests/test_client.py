@@ -1,0 +1,202 @@
+"""The client under the mock clock: it asks, follows, and comes back from whatever happens to its line."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_ws import client as client_module
+from trio_ws.client import Client, Disconnected, Event, Gap, Refused, connect
+from trio_ws.testing import SimulatedDatabase, World, simulated_server
+
+INVOICE = {"amount": 1000, "currency": "USD", "account_id": 1}
+
+
+class Lines:
+    """The way to a server that may change, and the lines that lead there."""
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+        self.streams: list[trio.abc.HalfCloseableStream] = []
+
+    async def open(self) -> trio.abc.HalfCloseableStream:
+        if self.world is None:
+            await trio.lowlevel.checkpoint()
+            raise ConnectionRefusedError
+        stream = await self.world.network.call()
+        self.streams.append(stream)
+        return stream
+
+    async def cut(self) -> None:
+        for stream in self.streams:
+            await trio.aclose_forcefully(stream)
+        self.streams.clear()
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+async def client(lines: Lines, world: World) -> AsyncIterator[Client]:
+    """A client of the simulated server."""
+    lines.world = world
+    async with connect("ws://till.example", open_stream=lines.open) as client:
+        yield client
+
+
+PATIENCE_SECONDS = 3600  # of the mock clock's
+
+
+async def test_requests_are_answered(autojump_clock: MockClock, client: Client) -> None:
+    created = await client.create_invoice(**INVOICE)
+    assert await client.fetch_invoice(created["uid"]) == created
+    assert [price["currency"] for price in await client.list_prices()] == ["BTC", "ETH", "EUR"]
+    assert (await client.call("ping"))["type"] == "pong"
+
+
+async def test_requests_may_be_made_at_once(autojump_clock: MockClock, client: Client, lines: Lines) -> None:
+    amounts: list[int] = []
+
+    async def create(amount: int) -> None:
+        invoice = await client.create_invoice(**{**INVOICE, "amount": amount})
+        assert invoice["amount"] == amount
+        amounts.append(amount)
+
+    async with trio.open_nursery() as nursery:
+        for amount in range(1, 21):
+            nursery.start_soon(create, amount)
+    assert sorted(amounts) == list(range(1, 21))
+    assert len(lines.streams) == 1
+
+
+async def test_an_error_has_its_code_and_detail(autojump_clock: MockClock, client: Client) -> None:
+    with pytest.raises(Refused, match="Invalid value") as error:
+        await client.create_invoice(**{**INVOICE, "amount": 0})
+    assert (error.value.code, error.value.detail) == ("invalid_value", "Expected `int` >= 1 - at `$.amount`")
+
+
+async def test_a_lost_line_is_said_to_who_waits_and_replaced_for_who_asks_next(
+    autojump_clock: MockClock, client: Client, lines: Lines, database: SimulatedDatabase
+) -> None:
+    await client.call("ping")
+    database.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_expect_disconnection, client)
+        await trio.sleep(1)
+        await lines.cut()
+        database.gate.set()
+    assert (await client.call("ping"))["type"] == "pong"
+
+
+async def _expect_disconnection(client: Client) -> None:
+    with pytest.raises(Disconnected):
+        await client.create_invoice(**INVOICE)
+
+
+async def test_no_server_is_said_in_bounded_time(autojump_clock: MockClock, lines: Lines) -> None:
+    async with connect("ws://till.example", open_stream=lines.open) as client:
+        with pytest.raises(Disconnected):
+            await client.call("ping")
+        assert trio.current_time() == client_module.REPLY_SECONDS
+
+
+async def test_what_is_followed_comes_in_order_across_lost_lines(
+    autojump_clock: MockClock, client: Client, lines: Lines, database: SimulatedDatabase
+) -> None:
+    uid = database.create_invoice(**INVOICE)
+    events = client.follow(("account", 1), ("invoice", str(uid)))
+    await trio.sleep(1)
+    memos: list[str] = []
+    with trio.fail_after(PATIENCE_SECONDS):
+        for number in range(100):
+            database.update_invoice(uid, memo=str(number))
+            if number % 10 == 3:
+                await lines.cut()
+            if number % 10 == 5:
+                await trio.sleep(1)
+        async for event in events:
+            assert isinstance(event, Event)
+            memos.append(event.data["memo"])
+            if len(memos) % 7 == 0:
+                await lines.cut()
+            if len(memos) == 100:
+                break
+    assert memos == [str(number) for number in range(100)]
+
+
+async def test_a_server_that_stops_says_when_to_come_back_and_nothing_is_lost(
+    autojump_clock: MockClock, lines: Lines, database: SimulatedDatabase
+) -> None:
+    async with connect("ws://till.example", open_stream=lines.open) as client:
+        async with simulated_server(database) as lines.world:
+            events = client.follow(("account", 1))
+            await trio.sleep(1)
+            database.create_invoice(**INVOICE)
+            assert (await anext(events)).position.endswith(".4")
+        lines.world = None
+        database.create_invoice(**INVOICE)
+        await trio.sleep(100)
+        async with simulated_server(database) as lines.world:
+            assert (await anext(events)).position.endswith(".5")
+            database.create_invoice(**INVOICE)
+            assert (await anext(events)).position.endswith(".6")
+
+
+async def test_what_may_have_been_missed_is_said(
+    autojump_clock: MockClock, client: Client, lines: Lines, database: SimulatedDatabase
+) -> None:
+    events = client.follow(("account", 1))
+    await trio.sleep(1)
+    database.create_invoice(**INVOICE)
+    assert isinstance(await anext(events), Event)
+    database.restore(seq=3)
+    with trio.fail_after(PATIENCE_SECONDS):
+        assert await anext(events) == Gap(f"{database.epoch}.3")
+        database.create_invoice(**INVOICE)
+        assert isinstance(await anext(events), Event)
+
+
+async def test_following_from_a_position_begins_after_it(
+    autojump_clock: MockClock, client: Client, database: SimulatedDatabase
+) -> None:
+    for _ in range(3):
+        database.create_invoice(**INVOICE)
+    await trio.sleep(1)
+    async with client.follow(("account", 1), after=f"{database.epoch}.4") as events:
+        assert [(await anext(events)).position.partition(".")[2] for _ in range(2)] == ["5", "6"]
+
+
+async def test_what_cannot_be_followed_is_refused(autojump_clock: MockClock, client: Client) -> None:
+    with pytest.raises(Refused) as error:
+        await anext(client.follow(("weather", "today")))
+    assert error.value.code == "invalid_topic"
+
+
+async def test_a_consumer_may_ask_while_it_follows(
+    autojump_clock: MockClock, client: Client, database: SimulatedDatabase
+) -> None:
+    events = client.follow(("account", 1))
+    await trio.sleep(1)
+    for _ in range(20):
+        database.create_invoice(**INVOICE)
+    with trio.fail_after(PATIENCE_SECONDS):
+        for _ in range(20):
+            event = await anext(events)
+            assert isinstance(event, Event)
+            assert (await client.fetch_invoice(event.data["uid"]))["version"] == 1
+
+
+async def test_an_error_leaves_the_client_as_it_was_raised(autojump_clock: MockClock, lines: Lines) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with connect("ws://till.example", open_stream=lines.open):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("url", ["http://x", "ws://", "localhost:8080"])
+async def test_a_url_that_leads_nowhere_is_an_error(url: str) -> None:
+    with pytest.raises(ValueError, match="is no ws:// or wss:// URL"):
+        async with connect(url):
+            pass
