@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from cyclopts import App, CycloptsError, Parameter
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import trio_ws
-from trio_ws import server
+from trio_ws import client, server
 from trio_ws.database import embedded, migrations
 from trio_ws.database.gateway import Gateway
 from trio_ws.errors import ActionError, StartupError, leaves
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 RESTART_SECONDS = 0.5  # pause between looks at the embedded PostgreSQL
 BACKLOG = 1024  # connections that the kernel holds for us; a herd that reconnects comes at once
+
+DEFAULT_URL = "ws://localhost:8080"
 
 app = App(
     name="trio-ws",
@@ -132,6 +134,83 @@ def database_url(*, options: Options = NO_OPTIONS) -> None:
     if embedded.running_conninfo(folder) is None:
         print(f"trio-ws: no server runs on {folder} now", file=sys.stderr)
     print(embedded.conninfo(folder))
+
+
+Url = Annotated[str, Parameter(help="Where the server is.")]
+
+
+@app.command
+def listen(
+    type_: Annotated[str, Parameter(name="TYPE", help="invoice, account, address or price.")],
+    id_: Annotated[str, Parameter(name="ID", help="Which of them.")],
+    /,
+    *,
+    after: Annotated[str | None, Parameter(help="Position to go on from. Default: from now on.")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="A JSON object a line.")] = False,
+) -> None:
+    """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines.
+
+    Example: trio-ws listen account 1
+    """
+
+    async def follow() -> None:
+        async with client.connect(url) as server, server.follow((type_, id_), after=after) as events:
+            async for event in events:
+                print(_as_json(event) if as_json else _as_text(event), flush=True)
+
+    _ask(follow)
+
+
+@app.command
+def call(action: str, /, *fields: str, url: Url = DEFAULT_URL) -> None:
+    """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text.
+
+    Example: trio-ws call create_invoice amount=1000 currency=USD account_id=1
+    """
+    given = {}
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not equals:
+            raise SettingsError(f"{field!r} is not name=value")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+
+    async def ask() -> None:
+        async with client.connect(url) as server:
+            print(json.dumps(await server.call(action, **given), ensure_ascii=False))
+
+    _ask(ask)
+
+
+def _as_json(event: client.Event | client.Gap) -> str:
+    return json.dumps({"gap": isinstance(event, client.Gap), **event._asdict()}, ensure_ascii=False)
+
+
+def _as_text(event: client.Event | client.Gap) -> str:
+    if isinstance(event, client.Gap):
+        return f"{event.position}  something may have been missed before this"
+    changed = "" if event.previous is None else f"  was {json.dumps(event.previous, ensure_ascii=False)}"
+    return f"{event.position}  {event.type}  {json.dumps(event.data, ensure_ascii=False)}{changed}"
+
+
+def _ask(question: Callable[[], Awaitable[None]]) -> None:
+    """Run a question to the server, and say what it does not like about it in one line."""
+    try:
+        trio.run(question)
+    except client.Refused as error:
+        detail = f" ({error.detail})" if error.detail else ""
+        raise StartupError(f"{error}{detail}") from None
+    except client.Disconnected as error:
+        raise StartupError(f"{error}: is the server running, and is --url right?") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    except BaseExceptionGroup as errors:
+        if any(isinstance(error, KeyboardInterrupt) for error in leaves(errors)):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def main() -> None:

@@ -90,9 +90,12 @@ def _explain(frame: str, error: Exception) -> DecodeFailure:
         action_type = _ACTIONS[msgspec.json.decode(fields["action"], type=str)]
     except (*_UNREADABLE, KeyError):
         return DecodeFailure(InvalidMessage(detail), _request_id_of(frame))
-    required = (field for field in msgspec.structs.fields(action_type) if field.required)
-    whole = all(field.encode_name in fields for field in required)
-    cause = InvalidValue(detail) if whole else InvalidMessage(detail)
+    required = (field.encode_name for field in msgspec.structs.fields(action_type) if field.required)
+    missing = next((name for name in required if name not in fields), None)
+    if missing is not None:
+        cause: ActionError = InvalidMessage(f"Object missing required field `{missing}`")
+    else:
+        cause = InvalidValue(detail)
     return DecodeFailure(cause, _request_id_of(frame))
 
 

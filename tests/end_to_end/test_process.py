@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -283,6 +284,33 @@ async def test_our_own_client_follows_through_kill_9_of_the_server(tmp_path: Pat
         process.terminate()
         assert process.wait() == 0
     assert memos == [str(number) for number in range(300)]
+
+
+def test_the_shell_asks_and_listens(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        shell = [sys.executable, "-m", "trio_ws"]
+        command = [*shell, "listen", "account", "1", "--json", "--url", server.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listener:
+            assert listener.stdout
+            created: list[str] = []
+            while not created or not select.select([listener.stdout], [], [], 0.5)[0]:
+                ask = [*shell, "call", "create_invoice", "amount=1000", "currency=USD", "account_id=1"]
+                done = subprocess.run([*ask, "--url", server.url], check=True, capture_output=True, text=True)
+                created.append(json.loads(done.stdout)["uid"])
+            event = json.loads(listener.stdout.readline())
+            assert (event["type"], event["gap"]) == ("invoice.created", False)
+            assert event["data"]["uid"] in created
+            listener.send_signal(signal.SIGINT)
+            assert listener.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
+        for wrong, complaint in (
+            (["call", "create_invoice", "amount=0"], "Invalid message format (Object missing required field"),
+            (["listen", "weather", "today"], "Unknown topic type 'weather'"),
+        ):
+            done = subprocess.run(
+                [*shell, *wrong, "--url", server.url], check=False, capture_output=True, text=True
+            )
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
 
 
 def free_port() -> int:
