@@ -68,6 +68,29 @@ def test_a_missing_field_is_told_from_a_bad_value(frame: str, error: type[Except
     assert type(failure.value.error) is error
 
 
+@pytest.mark.parametrize(
+    ("frame", "request_id"),
+    [
+        ('{"action":"ping","request_id":7,"x":' + "[" * 1000 + "]" * 1000 + "}", 7),
+        ('{"request_id" : "a\\"b" , "x":NaN}', 'a"b'),
+        ('{"x":"\\ud800","request_id":-3}', -3),
+        ('{"request_id":1,"request_id":2,"x":}', 2),
+        ('{"x":{"request_id":1},"y":NaN}', None),
+        ('{"x":"request_id","y":NaN}', None),
+        ('{"request_id":1.5,"y":NaN}', None),
+        ('{"request_id":7', None),
+        ('[{"request_id":7}]', None),
+        ('{"request_id":"' + "x" * 65 + '"}', None),
+    ],
+)
+def test_a_request_id_is_read_from_what_is_no_json_where_it_can_be(
+    frame: str, request_id: str | int | None
+) -> None:
+    with pytest.raises(codec.DecodeFailure) as failure:
+        codec.decode(frame)
+    assert failure.value.request_id == request_id
+
+
 @pytest.mark.parametrize(("depth", "fails"), [(codec.MAX_DEPTH, False), (codec.MAX_DEPTH + 1, True)])
 def test_json_may_be_nested_so_deep_and_no_deeper(depth: int, *, fails: bool) -> None:
     text = '"[[' + "[{" * 100 + '\\"["'

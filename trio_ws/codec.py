@@ -21,6 +21,7 @@ _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 
 # Where msgspec itself gives up depends on the Python: at some 1 000 levels in 3.11, later in 3.13.
 MAX_DEPTH = 100
+_REQUEST_ID = re.compile(r'\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9]+)\s*[,}]', re.DOTALL)
 _BRACKETS_AND_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 _ACTIONS: dict[Any, type[Action]] = {type_.__struct_config__.tag: type_ for type_ in get_args(Action)}
@@ -52,7 +53,8 @@ def decode(frame: str | bytes) -> Action:
     if isinstance(frame, bytes):
         raise DecodeFailure(InvalidMessage("Expected a text frame, got a binary one"), None)
     if _is_too_deep(frame):
-        raise DecodeFailure(InvalidMessage(f"JSON is nested more than {MAX_DEPTH} levels deep"), None)
+        error = InvalidMessage(f"JSON is nested more than {MAX_DEPTH} levels deep")
+        raise DecodeFailure(error, _request_id_of(frame))
     try:
         return _decoder.decode(frame)
     except _UNREADABLE as error:
@@ -100,7 +102,15 @@ def _explain(frame: str, error: Exception) -> DecodeFailure:
 
 
 def _request_id_of(frame: str) -> RequestId | None:
-    try:
-        return _request_id_decoder.decode(_lenient_decoder.decode(frame)["request_id"])
-    except (*_UNREADABLE, KeyError):
-        return None
+    """Find the request_id of a frame that would not decode, so without decoding it; the last one counts."""
+    found: RequestId | None = None
+    depth = 0
+    for part in _BRACKETS_AND_STRINGS.finditer(frame):
+        depth += (part[0] in "[{") - (part[0] in "]}")
+        if depth == 1 and part[0] == '"request_id"':
+            value = _REQUEST_ID.match(frame, part.end())
+            try:
+                found = _request_id_decoder.decode(value[1]) if value else None
+            except _UNREADABLE:
+                found = None
+    return found
