@@ -6,6 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
 from tests import raw
+from trio_ws.database import queries
 from trio_ws.errors import CloseCode, Unavailable
 from trio_ws.server import serve
 from trio_ws.settings import Settings
@@ -152,6 +153,50 @@ async def test_a_reply_is_followed_by_its_event_without_a_look_at_the_log(
         await client.request(action="create_invoice", **INVOICE)
         assert (await follower.receive())["type"] == "invoice.created"
         assert trio.current_time() == 0
+
+
+async def test_a_position_from_before_what_is_kept_is_not_recovered(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    for _ in range(10):
+        database.create_invoice(**INVOICE)
+    database.trim(8)
+    await trio.sleep(1)
+    for seq, recovered in ((6, False), (7, False), (8, True), (13, True)):
+        reply = await client.request(
+            action="resume", after=f"{database.epoch}.{seq}", topics=[{"type": "invoice", "id": "x"}]
+        )
+        assert reply["data"]["recovered"] is recovered, seq
+
+
+async def test_a_position_that_another_server_told_of_first_is_waited_for(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, poll_seconds=3600) as world:
+        client = await world.connect()
+        database.lose_wakes = True
+        database.create_invoice(**INVOICE)
+        reply = await client.request(action="subscribe", type="account", id=1, after=f"{database.epoch}.4")
+        assert reply["data"] == {"position": f"{database.epoch}.4", "recovered": True}
+
+
+async def test_what_comes_between_a_snapshot_and_following_it_is_told(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    """The snapshot is of a position that this server comes to, and passes, only after it was taken."""
+    async with simulated_server(database, poll_seconds=3600) as world:
+        client = await world.connect()
+        database.lose_wakes = True
+        for _ in range(2):
+            database.create_invoice(**INVOICE)
+        await database.run(queries.number_events, 100)  # by another server
+        for _ in range(50):
+            database.create_invoice(**INVOICE)
+        reply = await client.request(action="subscribe", type="account", id=1, snapshot=True)
+        assert reply["data"]["position"].endswith(".5")
+        told = [(await client.receive())["position"].rpartition(".")[2] for _ in range(50)]
+        assert told == [str(seq) for seq in range(6, 56)]
 
 
 async def test_followers_of_a_log_that_was_lost_are_told_to_start_anew(

@@ -194,3 +194,24 @@ async def test_another_log_ends_every_follower_once() -> None:
     dispatcher.restart(Position("e-2", 5))
     assert [end.codes for end in ends] == [[CloseCode.LOG_LOST], [CloseCode.LOG_LOST], []]
     assert log.end == Position("e-2", 5)
+
+
+async def test_a_replay_from_further_back_begins_there_also_while_reading_on() -> None:
+    database = LogInMemory()
+    log = Log(database, memory_bytes=10**6)
+    log.restart(Position("e-1", 0))
+    dispatcher = Dispatcher(log)
+    follower = Follower(log, Outbox(1000), Ends())
+    names = tuple(str(topic) for topic in TOPICS[:1])
+    for seq in range(1, 11):
+        database.events.append(Event(seq, "invoice.updated", names, Raw(b"{}"), None))
+        dispatcher.publish(database.events[-1])
+    dispatcher.subscribe(TOPICS[:1], follower, 6)
+    seqs = [await next_seq(follower) for _ in range(2)]
+    dispatcher.subscribe(TOPICS[:1], follower, 2)
+    seqs += [await next_seq(follower) for _ in range(8)]
+    assert seqs == [7, 8, 3, 4, 5, 6, 7, 8, 9, 10]
+
+
+async def next_seq(follower: Follower) -> int:
+    return int(json.loads(await follower.take())["position"].rpartition(".")[2])

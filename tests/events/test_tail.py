@@ -11,7 +11,7 @@ from trio_ws.database.gateway import Database
 from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
-from trio_ws.events.tail import BATCH, OUTAGE_SECONDS, Tail
+from trio_ws.events.tail import AGAIN_SECONDS, BATCH, OUTAGE_SECONDS, Tail
 from trio_ws.messages import Event
 from trio_ws.testing import SimulatedDatabase
 
@@ -73,6 +73,18 @@ async def test_a_lost_notification_costs_one_poll_and_no_event(
             await trio.sleep(POLL_SECONDS * 1.01)
             assert dispatcher.times[-1] <= before + POLL_SECONDS
         assert dispatcher.seqs == list(range(4, 14))
+
+
+async def test_after_news_it_looks_again_soon(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
+    """The numbering step does not notify again so soon: see number_events() of the schema."""
+    async with following(database, poll_seconds=3600) as (dispatcher, _):
+        write(database)
+        await trio.sleep(AGAIN_SECONDS / 2)
+        database.lose_wakes = True
+        write(database)
+        await trio.sleep(AGAIN_SECONDS)
+        assert dispatcher.seqs == [4, 5]
+        assert trio.current_time() < 2 * AGAIN_SECONDS
 
 
 async def test_what_came_while_no_server_ran_is_behind_the_first_position(

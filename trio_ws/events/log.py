@@ -69,8 +69,7 @@ class Log:
             page.append(event)
             self._bytes += _size(event)
             self._shrink()
-        elif page is not None:
-            self._drop(number)  # it was read while this event was on its way
+        # Else it was read while this event was on its way, and is read again by who needs more of it.
         self.end = Position(self.end.epoch, event.seq)
         self._grown.unpark_all()
 
