@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -25,7 +26,9 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The conninfo of a real PostgreSQL, the embedded one, with a migrated database `template`."""
-    with embedded_postgres(tmp_path_factory.mktemp("data"), options=FAST_AND_FORGETFUL) as postgres:
+    folder = os.environ.get("TEST_POSTGRES_BINDIR")  # another PostgreSQL than the one that comes with us
+    bindir = Path(folder) if folder else None
+    with embedded_postgres(tmp_path_factory.mktemp("data"), bindir, FAST_AND_FORGETFUL) as postgres:
         template = _create_database(postgres.conninfo, "template")
         migrations.migrate(template)
         yield postgres.conninfo

@@ -33,7 +33,7 @@ BEGIN
   UPDATE event SET seq = before + place FROM waiting WHERE event.id = waiting.id;
   GET DIAGNOSTICS numbered = ROW_COUNT;
   IF numbered > 0 THEN
-    IF clock_timestamp() - told > interval '10 ms' THEN
+    IF told < clock_timestamp() - interval '10 ms' THEN
       told := clock_timestamp();
       PERFORM pg_notify('trio_ws', (before + numbered)::text);
     END IF;
