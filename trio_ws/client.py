@@ -83,15 +83,8 @@ async def connect(url: str, *, open_stream: OpenStream | None = None) -> AsyncIt
         ValueError: the URL is none of these.
     """
     address = _Address.of(url, open_stream)
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield Client(address, nursery)
-        except Exception as error:  # noqa: BLE001 - through a nursery it would come as a group
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with _open_nursery() as nursery:
+        yield Client(address, nursery)
 
 
 class Client:
@@ -320,25 +313,33 @@ class _Follower:
 async def _open_patiently(address: _Address) -> AsyncIterator[WebSocketConnection]:
     """Yield an open WebSocket, after as many tries as it takes."""
     for pause in _pauses():
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
+        async with _open_nursery() as nursery:
             opened = await _open(address, nursery)
             if opened is not None:
                 socket, stream = opened
                 try:
                     yield socket
-                except Exception as error:  # noqa: BLE001 - through a nursery it would come as a group
-                    failure = error
                 finally:
                     with trio.move_on_after(CLOSE_SECONDS, shield=True):
                         await socket.aclose()
                     await trio.aclose_forcefully(stream)  # which a socket that was lost leaves open
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
         if opened is not None:
             return
         await trio.sleep(pause)
+
+
+@asynccontextmanager
+async def _open_nursery() -> AsyncIterator[trio.Nursery]:
+    """Yield a nursery that ends with the block, and lets the block's error out as it was raised."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as error:  # noqa: BLE001 - through the nursery it would come as a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _pauses() -> Iterator[float]:

@@ -254,7 +254,9 @@ class Topic(NamedTuple):
             id_ = msgspec.convert(str(given), type=_TOPIC_IDS[type_])
         except msgspec.ValidationError as error:
             raise InvalidTopic(f"Invalid {type_} id", f"{error} - at `$.id`") from None
-        return cls(type_, _canonical_uid(id_) if type_ == "invoice" else id_)
+        if type_ == "invoice":
+            id_ = str(parse_uid(id_) or id_)
+        return cls(type_, id_)
 
 
 _TOPIC_IDS: dict[str, Any] = {
@@ -265,8 +267,9 @@ _TOPIC_IDS: dict[str, Any] = {
 }
 
 
-def _canonical_uid(text: str) -> str:
+def parse_uid(text: str) -> uuid.UUID | None:
+    """Return an invoice's uid; None where no invoice can have that name."""
     try:
-        return str(uuid.UUID(text))
+        return uuid.UUID(text)
     except ValueError:
-        return text
+        return None

@@ -1,12 +1,10 @@
 """Making and reading invoices."""
 
-from uuid import UUID
-
 from trio_ws.actions.services import Services
 from trio_ws.database import queries
 from trio_ws.errors import NotFound
 from trio_ws.events.follower import Follower
-from trio_ws.messages import CreateInvoice, FetchInvoice, Success
+from trio_ws.messages import CreateInvoice, FetchInvoice, Success, parse_uid
 
 
 async def create_invoice(action: CreateInvoice, services: Services, _: Follower) -> Success:
@@ -18,8 +16,7 @@ async def create_invoice(action: CreateInvoice, services: Services, _: Follower)
 
 async def fetch_invoice(action: FetchInvoice, services: Services, _: Follower) -> Success:
     """Read an invoice."""
-    try:
-        uid = UUID(action.id)
-    except ValueError:
-        raise NotFound("Invoice not found") from None  # no invoice has such a name
+    uid = parse_uid(action.id)
+    if uid is None:
+        raise NotFound("Invoice not found")
     return Success(data=await services.database.run(queries.fetch_invoice, uid))

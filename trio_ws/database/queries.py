@@ -15,7 +15,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
 from trio_ws.errors import NotFound
-from trio_ws.messages import CreateInvoice, Event, Position, Topic
+from trio_ws.messages import CreateInvoice, Event, Position, Topic, parse_uid
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -93,9 +93,7 @@ def read_snapshot(connection: Connection, topic: Topic) -> tuple[Position, msgsp
     One statement, so that both are of one database snapshot. The state may hold changes whose events are
     not numbered yet: they come after the position, and applying them twice is harmless.
     """
-    wanted: object = topic.id
-    if topic.type == "invoice":
-        wanted = _uid(topic.id)
+    wanted = parse_uid(topic.id) if topic.type == "invoice" else topic.id
     ((epoch, last, state),) = connection.execute(
         f"SELECT event_epoch(), last, ({_SNAPSHOTS[topic.type]}) FROM event_log".encode(),  # noqa: S608
         (wanted,),
@@ -155,14 +153,6 @@ def listen(connection: Connection) -> None:
 def check(connection: Connection) -> None:
     """Make one round trip."""
     connection.execute("SELECT")
-
-
-def _uid(text: str) -> UUID | None:
-    """Return an invoice's uid; None where there can't be one of that name."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
 
 
 def _json(row: Row) -> msgspec.Raw:
