@@ -12,6 +12,7 @@ FLOORS = {
     "cli": 8,
     "testing": 8,
     "server": 7,
+    "workers": 7,
     "connection": 6,
     "actions": 5,
     "events": 4,

@@ -1,5 +1,5 @@
 """`python -m trio_ws` is `trio-ws`."""
 
-from trio_ws.cli import main
+from trio_ws.cli.main import main
 
 main()

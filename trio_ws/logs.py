@@ -13,6 +13,7 @@ class _JsonFormatter(logging.Formatter):
         line = {
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
+            "process": record.process,
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -27,7 +28,7 @@ def configure_logs(settings: Settings) -> None:
     if settings.log_format == "json":
         handler.setFormatter(_JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s [%(process)d] %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     # It logs each frame at debug level, contents included.
     logging.getLogger("trio-websocket").setLevel(logging.WARNING)

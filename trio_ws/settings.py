@@ -30,6 +30,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="port to listen on; 0: any free one")] = 8080
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)], Meta(description="processes that serve, on one port")
+    ] = 1
     database_url: Annotated[
         str | None, Meta(description="PostgreSQL to use, as URL or conninfo; none: an embedded one")
     ] = None

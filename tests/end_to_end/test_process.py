@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import select
 import signal
@@ -10,85 +9,28 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 import trio
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 from tests.database.test_embedded import wait_until_gone
+from tests.end_to_end.serving import (
+    INVOICE,
+    PATIENCE_SECONDS,
+    Server,
+    call,
+    execute,
+    free_port,
+    receive,
+    serving,
+    start_process,
+)
 from trio_ws.client import Event, Following
 from trio_ws.client import connect as trio_client
 from trio_ws.database import embedded
-
-INVOICE = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": 1}
-PATIENCE_SECONDS = 30
-
-
-class Server:
-    """A `trio-ws serve` and where it listens."""
-
-    def __init__(self, process: subprocess.Popen[str], data_dir: Path) -> None:
-        self.process = process
-        self.data_dir = data_dir
-        assert process.stdout
-        line = process.stdout.readline()
-        assert line.startswith("Listening on ws://127.0.0.1:"), line
-        self.url = line.removeprefix("Listening on ").strip()
-
-    def connect(self, path: str = "/") -> ClientConnection:
-        return connect(self.url + path, open_timeout=PATIENCE_SECONDS)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, and return the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(PATIENCE_SECONDS)
-
-    def log(self) -> list[str]:
-        """The log lines of a server that has ended."""
-        assert self.process.stderr
-        return self.process.stderr.read().splitlines()
-
-
-@contextmanager
-def serving(data_dir: Path, *arguments: str) -> Iterator[Server]:
-    """Run a server on any free port; kill it in the end, if it still runs."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(data_dir), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield Server(process, data_dir)
-        finally:
-            process.kill()
-    wait_until_gone(data_dir)
-
-
-def call(client: ClientConnection, **fields: object) -> dict[str, Any]:
-    client.send(json.dumps(fields))
-    return receive(client)
-
-
-def receive(client: ClientConnection) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(client.recv(timeout=PATIENCE_SECONDS))
-    return message
-
-
-def execute(data_dir: Path, statement: str) -> None:
-    with psycopg.connect(embedded.conninfo(data_dir), autocommit=True) as connection:
-        connection.execute(statement.encode())
-
-
-@pytest.fixture(autouse=True)
-def _quiet_client() -> None:
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
 
 def test_a_client_creates_fetches_follows_and_sees_its_events(tmp_path: Path) -> None:
@@ -311,19 +253,6 @@ def test_the_shell_asks_and_listens(tmp_path: Path) -> None:
             )
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return int(opened.getsockname()[1])
-
-
-def start_process(command: list[str]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout
-    assert process.stdout.readline().startswith("Listening")
-    process.stdout.close()
-    return process
 
 
 async def read_some(events: Following) -> list[str]:

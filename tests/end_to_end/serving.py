@@ -1,0 +1,89 @@
+"""A real `trio-ws serve`, its log and its end, for tests that want the whole."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from websockets.sync.client import ClientConnection, connect
+
+from tests.database.test_embedded import wait_until_gone
+from trio_ws.database import embedded
+
+INVOICE = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": 1}
+PATIENCE_SECONDS = 30
+
+
+class Server:
+    """A `trio-ws serve` and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str], data_dir: Path) -> None:
+        self.process = process
+        self.data_dir = data_dir
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("Listening on ws://127.0.0.1:"), line
+        self.url = line.removeprefix("Listening on ").strip()
+
+    def connect(self, path: str = "/") -> ClientConnection:
+        return connect(self.url + path, open_timeout=PATIENCE_SECONDS)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def log(self) -> list[str]:
+        """The log lines of a server that has ended."""
+        assert self.process.stderr
+        return self.process.stderr.read().splitlines()
+
+
+@contextmanager
+def serving(data_dir: Path, *arguments: str, port: str = "0") -> Iterator[Server]:
+    """Run a server, on any free port unless told; kill it in the end, if it still runs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_ws", "serve", "--port", port, "--data-dir", str(data_dir), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Server(process, data_dir)
+        finally:
+            process.kill()
+    wait_until_gone(data_dir)
+
+
+def call(client: ClientConnection, **fields: object) -> dict[str, Any]:
+    client.send(json.dumps(fields))
+    return receive(client)
+
+
+def receive(client: ClientConnection) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(client.recv(timeout=PATIENCE_SECONDS))
+    return message
+
+
+def execute(data_dir: Path, statement: str) -> None:
+    with psycopg.connect(embedded.conninfo(data_dir), autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        return int(opened.getsockname()[1])
+
+
+def start_process(command: list[str]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    assert process.stdout.readline().startswith("Listening")
+    process.stdout.close()
+    return process

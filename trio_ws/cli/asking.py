@@ -1,0 +1,100 @@
+"""The commands that ask a running server, as any client would, and how events are printed."""
+
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import trio
+from cyclopts import Parameter
+
+from trio_ws import client
+from trio_ws.cli.options import AsJson
+from trio_ws.errors import StartupError, leaves
+from trio_ws.settings import SettingsError
+
+DEFAULT_URL = "ws://localhost:8080"
+
+Url = Annotated[str, Parameter(help="Where the server is.")]
+
+
+def listen(
+    type_: Annotated[str, Parameter(name="TYPE", help="invoice, account, address or price.")],
+    id_: Annotated[str, Parameter(name="ID", help="Which of them.")],
+    /,
+    *,
+    after: Annotated[str | None, Parameter(help="Position to go on from. Default: from now on.")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines.
+
+    Example: trio-ws listen account 1
+    """
+
+    async def follow() -> None:
+        async with client.connect(url) as server, server.follow((type_, id_), after=after) as events:
+            async for event in events:
+                print_event(event, as_json=as_json)
+
+    _ask(follow)
+
+
+def call(action: str, /, *fields: str, url: Url = DEFAULT_URL) -> None:
+    """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text.
+
+    Example: trio-ws call create_invoice amount=1000 currency=USD account_id=1
+    """
+    given = {}
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not equals:
+            raise SettingsError(f"{field!r} is not name=value")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+
+    async def ask() -> None:
+        async with client.connect(url) as server:
+            print(json.dumps(await server.call(action, **given), ensure_ascii=False))
+
+    _ask(ask)
+
+
+def print_event(event: client.Event | client.Gap, *, as_json: bool) -> None:
+    """Print a line, at once: who reads it may be a program. When that has gone, be done."""
+    try:
+        print(_as_json(event) if as_json else _as_text(event), flush=True)
+    except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise KeyboardInterrupt from None
+
+
+def _as_json(event: client.Event | client.Gap) -> str:
+    return json.dumps({"gap": isinstance(event, client.Gap), **event._asdict()}, ensure_ascii=False)
+
+
+def _as_text(event: client.Event | client.Gap) -> str:
+    if isinstance(event, client.Gap):
+        return f"{event.position}  something may have been missed before this"
+    changed = "" if event.previous is None else f"  was {json.dumps(event.previous, ensure_ascii=False)}"
+    return f"{event.position}  {event.type}  {json.dumps(event.data, ensure_ascii=False)}{changed}"
+
+
+def _ask(question: Callable[[], Awaitable[None]]) -> None:
+    """Run a question to the server, and say what it does not like about it in one line."""
+    try:
+        trio.run(question)
+    except client.Refused as error:
+        detail = f" ({error.detail})" if error.detail else ""
+        raise StartupError(f"{error}{detail}") from None
+    except client.Disconnected as error:
+        raise StartupError(f"{error}: is the server running, and is --url right?") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    except BaseExceptionGroup as errors:
+        if any(isinstance(error, KeyboardInterrupt) for error in leaves(errors)):
+            raise KeyboardInterrupt from None
+        raise

@@ -1,0 +1,78 @@
+"""The database that a command works on, and the commands about it."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from trio_ws.cli.options import NO_OPTIONS, Options
+from trio_ws.database import embedded, migrations
+from trio_ws.errors import StartupError
+from trio_ws.logs import configure_logs
+from trio_ws.settings import Settings, data_dir
+
+logger = logging.getLogger(__name__)
+
+
+def migrate(*, options: Options = NO_OPTIONS) -> None:
+    """Bring the database's schema up to date."""
+    settings, _ = options.load()
+    configure_logs(settings)
+    with open_database(settings, shared=True) as database:
+        applied = migrations.migrate(database.conninfo)
+    print(f"applied {', '.join(applied)}" if applied else "nothing to do")
+
+
+def database_url(*, options: Options = NO_OPTIONS) -> None:
+    """Print the conninfo of the database in use: `psql "$(trio-ws database-url)"`."""
+    settings, _ = options.load()
+    if settings.database_url:
+        print(settings.database_url)
+        return
+    folder = data_dir(settings)
+    if embedded.running_conninfo(folder) is None:
+        print(f"trio-ws: no server runs on {folder} now", file=sys.stderr)
+    print(embedded.conninfo(folder))
+
+
+class OpenDatabase(NamedTuple):
+    """The database in use, and its server where that is ours to keep running."""
+
+    conninfo: str
+    server: embedded.EmbeddedPostgres | None = None
+
+
+@contextmanager
+def open_database(settings: Settings, *, shared: bool) -> Iterator[OpenDatabase]:
+    """Yield the database in use; an embedded one runs meanwhile.
+
+    Args:
+        settings: The settings in force.
+        shared: Whether the embedded server of another process will do.
+    """
+    if settings.database_url:
+        yield OpenDatabase(settings.database_url)
+        return
+    folder = data_dir(settings)
+    if shared and (conninfo := embedded.running_conninfo(folder)):
+        yield OpenDatabase(conninfo)
+        return
+    bindir = Path(settings.postgres_bindir) if settings.postgres_bindir else None
+    with embedded.embedded_postgres(folder, bindir) as postgres:
+        logger.info("embedded PostgreSQL runs on %s", folder)
+        yield OpenDatabase(postgres.conninfo, postgres)
+
+
+def running_database(settings: Settings) -> str:
+    """Return the conninfo of the database in use, whose server runs already.
+
+    Raises:
+        StartupError: it is the embedded one, and no server runs on it.
+    """
+    folder = data_dir(settings)
+    conninfo = settings.database_url or embedded.running_conninfo(folder)
+    if conninfo is None:
+        raise StartupError(f"no server runs on {folder}: start it, or name another --data-dir")
+    return conninfo

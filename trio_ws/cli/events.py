@@ -1,0 +1,102 @@
+"""`events tail`: the event log as it stands in the database, with or without a server before it."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+import psycopg
+import trio
+from cyclopts import Parameter
+
+from trio_ws import client
+from trio_ws.cli.asking import print_event
+from trio_ws.cli.database import running_database
+from trio_ws.cli.options import NO_OPTIONS, AsJson, Options
+from trio_ws.database import migrations
+from trio_ws.database.gateway import Gateway
+from trio_ws.errors import ActionError, InvalidValue, StartupError, leaves
+from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.log import Log, LogTrimmedError
+from trio_ws.events.tail import Tail
+from trio_ws.logs import configure_logs
+from trio_ws.messages import Event, Position, Topic
+from trio_ws.settings import Settings, SettingsError
+
+RETRY_SECONDS = 0.5  # pause while the log can't be read
+
+Show = Callable[[client.Event | client.Gap], None]
+
+
+def tail(
+    *,
+    account: Annotated[int | None, Parameter(help="Only what concerns this account.")] = None,
+    after: Annotated[str | None, Parameter(help="Position to begin after. Default: from now on.")] = None,
+    as_json: AsJson = False,
+    options: Options = NO_OPTIONS,
+) -> None:
+    """Read the event log itself, in order, and go on with what comes, until Ctrl-C.
+
+    It needs no server, and stays when PostgreSQL goes away and comes back.
+
+    Example: trio-ws events tail --account 1
+    """
+    settings, _ = options.load()
+    configure_logs(settings)
+    try:
+        position = Position.parse(after) if after is not None else None
+    except InvalidValue:
+        raise SettingsError(f"--after: {after!r} is no position") from None
+    conninfo = running_database(settings)
+    migrations.require_migrated(conninfo)
+    topic = None if account is None else str(Topic("account", str(account)))
+    try:
+        trio.run(_tail, settings, conninfo, position, topic, partial(print_event, as_json=as_json))
+    except* KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+    except* StartupError as errors:
+        raise leaves(errors)[0] from None
+    except* LogTrimmedError:
+        raise StartupError("the log was trimmed past the place that was read: begin anew") from None
+    except* (ActionError, psycopg.Error) as errors:
+        raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None
+
+
+async def _tail(
+    settings: Settings, conninfo: str, after: Position | None, topic: str | None, show: Show
+) -> None:
+    gateway = Gateway(conninfo, settings)
+    log = Log(gateway, settings.log_memory_bytes)
+    follower = Tail(gateway, Dispatcher(log), settings.poll_seconds)
+    with contextlib.closing(gateway):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway.watch, follower.wake)
+            await nursery.start(follower.run)
+            if after is not None and not log.reaches_back_to(after):
+                raise StartupError(
+                    f"the log is {log.end.epoch}, from {log.first - 1} to {log.end.seq}: no {after}"
+                )
+            await _print_from(log, log.end if after is None else after, topic, show)
+
+
+async def _print_from(log: Log, position: Position, topic: str | None, show: Show) -> None:
+    while True:
+        await log.reach(position.seq + 1, seconds=1)
+        if log.end.epoch != position.epoch or log.end.seq < position.seq:
+            position = log.end
+            show(client.Gap(str(position)))
+        try:
+            events = await log.read(position.seq)
+        except ActionError:
+            await trio.sleep(RETRY_SECONDS)  # The gateway has said why.
+            continue
+        for event in events:
+            position = Position(position.epoch, event.seq)
+            if topic is None or topic in event.topics:
+                show(_as_client_sees(event, position))
+
+
+def _as_client_sees(event: Event, position: Position) -> client.Event:
+    previous = None if event.previous is None else json.loads(bytes(event.previous))
+    return client.Event(event.type, json.loads(bytes(event.data)), previous, str(position))

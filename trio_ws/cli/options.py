@@ -1,0 +1,75 @@
+"""What commands take, and `check-config`, which shows what comes of it."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+from cyclopts import Parameter
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from trio_ws.settings import FIELDS, Settings, data_dir, load
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes; each is also a setting: `TRIO_WS_*`, or a line of the TOML file."""
+
+    config: Annotated[Path | None, Parameter(help="TOML file of settings; also TRIO_WS_CONFIG.")] = None
+    database_url: Annotated[
+        str | None, Parameter(help="PostgreSQL 14 or later, as URL or conninfo. Default: an embedded one.")
+    ] = None
+    data_dir: Annotated[str | None, Parameter(help="Folder of the embedded PostgreSQL.")] = None
+    log_format: Annotated[str | None, Parameter(help="text or json.")] = None
+    log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None
+
+    def load(self) -> tuple[Settings, dict[str, str]]:
+        """Return the settings in force, and where each comes from."""
+        flags = {name: value for name, value in vars(self).items() if name in FIELDS}
+        return load(flags, os.environ, self.config)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(Options):
+    """What `serve` takes besides."""
+
+    host: Annotated[str | None, Parameter(help="Address to listen on. Default: 127.0.0.1.")] = None
+    port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
+    workers: Annotated[str | None, Parameter(help="Processes that serve. Default: 1.")] = None
+    migrate: Annotated[
+        bool | None, Parameter(help="Bring the schema up to date, or refuse to start on an old one.")
+    ] = None
+
+
+NO_OPTIONS = Options()
+NO_SERVE_OPTIONS = ServeOptions()
+
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="A JSON object a line.")]
+
+
+def check_config(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
+    """Show the settings in force, and where each comes from; takes what `serve` takes."""
+    settings, sources = options.load()
+    shown = {name: getattr(settings, name) for name in sources}
+    shown["data_dir"] = str(data_dir(settings))
+    for name in ("database_url", "listen_url"):
+        shown[name] = _without_password(shown[name])
+    for name, value in shown.items():
+        print(f"{name} = {json.dumps('none' if value is None else value)}  # {sources[name]}")
+
+
+def _without_password(conninfo: str | None) -> str | None:
+    if conninfo is None:
+        return None
+    try:
+        parameters: dict[str, Any] = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        return "(not a conninfo)"
+    for name in parameters:
+        if "password" in name:
+            parameters[name] = "***"
+    return make_conninfo(**parameters)

@@ -1,0 +1,140 @@
+"""Several processes that serve as one: started, watched, started anew, and stopped together.
+
+A worker's stdin is a pipe from its parent, who alone holds the other end. The first line on it is what the
+worker is to do, any more is to stop, draining; and its end, that the parent has died, however it died: then
+the worker ends at once, so that nothing is left behind. Its first line on stdout says that it serves.
+"""
+
+import logging
+import os
+import random
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+from trio_ws.errors import StartupError
+
+logger = logging.getLogger(__name__)
+
+STOP = b"stop\n"
+RESTART_SECONDS = (0.1, 10.0)  # first and longest pause before a worker that died is started anew
+WELL_SECONDS = 10.0  # who lived so long begins with the first pause again
+STDIN = 0
+
+
+class Workers:
+    """The workers, seen from their parent.
+
+    Args:
+        command: What a worker is.
+        orders: What it is told, one line.
+        shutdown: When it is set, all of them are told to stop.
+        patience_seconds: How long they may take for that; then they are killed.
+    """
+
+    def __init__(
+        self, command: Sequence[str], orders: bytes, shutdown: trio.Event, patience_seconds: float
+    ) -> None:
+        self._command = command
+        self._orders = orders
+        self._shutdown = shutdown
+        self._patience_seconds = patience_seconds
+
+    async def run(self, count: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep so many workers serving until `shutdown` is set and they have stopped.
+
+        Raises:
+            StartupError: one of them ended before it ever served.
+        """
+        async with trio.open_nursery() as living:
+            async with trio.open_nursery() as starting:
+                for number in range(1, count + 1):
+                    starting.start_soon(living.start, self._keep, number)
+            task_status.started()
+
+    async def _keep(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep one worker serving."""
+        has_served = False
+        first, longest = RESTART_SECONDS
+        pause = first
+
+        def say_that_it_serves() -> None:
+            nonlocal has_served
+            if not has_served:
+                task_status.started()
+            has_served = True
+
+        while not self._shutdown.is_set():
+            began = trio.current_time()
+            status = await self._run_one(number, say_that_it_serves)
+            if self._shutdown.is_set():
+                break
+            if not has_served:
+                raise StartupError(f"worker {number} does not start: what it said stands above")
+            if trio.current_time() - began > WELL_SECONDS:
+                pause = first
+            logger.warning("worker %d has ended, status %d: starting it anew", number, status)
+            with trio.move_on_after(pause * random.uniform(0.5, 1)):  # noqa: S311 - spreads, hides nothing
+                await self._shutdown.wait()
+            pause = min(2 * pause, longest)
+        say_that_it_serves()  # or will not any more, and nobody need wait for it
+
+    async def _run_one(self, number: int, say_that_it_serves: Callable[[], None]) -> int:
+        """Run a worker to its end, and return its exit status."""
+        async with self._process() as process, trio.open_nursery() as nursery:
+            assert process.stdout  # noqa: S101 - a pipe
+            await _tell(process, self._orders + b"\n")
+            nursery.start_soon(self._stop_in_time, process)
+            if await process.stdout.receive_some():
+                logger.info("worker %d serves, process %d", number, process.pid)
+                say_that_it_serves()
+            status = await process.wait()
+            nursery.cancel_scope.cancel()
+        return status
+
+    @asynccontextmanager
+    async def _process(self) -> AsyncIterator[trio.Process]:
+        """Run a worker, which has ended in the end."""
+        # In a process group of its own, else Ctrl-C would reach it beside our word to stop.
+        process: trio.Process = await trio.lowlevel.open_process(
+            list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
+        assert process.stdio  # noqa: S101 - two pipes
+        try:
+            yield process
+        finally:
+            process.kill()  # where we were cancelled; else it has ended
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                await process.stdio.aclose()
+
+    async def _stop_in_time(self, process: trio.Process) -> None:
+        await self._shutdown.wait()
+        await _tell(process, STOP)
+        await trio.sleep(self._patience_seconds)
+        logger.warning("worker process %d does not stop: killing it", process.pid)
+        process.kill()
+
+
+async def _tell(process: trio.Process, line: bytes) -> None:
+    assert process.stdin  # noqa: S101 - a pipe
+    with suppress(trio.BrokenResourceError):  # it is ending
+        await process.stdin.send_all(line)
+
+
+def read_orders() -> bytes:
+    """Return what the parent wants of this worker. Blocking; takes no byte more."""
+    with open(STDIN, "rb", buffering=0, closefd=False) as lifeline:
+        return lifeline.readline()
+
+
+async def heed_parent(shutdown: trio.Event) -> None:
+    """Set `shutdown` when the parent says so, and end this process at once when there is no parent."""
+    async with trio.lowlevel.FdStream(os.dup(STDIN)) as lifeline:
+        while await lifeline.receive_some():
+            shutdown.set()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
