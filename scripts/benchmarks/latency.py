@@ -1,0 +1,82 @@
+"""From a commit of another program to the frame at a follower, each following its own invoice."""
+
+import json
+import re
+import select
+import subprocess
+import sys
+import time
+
+import psycopg
+
+from scripts.benchmarks.target import serving, text_frame
+
+FOLLOWERS = 1000
+COMMITS_PER_SECOND = 200
+SECONDS = 20.0
+LATE_SECONDS = 2.0  # to wait for the last events
+
+
+def measure():
+    """Return the line."""
+    with serving() as target:
+        with psycopg.connect(target.conninfo, autocommit=True) as database:
+            rows = database.execute(
+                "INSERT INTO invoices (account_id, amount, currency)"
+                " SELECT 1, 1, 'USD' FROM generate_series(1, %s) RETURNING uid",
+                (FOLLOWERS,),
+            )
+            uids = [str(uid) for (uid,) in rows]
+        lines = {}
+        for uid in uids:
+            line = target.connect()
+            request = {"action": "subscribe", "type": "invoice", "id": uid}
+            line.sendall(text_frame(json.dumps(request).encode()))
+            line.recv(4096)
+            lines[line.fileno()] = line
+        committed, seen = _write_and_read(target, uids, lines)
+    late = sorted((seen[number] - at) * 1000 for number, at in enumerate(committed) if number in seen)
+    return (
+        f"{FOLLOWERS} followers, {COMMITS_PER_SECOND} commits/s, {len(late)} of {len(committed)} seen; commit"
+        f" to frame p50 {_at(late, 0.5):.2f} ms, p99 {_at(late, 0.99):.2f} ms, longest {late[-1]:.2f} ms"
+    )
+
+
+def _write_and_read(target, uids, lines):
+    poll = select.epoll()
+    for number in lines:
+        poll.register(number, select.EPOLLIN)
+    command = [sys.executable, "-m", "scripts.benchmarks.latency", target.conninfo]
+    seen = {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        json.dump(uids, writer.stdin)
+        writer.stdin.close()
+        end = time.monotonic() + SECONDS + LATE_SECONDS
+        while time.monotonic() < end:
+            for number, _ in poll.poll(0.1):
+                now = time.monotonic()
+                for memo in re.findall(rb'"memo":"n(\d+)"', lines[number].recv(65536)):
+                    seen.setdefault(int(memo), now)
+        return json.load(writer.stdout), seen
+
+
+def _write(conninfo):
+    """In a process of its own: commit steadily, and print when each commit returned."""
+    uids = json.load(sys.stdin)
+    committed = []
+    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=0) as database:
+        begin = time.monotonic()
+        for number in range(int(SECONDS * COMMITS_PER_SECOND)):
+            time.sleep(max(0, begin + number / COMMITS_PER_SECOND - time.monotonic()))
+            uid = uids[number * 7 % len(uids)]
+            database.execute("UPDATE invoices SET memo = %s WHERE uid = %s", (f"n{number}", uid))
+            committed.append(time.monotonic())  # one clock for all processes of a machine
+    json.dump(committed, sys.stdout)
+
+
+def _at(ordered, share):
+    return ordered[int(share * (len(ordered) - 1))]
+
+
+if __name__ == "__main__":
+    _write(sys.argv[1])

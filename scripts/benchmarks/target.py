@@ -1,0 +1,68 @@
+"""A server to measure, and the lightest of clients: a socket, and frames made by hand."""
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from trio_ws.database import embedded
+
+
+class Target:
+    """A running `trio-ws serve`."""
+
+    def __init__(self, process, data_dir):
+        self.process = process
+        self.conninfo = embedded.conninfo(data_dir)
+        self.port = int(process.stdout.readline().rpartition(":")[2])
+
+    def resident_bytes(self):
+        """Return how much memory the server's own process has."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    def connect(self, *, receive_buffer=None):
+        """Return a socket on which WebSocket frames may pass."""
+        line = socket.socket()
+        if receive_buffer is not None:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        line.connect(("127.0.0.1", self.port))
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        key = base64.b64encode(os.urandom(16)).decode()
+        line.sendall(
+            f"GET / HTTP/1.1\r\nHost: localhost:{self.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += line.recv(4096)
+        return line
+
+
+@contextmanager
+def serving(**settings):
+    """Run a server on a database of its own."""
+    environment = {f"TRIO_WS_{name.upper()}": str(value) for name, value in settings.items()}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", folder],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TRIO_WS_LOG_LEVEL": "warning", **environment},
+        ) as process,
+    ):
+        try:
+            yield Target(process, Path(folder))
+        finally:
+            process.terminate()
+
+
+def text_frame(payload):
+    """Return a client's text frame of at most 125 bytes, masked with zeros."""
+    assert len(payload) < 126
+    return bytes([0x81, 0x80 | len(payload)]) + bytes(4) + payload
