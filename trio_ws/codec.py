@@ -15,6 +15,9 @@ _decoder: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)
 _lenient_decoder: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _request_id_decoder: msgspec.json.Decoder[RequestId] = msgspec.json.Decoder(RequestId)
 _encoder = msgspec.json.Encoder(decimal_format="number")
+# Events are encoded here and copied out, since what the encoder returns holds on to up to twice its length: a
+# client that never reads then costs 458 KB, so 347 (`scripts/bench stuck`).
+_scratch = bytearray()
 
 # Deep nesting ends in a RecursionError, what is no Unicode in a UnicodeError; neither is a MsgspecError.
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
@@ -70,7 +73,8 @@ def encode_event(event: Event, epoch: str) -> bytes:
     """Return the event as the protocol tells it, with its position."""
     previous = msgspec.UNSET if event.previous is None else event.previous
     position = str(Position(epoch, event.seq))
-    return encode(EventMessage(event.type, event.data, previous, position))
+    _encoder.encode_into(EventMessage(event.type, event.data, previous, position), _scratch)
+    return bytes(_scratch)
 
 
 def _is_too_deep(frame: str) -> bool:

@@ -1,0 +1,348 @@
+"""Followers, writers and faults, all at once, on real processes; and an account of what each follower got.
+
+The tables are the truth: a row at version n was changed n times, so whoever follows it from its beginning
+must have got the versions 1 to n, once each and in order. `scripts/chaos` runs it at length, a test in brief.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import trio
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+from tests.end_to_end.serving import free_port, start_process
+from trio_ws.client import Gap
+from trio_ws.client import connect as trio_client
+from trio_ws.database import migrations
+from trio_ws.database.embedded import EmbeddedPostgres, embedded_postgres
+
+ACCOUNTS = 4
+INVOICES = 10  # of each account
+WRITERS = 8
+FOLLOWERS = 20  # 5 of each account: of those 2 steady, 1 slow, 1 cutting its line, and 1 both
+OPEN_SECONDS = 0.1  # longest time that a writer's transaction is open
+SLOW_SECONDS = 0.01  # a slow follower's pause at each event
+
+# What reading `id > last` amounts to: what commits late has an id that was passed already.
+NUMBER_BY_ID = """
+CREATE OR REPLACE FUNCTION number_events(most int) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+  before bigint;
+  numbered int;
+BEGIN
+  SELECT last INTO before FROM event_log FOR UPDATE;
+  UPDATE event SET seq = before + place FROM (
+    SELECT id, row_number() OVER (ORDER BY id) AS place FROM event
+    WHERE id > (SELECT coalesce(max(id), 0) FROM event WHERE seq IS NOT NULL)) late
+  WHERE event.id = late.id;
+  GET DIAGNOSTICS numbered = ROW_COUNT;
+  UPDATE event_log SET last = before + numbered;
+  RETURN numbered;
+END
+$$
+"""
+
+
+@dataclass
+class Follower:
+    """What one follower got."""
+
+    name: str
+    account: int
+    after: str
+    positions: list[int] = field(default_factory=list)
+    versions: list[tuple[int, int]] = field(default_factory=list)  # of which invoice, and which
+    gaps: int = 0
+    lines: int = 0
+
+    def note(self, invoice: int, version: int, position: str) -> None:
+        self.versions.append((invoice, version))
+        self.positions.append(int(position.rpartition(".")[2]))
+        self.after = position
+
+    def lost(self, truth: dict[int, dict[int, int]]) -> int:
+        wanted = {(one, n) for one, last in truth[self.account].items() for n in range(1, last + 1)}
+        return len(wanted - set(self.versions))
+
+    def doubled(self) -> int:
+        return sum(count - 1 for count in Counter(self.versions).values())
+
+    def misordered(self) -> int:
+        """Events before which a later one came, in the log or of the same invoice."""
+        wrong = sum(later <= earlier for earlier, later in itertools.pairwise(self.positions))
+        latest: dict[int, int] = {}
+        for invoice, version in self.versions:
+            wrong += version < latest.get(invoice, 0)
+            latest[invoice] = max(version, latest.get(invoice, 0))
+        return wrong
+
+
+@dataclass
+class Report:
+    """What came of it."""
+
+    committed: int
+    expected: int
+    lost: int
+    doubled: int
+    misordered: int
+    gaps: int
+    lines: int
+    rolled_back: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.committed} changes committed, {self.rolled_back} rolled back or broken off;"
+            f" {self.expected} events expected by {FOLLOWERS} followers over {self.lines} lines:"
+            f" {self.lost} lost, {self.doubled} doubled, {self.misordered} out of order, {self.gaps} gaps"
+        )
+
+
+class Chaos:
+    """One run.
+
+    Args:
+        folder: Where the database is to be.
+        pace: Seconds between faults.
+        outage: Seconds that PostgreSQL is stopped.
+        patience: Seconds for the last events to come, after the last fault.
+        by_id: Break the numbering on purpose.
+    """
+
+    def __init__(
+        self, folder: Path, pace: float, outage: float, patience: float = 90.0, *, by_id: bool = False
+    ) -> None:
+        self._patience = patience
+        self._folder = folder
+        self._pace = pace
+        self._outage = outage
+        self._by_id = by_id
+        self._port = free_port()
+        self._writing = threading.Event()
+        self._following = threading.Event()
+        self._rolled_back = itertools.count()
+        self._followers: list[Follower] = []
+        self._conninfo = ""
+
+    async def run(self, say: Callable[[str], None]) -> Report:
+        """Run it to the end."""
+        with embedded_postgres(self._folder) as postgres:
+            self._conninfo = postgres.conninfo
+            self._prepare()
+            async with trio.open_nursery() as nursery:
+                self._followers = [self._follower(number) for number in range(FOLLOWERS)]
+                server = await trio.to_thread.run_sync(self._start_server)
+                for number, follower in enumerate(self._followers):
+                    await self._start_following(nursery, number % 5, follower)
+                async with trio.open_nursery() as writers:
+                    for number in range(WRITERS):
+                        writers.start_soon(trio.to_thread.run_sync, self._write, random.Random(number))
+                    server = await self._break_things(postgres, server, say)
+                    self._writing.set()
+                truth = self._truth()
+                with trio.move_on_after(self._patience):
+                    while any(follower.lost(truth) for follower in self._followers):  # noqa: ASYNC110
+                        await trio.sleep(0.2)
+                await trio.sleep(0.5)  # for what should not come any more
+                self._following.set()
+                nursery.cancel_scope.cancel()
+            server.terminate()
+            status = await trio.to_thread.run_sync(server.wait)
+            assert status == 0
+        return self._report(truth)
+
+    def _prepare(self) -> None:
+        migrations.migrate(self._conninfo)
+        with psycopg.connect(self._conninfo, autocommit=True) as database:
+            if self._by_id:
+                database.execute(NUMBER_BY_ID.encode())
+            database.execute("INSERT INTO accounts SELECT FROM generate_series(2, %s)", (ACCOUNTS,))
+            database.execute("SELECT number_events(100)")
+
+    def _follower(self, number: int) -> Follower:
+        with psycopg.connect(self._conninfo) as database:
+            ((position,),) = database.execute("SELECT event_epoch() || '.' || last FROM event_log")
+        return Follower(f"follower {number}", number % ACCOUNTS + 1, position)
+
+    async def _start_following(self, nursery: trio.Nursery, kind: int, follower: Follower) -> None:
+        match kind:
+            case 0:
+                nursery.start_soon(self._follow_with_our_client, follower, 0.0)
+            case 1:
+                nursery.start_soon(self._follow_with_our_client, follower, SLOW_SECONDS)
+            case _:
+                slow = SLOW_SECONDS if kind == 4 else 0.0
+                lasts = (20, 200) if kind >= 3 else None
+                nursery.start_soon(trio.to_thread.run_sync, self._follow_in_thread, follower, slow, lasts)
+
+    async def _follow_with_our_client(self, follower: Follower, pause: float) -> None:
+        async with trio_client(f"ws://127.0.0.1:{self._port}") as client:
+            topic = ("account", follower.account)
+            async for event in client.follow(topic, after=follower.after):
+                if isinstance(event, Gap):
+                    follower.gaps += 1
+                elif event.type.startswith("invoice"):
+                    follower.note(event.data["id"], event.data["version"], event.position)
+                    await trio.sleep(pause)
+        follower.lines += 1
+
+    def _follow_in_thread(self, follower: Follower, pause: float, lasts: tuple[int, int] | None) -> None:
+        """Follow with another library's client, with the protocol's `resume` and nothing of ours.
+
+        Args:
+            follower: What it gets is noted there.
+            pause: Seconds at each event.
+            lasts: Bounds of how many events a line lasts until it is cut; None: for ever.
+        """
+        own = random.Random(follower.name)
+        while not self._following.is_set():
+            with (
+                contextlib.suppress(OSError, WebSocketException),
+                connect(f"ws://127.0.0.1:{self._port}", max_queue=1, open_timeout=5) as line,
+            ):
+                topics = [{"type": "account", "id": follower.account}]
+                line.send(json.dumps({"action": "resume", "after": follower.after, "topics": topics}))
+                reply = json.loads(line.recv(timeout=10))
+                follower.lines += 1
+                follower.gaps += not reply["data"]["recovered"]
+                left = own.randrange(*lasts) if lasts else sys.maxsize
+                while left and not self._following.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        event = json.loads(line.recv(timeout=0.2))
+                        if event["type"].startswith("invoice"):
+                            invoice = event["data"]
+                            follower.note(invoice["id"], invoice["version"], event["position"])
+                        left -= 1
+                        time.sleep(pause)
+                line.socket.close()  # without a word
+            time.sleep(0.1)
+
+    def _write(self, own: random.Random) -> None:
+        """Write as another program does, in transactions that stay open, fail, and are broken off."""
+        while not self._writing.is_set():
+            try:
+                with psycopg.connect(self._conninfo, connect_timeout=2) as database:
+                    while not self._writing.is_set():
+                        self._change_something(database, own)
+            except psycopg.Error:
+                next(self._rolled_back)
+                time.sleep(0.1)
+
+    def _change_something(self, database: "psycopg.Connection[tuple[int, ...]]", own: random.Random) -> None:
+        changes = own.randrange(1, 6)
+        # In one order, or two writers wait for each other's rows.
+        for number in sorted(own.sample(range(ACCOUNTS * INVOICES), changes)):
+            account, place = divmod(number, INVOICES)
+            changed = database.execute(
+                "UPDATE invoices SET memo = %s WHERE account_id = %s AND address = %s",
+                (str(own.random()), account + 1, f"place{place}"),
+            ).rowcount
+            if not changed:
+                database.execute(
+                    "INSERT INTO invoices (account_id, amount, currency, address) VALUES (%s, 1, 'USD', %s)",
+                    (account + 1, f"place{place}"),
+                )
+            time.sleep(own.uniform(0, OPEN_SECONDS / changes))
+        if own.random() < 0.2:
+            database.rollback()
+            next(self._rolled_back)
+        else:
+            database.commit()
+
+    async def _break_things(
+        self, postgres: EmbeddedPostgres, server: "subprocess.Popen[str]", say: Callable[[str], None]
+    ) -> "subprocess.Popen[str]":
+        """Do each fault after the other, and return the server that runs then."""
+
+        async def kill_server() -> None:
+            nonlocal server
+            server.kill()
+            await trio.to_thread.run_sync(server.wait)
+            server = await trio.to_thread.run_sync(self._start_server)
+
+        async def terminate_backends() -> None:
+            with psycopg.connect(self._conninfo, autocommit=True) as database:
+                database.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                )
+
+        async def stop_postgres() -> None:
+            await trio.to_thread.run_sync(postgres.stop)
+            await trio.sleep(self._outage)
+            await trio.to_thread.run_sync(postgres.start)
+
+        async def crash_postgres() -> None:
+            os.kill(
+                int((self._folder / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL
+            )
+            while not postgres.has_ended():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await trio.to_thread.run_sync(postgres.restart)
+
+        for fault in (kill_server, terminate_backends, stop_postgres, kill_server, crash_postgres):
+            await trio.sleep(self._pace)
+            say(fault.__name__.replace("_", " "))
+            await fault()
+        await trio.sleep(self._pace)
+        return server
+
+    def _start_server(self) -> "subprocess.Popen[str]":
+        settings = ["--port", str(self._port), "--workers", "2", "--database-url", self._conninfo]
+        return start_process([sys.executable, "-m", "trio_ws", "serve", *settings])
+
+    def _truth(self) -> dict[int, dict[int, int]]:
+        """Each account's invoices and their versions."""
+        truth: dict[int, dict[int, int]] = {account: {} for account in range(1, ACCOUNTS + 1)}
+        with psycopg.connect(self._conninfo) as database:
+            for account, invoice, version in database.execute("SELECT account_id, id, version FROM invoices"):
+                truth[account][invoice] = version
+        return truth
+
+    def _report(self, truth: dict[int, dict[int, int]]) -> Report:
+        of_account = {account: sum(versions.values()) for account, versions in truth.items()}
+        everyone = self._followers
+        return Report(
+            committed=sum(of_account.values()),
+            expected=sum(of_account[follower.account] for follower in everyone),
+            lost=sum(follower.lost(truth) for follower in everyone),
+            doubled=sum(follower.doubled() for follower in everyone),
+            misordered=sum(follower.misordered() for follower in everyone),
+            gaps=sum(follower.gaps for follower in everyone),
+            lines=sum(follower.lines for follower in everyone),
+            rolled_back=next(self._rolled_back),
+        )
+
+
+def main() -> None:
+    """Run it as a command."""
+    options = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    options.add_argument("--pace", type=float, default=6.0, help="seconds between faults")
+    options.add_argument("--outage", type=float, default=8.0, help="seconds that PostgreSQL is stopped")
+    options.add_argument("--by-id", action="store_true", help="break the numbering, to see it noticed")
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        chaos = Chaos(Path(folder), given.pace, given.outage, by_id=given.by_id)
+        report = trio.run(chaos.run, lambda fault: print(fault, flush=True))  # noqa: T201
+    print(report)  # noqa: T201
+    sys.exit(bool(report.lost or report.doubled or report.misordered or report.gaps))
+
+
+if __name__ == "__main__":
+    main()
