@@ -9,6 +9,11 @@ import trio
 from psycopg import sql
 
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.testing.database import CheckViolation
+
+
+class Refused(Exception):
+    """The database does not allow a change."""
 
 
 class OtherProgram(Protocol):
@@ -18,7 +23,11 @@ class OtherProgram(Protocol):
         """Insert an invoice, and return its uid."""
 
     async def update_invoice(self, uid: UUID, **changes: Any) -> None:
-        """Change an invoice."""
+        """Change an invoice.
+
+        Raises:
+            Refused: the database does not allow it.
+        """
 
     async def set_price(self, currency: str, value: Decimal) -> None:
         """Change a price in USD."""
@@ -34,7 +43,10 @@ class SimulatedProgram:
         return self._database.create_invoice(**fields)
 
     async def update_invoice(self, uid: UUID, **changes: Any) -> None:
-        self._database.update_invoice(uid, **changes)
+        try:
+            self._database.update_invoice(uid, **changes)
+        except CheckViolation as error:
+            raise Refused(str(error)) from None
 
     async def set_price(self, currency: str, value: Decimal) -> None:
         self._database.set_price(currency, value)
@@ -69,5 +81,8 @@ class Psql:
 
     def _run(self, statement: sql.SQL | sql.Composed, *args: object) -> tuple[Any, ...] | None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            row: tuple[Any, ...] | None = connection.execute(statement, args).fetchone()
+            try:
+                row: tuple[Any, ...] | None = connection.execute(statement, args).fetchone()
+            except psycopg.errors.CheckViolation as error:
+                raise Refused(error.diag.message_primary) from None
             return row

@@ -468,7 +468,7 @@ async def test_many_topics_resume_from_one_position_in_one_order_each_event_once
         await program.create_invoice(amount=amount, currency="EUR", account_id=1, address="here")
         for amount in (1, 2, 3)
     ]
-    await program.update_invoice(uids[1], status="paid")
+    await program.update_invoice(uids[1], status="confirming")
     await program.set_price("BTC", Decimal(50000))
     seen = [await receive(first) for _ in range(5)]
     topics = [("address", "here"), ("account", 1), ("price", "*"), ("invoice", str(uids[1]))]
@@ -524,7 +524,7 @@ async def test_a_snapshot_is_the_state_that_the_events_after_it_change(contract:
     client = await world.connect()
     fields = {"amount": 5, "currency": "EUR", "account_id": 1}
     uids = [await program.create_invoice(**fields, address=address) for address in ("here", "here", "there")]
-    await program.update_invoice(uids[0], status="paid")
+    await program.update_invoice(uids[0], status="cancelled")
     fetched = [(await request(client, action="fetch_invoice", id=str(uid)))["data"] for uid in uids]
     expected: dict[tuple[str, object], object] = {
         ("invoice", str(uids[0])): fetched[0],

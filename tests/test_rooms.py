@@ -15,6 +15,7 @@ FLOORS = {
     "workers": 7,
     "connection": 6,
     "actions": 5,
+    "expiry": 5,
     "events": 4,
     "database": 3,
     "codec": 3,

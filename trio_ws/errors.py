@@ -54,6 +54,18 @@ class NotFound(ActionError):
     code = "not_found"
 
 
+class Conflict(ActionError):
+    """What the action would change is not in a state that allows it."""
+
+    code = "conflict"
+
+
+class IdempotencyMismatch(ActionError):
+    """The idempotency key stands for another request."""
+
+    code = "idempotency_mismatch"
+
+
 class TooManySubscriptions(ActionError):
     """The connection follows as many topics as it may."""
 

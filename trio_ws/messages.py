@@ -3,11 +3,12 @@
 The order of fields is the order on the wire. `rename="camel"` stands only where the protocol says so.
 """
 
+import hashlib
 import re
 import uuid
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -27,6 +28,9 @@ RequestId = Annotated[str, Meta(max_length=64)] | int
 # JSON allows U+0000 in a string, PostgreSQL's text does not.
 Memo = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*\Z")]
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+\Z")]
+Url = Annotated[str, Meta(max_length=2000, pattern=r"^https?://[^\x00-\x20\x7f/?#]+[^\x00-\x20\x7f]*\Z")]
+Status = Literal["unpaid", "confirming", "paid", "expired", "cancelled"]
+MAX_EXPIRY_SECONDS = 366 * 86400
 
 
 # What clients send
@@ -73,19 +77,45 @@ class UnsubscribeAll(_Action, tag="unsubscribe_all"):
 
 
 class CreateInvoice(_Action, tag="create_invoice"):
-    """Make an invoice over `amount`, in the smallest unit of `currency`."""
+    """Make an invoice over `amount`, in the smallest unit of `currency`.
+
+    `idempotency_key` names this request for good: the same one again gets the invoice that there is.
+    """
 
     amount: Amount
     currency: Currency
     account_id: AccountId
     memo: Memo | None = None
     address: Word | None = None
+    redirect_url: Url | None = None
+    expires_in_seconds: Annotated[float, Meta(gt=0, le=MAX_EXPIRY_SECONDS)] | None = None
+    idempotency_key: Word | None = None
+
+    def fingerprint(self) -> bytes | None:
+        """Tell this request from any other under the same key; None without a key."""
+        if self.idempotency_key is None:
+            return None
+        asked = msgspec.structs.replace(self, request_id=None)
+        return hashlib.sha256(msgspec.json.encode(asked)).digest()
 
 
 class FetchInvoice(_Action, tag="fetch_invoice"):
     """Read the invoice whose `uid` is `id`."""
 
     id: str
+
+
+class CancelInvoice(_Action, tag="cancel_invoice"):
+    """Cancel an unpaid invoice."""
+
+    uid: str
+
+
+class UpdateInvoice(_Action, tag="update_invoice"):
+    """Change an invoice's status, as payments come in."""
+
+    uid: str
+    status: Status
 
 
 class ListPrices(_Action, tag="list_prices"):
@@ -96,7 +126,18 @@ class Ping(_Action, tag="ping"):
     """Ask whether the server is there."""
 
 
-Action = Subscribe | Resume | Unsubscribe | UnsubscribeAll | CreateInvoice | FetchInvoice | ListPrices | Ping
+Action = (
+    Subscribe
+    | Resume
+    | Unsubscribe
+    | UnsubscribeAll
+    | CreateInvoice
+    | FetchInvoice
+    | CancelInvoice
+    | UpdateInvoice
+    | ListPrices
+    | Ping
+)
 
 
 # What clients get

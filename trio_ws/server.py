@@ -18,6 +18,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
+from trio_ws.expiry import expire_invoices
 from trio_ws.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ async def serve(
     server = _Server(Services(settings, database, dispatcher, tail))
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
+        background.start_soon(expire_invoices, database, tail)
         if settings.retention_seconds is not None:
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)

@@ -145,7 +145,7 @@ def test_a_writer_needs_rights_on_its_own_table_only(conninfo: str, connection: 
             other.execute("SET ROLE processor")
             other.execute("SET search_path = ''")
             other.execute("INSERT INTO public.invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
-            other.execute("UPDATE public.invoices SET status = 'paid'")
+            other.execute("UPDATE public.invoices SET status = 'confirming'")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 other.execute("SELECT * FROM public.event")
         finally:

@@ -41,9 +41,9 @@ def test_a_client_creates_fetches_follows_and_sees_its_events(tmp_path: Path) ->
             assert call(client, action="fetch_invoice", id=created["uid"])["data"] == created
             event = receive(follower)
             assert (event["type"], event["data"]) == ("invoice.created", created)
-            execute(tmp_path, "UPDATE invoices SET status = 'paid'")
+            execute(tmp_path, "UPDATE invoices SET status = 'confirming'")
             event = receive(follower)
-            assert (event["data"]["status"], event["previous"]) == ("paid", {"status": "unpaid"})
+            assert (event["data"]["status"], event["previous"]) == ("confirming", {"status": "unpaid"})
             execute(tmp_path, "UPDATE prices SET value = 44000 WHERE currency = 'BTC'")
             assert receive(follower)["data"]["value"] == 44000
         assert server.stop() == 0

@@ -12,6 +12,7 @@ from trio_ws.actions.services import Services
 from trio_ws.errors import ActionError
 from trio_ws.events.follower import Follower
 from trio_ws.messages import (
+    CancelInvoice,
     CreateInvoice,
     Failure,
     FetchInvoice,
@@ -23,6 +24,7 @@ from trio_ws.messages import (
     Subscribe,
     Unsubscribe,
     UnsubscribeAll,
+    UpdateInvoice,
 )
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ ACTIONS: dict[type, Handler] = {
     UnsubscribeAll: topics.unsubscribe_all,
     CreateInvoice: invoices.create_invoice,
     FetchInvoice: invoices.fetch_invoice,
+    CancelInvoice: invoices.cancel_invoice,
+    UpdateInvoice: invoices.update_invoice,
     ListPrices: prices.list_prices,
     Ping: topics.ping,
 }

@@ -14,8 +14,8 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
-from trio_ws.errors import NotFound
-from trio_ws.messages import CreateInvoice, Event, Position, Topic, parse_uid
+from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound
+from trio_ws.messages import CreateInvoice, Event, Position, Status, Topic, parse_uid
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -43,19 +43,38 @@ def prepare_connection(connection: Connection, statement_seconds: float) -> None
 
 
 def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw:
-    """Store a new invoice and return it as INVOICE.
+    """Store a new invoice and return it as INVOICE; for a key that is known, the invoice that there is.
+
+    Of two at once with one key, the second waits for the first one's commit.
 
     Raises:
         NotFound: the account does not exist.
+        IdempotencyMismatch: the key stands for another request.
     """
     created = connection.execute(
-        "INSERT INTO invoices (account_id, amount, currency, memo, address)"
-        " SELECT id, %s, %s, %s, %s FROM accounts WHERE id = %s RETURNING invoice_json(invoices)",
-        (action.amount, action.currency, action.memo, action.address, action.account_id),
+        "INSERT INTO invoices (account_id, amount, currency, memo, address, redirect_url, expires_at,"
+        " idempotency_key, request_hash)"
+        " SELECT id, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s), %s, %s"
+        " FROM accounts WHERE id = %s"
+        " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
+        " RETURNING invoice_json(invoices)",
+        (
+            *(action.amount, action.currency, action.memo, action.address, action.redirect_url),
+            *(action.expires_in_seconds, action.idempotency_key, action.fingerprint(), action.account_id),
+        ),
     )
-    if not (row := created.fetchone()):
+    if row := created.fetchone():
+        return _json(row)
+    found = connection.execute(
+        "SELECT invoice_json(i), request_hash FROM invoices i WHERE account_id = %s AND idempotency_key = %s",
+        (action.account_id, action.idempotency_key),
+    )
+    if not (row := found.fetchone()):
         raise NotFound("Account not found")
-    return _json(row)
+    invoice, fingerprint = row
+    if fingerprint != action.fingerprint():
+        raise IdempotencyMismatch("The idempotency key stands for another request")
+    return _json((invoice,))
 
 
 def fetch_invoice(connection: Connection, uid: UUID) -> msgspec.Raw:
@@ -68,6 +87,40 @@ def fetch_invoice(connection: Connection, uid: UUID) -> msgspec.Raw:
     if not (row := found.fetchone()):
         raise NotFound("Invoice not found")
     return _json(row)
+
+
+def change_status(connection: Connection, uid: UUID, status: Status) -> msgspec.Raw:
+    """Change an invoice's status and return it as INVOICE; of many at once, one can.
+
+    Raises:
+        NotFound: there is none with that uid.
+        Conflict: its status does not allow it, or it has expired, noted or not.
+    """
+    changed = connection.execute(
+        "UPDATE invoices SET status = %(status)s"
+        " WHERE uid = %(uid)s AND status_may_become(status, %(status)s) AND (%(status)s = 'expired'"
+        " OR status <> 'unpaid' OR expires_at IS NULL OR expires_at > clock_timestamp())"
+        " RETURNING invoice_json(invoices)",
+        {"uid": uid, "status": status},
+    )
+    if row := changed.fetchone():
+        return _json(row)
+    found = connection.execute("SELECT status FROM invoices WHERE uid = %s", (uid,))
+    if not (row := found.fetchone()):
+        raise NotFound("Invoice not found")
+    raise Conflict(f"The invoice cannot become {status}", f"It is {row[0]}, or has expired")
+
+
+def expire_invoices(connection: Connection, most: int) -> int:
+    """Note that invoices have expired, the longest overdue first, at most `most`; return how many.
+
+    What another process is at is left to it, and so is what is being paid.
+    """
+    return connection.execute(
+        "UPDATE invoices SET status = 'expired' WHERE id IN (SELECT id FROM invoices WHERE status = 'unpaid'"
+        " AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)",
+        (most,),
+    ).rowcount
 
 
 def list_prices(connection: Connection) -> list[msgspec.Raw]:

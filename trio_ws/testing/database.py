@@ -18,14 +18,27 @@ from msgspec import UNSET, Raw
 from trio_ws import codec
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection, LogRead
-from trio_ws.errors import NotFound, Unavailable
-from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Topic
+from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unavailable
+from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Status, Topic
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # where its clock starts
 UNTOLD = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
+
+MAY_BECOME = {  # the protocol's section 3
+    "unpaid": ("confirming", "expired", "cancelled"),
+    "confirming": ("paid", "unpaid"),
+    "paid": (),
+    "expired": (),
+    "cancelled": (),
+}
+UNCHANGEABLE = ("uid", "amount", "currency")
+
+
+class CheckViolation(Exception):
+    """What PostgreSQL's triggers tell another program whose change is against the rules."""
 
 
 class SimulatedDatabase:
@@ -47,6 +60,7 @@ class SimulatedDatabase:
         self._accounts = {1}
         self._invoices: dict[uuid.UUID, Invoice] = {}
         self._prices: dict[tuple[str, str], Price] = {}
+        self._keys: dict[tuple[int, str | None], tuple[uuid.UUID, bytes | None]] = {}
         self._events: list[Event] = []
         self._numbered = 0
         self._trimmed = 0
@@ -85,6 +99,25 @@ class SimulatedDatabase:
             raise NotFound("Invoice not found")
         return _json(self._invoices[uid])
 
+    def _change_status(self, uid: uuid.UUID, status: Status) -> Raw:
+        invoice = self._invoices.get(uid)
+        if invoice is None:
+            raise NotFound("Invoice not found")
+        overdue = invoice.status == "unpaid" and self._is_due(invoice) and status != "expired"
+        if overdue or status not in MAY_BECOME[invoice.status]:
+            raise Conflict(f"The invoice cannot become {status}", f"It is {invoice.status}, or has expired")
+        return self._update(uid, status=status)
+
+    def _expire_invoices(self, most: int) -> int:
+        overdue = [one for one in self._invoices.values() if one.status == "unpaid" and self._is_due(one)]
+        overdue.sort(key=_due_at)
+        for invoice in overdue[:most]:
+            self._update(invoice.uid, status="expired")
+        return len(overdue[:most])
+
+    def _is_due(self, invoice: Invoice) -> bool:
+        return _due_at(invoice) <= self._now()
+
     def _list_prices(self) -> list[Raw]:
         return [_json(price) for price in self._prices.values()]
 
@@ -120,6 +153,8 @@ class SimulatedDatabase:
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         queries.create_invoice: _create_invoice,
         queries.fetch_invoice: _fetch_invoice,
+        queries.change_status: _change_status,
+        queries.expire_invoices: _expire_invoices,
         queries.list_prices: _list_prices,
         queries.read_position: _read_position,
         queries.read_snapshot: _read_snapshot,
@@ -158,16 +193,18 @@ class SimulatedDatabase:
         return msgspec.json.decode(invoice, type=Invoice).uid
 
     def update_invoice(self, uid: uuid.UUID, **changes: Any) -> None:
-        """Change an invoice."""
+        """Change an invoice.
+
+        Raises:
+            CheckViolation: what changes may not.
+        """
         old = self._invoices[uid]
-        new = msgspec.structs.replace(old, **changes)
-        if new == old:
-            return
-        new.version += 1
-        new.updated_at = self._now()
-        self._invoices[uid] = new
-        topics = dict.fromkeys((*_invoice_topics(new), *_invoice_topics(old)))
-        self._log("invoice.updated", tuple(topics), old, new)
+        status = changes.get("status", old.status)
+        if status != old.status and status not in MAY_BECOME[old.status]:
+            raise CheckViolation(f"invoice {old.id} is {old.status} and cannot become {status}")
+        if any(getattr(old, name) != changes.get(name, getattr(old, name)) for name in UNCHANGEABLE):
+            raise CheckViolation(f"the uid, amount and currency of invoice {old.id} cannot change")
+        self._update(uid, **changes)
         self._notify()
 
     def set_price(self, currency: str, value: Decimal, base_currency: str = "USD") -> None:
@@ -192,9 +229,26 @@ class SimulatedDatabase:
 
     # What triggers do
 
+    def _update(self, uid: uuid.UUID, **changes: Any) -> Raw:
+        old = self._invoices[uid]
+        new = msgspec.structs.replace(old, **changes)
+        if new != old:
+            new.version += 1
+            new.updated_at = self._now()
+            self._invoices[uid] = new
+            topics = dict.fromkeys((*_invoice_topics(new), *_invoice_topics(old)))
+            self._log("invoice.updated", tuple(topics), old, new)
+        return _json(new)
+
     def _insert_invoice(self, action: CreateInvoice) -> Raw:
         if action.account_id not in self._accounts:
             raise NotFound("Account not found")
+        key = (action.account_id, action.idempotency_key)
+        if action.idempotency_key is not None and key in self._keys:
+            uid, fingerprint = self._keys[key]
+            if fingerprint != action.fingerprint():
+                raise IdempotencyMismatch("The idempotency key stands for another request")
+            return _json(self._invoices[uid])
         now = self._now()
         invoice = Invoice(
             id=len(self._invoices) + 1,
@@ -206,10 +260,15 @@ class SimulatedDatabase:
             created_at=now,
             updated_at=now,
             memo=UNSET if action.memo is None else action.memo,
+            redirect_url=UNSET if action.redirect_url is None else action.redirect_url,
             address=UNSET if action.address is None else action.address,
+            expires_at=UNSET
+            if action.expires_in_seconds is None
+            else now + timedelta(seconds=action.expires_in_seconds),
             version=1,
         )
         self._invoices[invoice.uid] = invoice
+        self._keys[key] = invoice.uid, action.fingerprint()
         self._log("invoice.created", _invoice_topics(invoice), None, invoice)
         return _json(invoice)
 
@@ -237,6 +296,10 @@ class SimulatedDatabase:
 def _invoice_topics(invoice: Invoice) -> tuple[str, ...]:
     topics = (f"invoice:{invoice.uid}", f"account:{invoice.account_id}")
     return topics if invoice.address is UNSET else (*topics, f"address:{invoice.address}")
+
+
+def _due_at(invoice: Invoice) -> datetime:
+    return datetime.max.replace(tzinfo=UTC) if invoice.expires_at is UNSET else invoice.expires_at
 
 
 def _json(row: Invoice | Price) -> Raw:
