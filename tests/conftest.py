@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
@@ -74,18 +75,32 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def contract(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, OtherProgram]]:
     """A server on a simulated network, and a program that writes to the same database."""
-    database: Database
-    program: OtherProgram
+    async with _contract(kind, request) as (database, program), simulated_server(database) as world:
+        yield world, program
+
+
+@pytest.fixture
+async def guarded(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, OtherProgram]]:
+    """The same, where the server demands tokens; there is an account 2 beside account 1."""
+    async with (
+        _contract(kind, request) as (database, program),
+        simulated_server(database, auth="token") as world,
+    ):
+        assert await program.create_account() == 2
+        yield world, program
+
+
+@asynccontextmanager
+async def _contract(
+    kind: str, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Database, OtherProgram]]:
     if kind == "simulated":
-        database = simulated = SimulatedDatabase()
-        program = SimulatedProgram(simulated)
-        async with simulated_server(database) as world:
-            yield world, program
+        simulated = SimulatedDatabase()
+        yield simulated, SimulatedProgram(simulated)
         return
     conninfo = request.getfixturevalue("conninfo")
     gateway = Gateway(conninfo, Settings())
-    async with simulated_server(gateway) as world:
-        yield world, Psql(conninfo)
+    yield gateway, Psql(conninfo)
     gateway.close()
 
 

@@ -1,5 +1,6 @@
 """Another program that writes to the database: PostgreSQL's psql, or its like on the simulated one."""
 
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
@@ -8,6 +9,8 @@ import psycopg
 import trio
 from psycopg import sql
 
+from trio_ws.database import queries
+from trio_ws.identity import SCOPES, Scope, hash_token, new_token
 from trio_ws.testing import SimulatedDatabase
 from trio_ws.testing.database import CheckViolation
 
@@ -32,6 +35,17 @@ class OtherProgram(Protocol):
     async def set_price(self, currency: str, value: Decimal) -> None:
         """Change a price in USD."""
 
+    async def create_account(self) -> int:
+        """Insert an account, and return its id."""
+
+    async def create_token(
+        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+    ) -> str:
+        """Insert a token, and return it."""
+
+    async def revoke_token(self, token: str) -> None:
+        """Have a token be good no more."""
+
 
 class SimulatedProgram:
     """See `OtherProgram`."""
@@ -50,6 +64,17 @@ class SimulatedProgram:
 
     async def set_price(self, currency: str, value: Decimal) -> None:
         self._database.set_price(currency, value)
+
+    async def create_account(self) -> int:
+        return self._database.create_account()
+
+    async def create_token(
+        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+    ) -> str:
+        return self._database.create_token(account_id, scopes, seconds)
+
+    async def revoke_token(self, token: str) -> None:
+        self._database.revoke_token(token)
 
 
 class Psql:
@@ -78,6 +103,27 @@ class Psql:
     async def set_price(self, currency: str, value: Decimal) -> None:
         statement = sql.SQL("UPDATE prices SET value = %s WHERE currency = %s RETURNING id")
         await trio.to_thread.run_sync(self._run, statement, value, currency)
+
+    async def create_account(self) -> int:
+        return int(await self._query(queries.create_account, "another"))
+
+    async def create_token(
+        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+    ) -> str:
+        token = new_token()
+        await self._query(queries.create_token, account_id, hash_token(token), list(scopes), seconds)
+        return token
+
+    async def revoke_token(self, token: str) -> None:
+        statement = sql.SQL("UPDATE tokens SET revoked_at = now() WHERE hash = %s RETURNING id")
+        await trio.to_thread.run_sync(self._run, statement, hash_token(token))
+
+    async def _query(self, query: Callable[..., Any], *args: object) -> Any:
+        def run() -> Any:
+            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+                return query(connection, *args)
+
+        return await trio.to_thread.run_sync(run)
 
     def _run(self, statement: sql.SQL | sql.Composed, *args: object) -> tuple[Any, ...] | None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:

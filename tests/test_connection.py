@@ -29,7 +29,7 @@ class Line:
     """A connection, the client on its other end, and the server's parts around it."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(**settings)
+        self.settings = Settings(**{"auth": "open", **settings})
         self.database = SimulatedDatabase()
         self.dispatcher = Dispatcher(Log(self.database, memory_bytes=100_000))
         tail = Tail(self.database, self.dispatcher, self.settings.poll_seconds)

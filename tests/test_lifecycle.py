@@ -235,8 +235,8 @@ async def test_an_invoice_that_is_overdue_cannot_be_paid_before_anybody_noted_it
     invoice = database.create_invoice(amount=1, currency="USD", account_id=1, expires_in_seconds=5)
     await trio.sleep(5)
     with pytest.raises(Conflict, match="cannot become confirming"):
-        await database.run(queries.change_status, invoice, "confirming")
-    await database.run(queries.change_status, invoice, "expired")
+        await database.run(queries.change_status, invoice, "confirming", None)
+    await database.run(queries.change_status, invoice, "expired", None)
 
 
 async def test_expiring_sits_out_an_outage(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
@@ -293,7 +293,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(uid=uids, status=st.sampled_from(STATUSES))
     def change(self, uid: UUID, status: Status) -> None:
         try:
-            trio.run(self.database.run, queries.change_status, uid, status)
+            trio.run(self.database.run, queries.change_status, uid, status, None)
         except Conflict:
             assert (self.statuses[uid], status) not in ALLOWED
         else:

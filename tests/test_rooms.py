@@ -24,6 +24,7 @@ FLOORS = {
     "messages": 2,
     "logs": 2,
     "settings": 1,
+    "identity": 1,
     "errors": 0,
     "": 0,  # trio_ws itself: its version
 }

@@ -22,10 +22,12 @@ from trio_websocket import (
 )
 
 from trio_ws.actions.services import Services
+from trio_ws.actions.session import Session
 from trio_ws.actions.table import answer
-from trio_ws.errors import CloseCode, leaves
+from trio_ws.errors import ActionError, CloseCode, Unauthorized, leaves
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
+from trio_ws.wire.admission import SUBPROTOCOL, find_token, is_welcome
 from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Connection:
         self._wire = Wire(stream)
         self._outbox = Outbox(self._settings.outbox_bytes)
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
+        self._session = Session(services, self._follower, self.end, self._expire_at)
         self._to_inbox, self._inbox = trio.open_memory_channel[str | bytes](INBOX_MESSAGES)
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
@@ -92,6 +95,7 @@ class Connection:
             logger.info("connection %d: trio-websocket gave up: %s", self.number, trouble)
         finally:
             self._services.dispatcher.unsubscribe_all(self._follower)
+            self._session.close()
             with trio.move_on_after(self._settings.close_seconds, shield=True):
                 await self._wire.hang_up()
 
@@ -126,11 +130,30 @@ class Connection:
                 )
                 nursery.cancel_scope.cancel()
         with trio.move_on_at(deadline):
-            if request and request.path.partition("?")[0] in PATHS:
-                return await request.accept()
-            if request:
-                await request.reject(404)
+            if request and (refusal := await self._refusal(request)):
+                await request.reject(refusal)
+            elif request:
+                ours = SUBPROTOCOL in request.proposed_subprotocols
+                return await request.accept(subprotocol=SUBPROTOCOL if ours else None)
         return None
+
+    async def _refusal(self, request: WebSocketRequest) -> int | None:
+        """Return the HTTP status that a caller is turned away with, or None for one that may come in."""
+        if request.path.partition("?")[0] not in PATHS:
+            return 404
+        if not is_welcome(request, self._settings.origins):
+            return 403
+        try:
+            if (token := find_token(request)) is not None:
+                await self._session.authenticate(token)
+        except Unauthorized:
+            return 401
+        except ActionError:
+            return 503
+        return None
+
+    def _expire_at(self, moment: float) -> None:
+        self._reading.deadline = moment
 
     async def _wait_no_longer_than_the_wire(self) -> None:
         await self._wire.ended.wait()  # trio-websocket would go on waiting for a request
@@ -160,6 +183,8 @@ class Connection:
                         await self._to_inbox.send(message)
                 except (ConnectionClosed, trio.BrokenResourceError):
                     pass  # The client, or the stage after this one, has gone.
+            if self._reading.cancelled_caught and self._ending is None:
+                self._session.lose("the token has expired")
 
     def _is_too_big(self, message: str | bytes) -> bool:
         """Count bytes, where trio-websocket has counted characters."""
@@ -170,7 +195,7 @@ class Connection:
         async with self._inbox:
             try:
                 async for message in self._inbox:
-                    await self._outbox.reply(await answer(message, self._services, self._follower))
+                    await self._outbox.reply(await answer(message, self._services, self._session))
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
         self._outbox.close()

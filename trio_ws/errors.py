@@ -48,6 +48,18 @@ class InvalidTopic(ActionError):
     code = "invalid_topic"
 
 
+class Unauthorized(ActionError):
+    """There is no token, or none that is good."""
+
+    code = "unauthorized"
+
+
+class Forbidden(ActionError):
+    """The token does not allow it."""
+
+    code = "forbidden"
+
+
 class NotFound(ActionError):
     """What the action names does not exist."""
 
@@ -105,3 +117,4 @@ class CloseCode(enum.IntEnum):
     INTERNAL_ERROR = 1011
     UNRESPONSIVE = 4000
     LOG_LOST = 4008
+    UNAUTHORIZED = 4401

@@ -84,7 +84,7 @@ class CreateInvoice(_Action, tag="create_invoice"):
 
     amount: Amount
     currency: Currency
-    account_id: AccountId
+    account_id: AccountId | UnsetType = UNSET
     memo: Memo | None = None
     address: Word | None = None
     redirect_url: Url | None = None
@@ -122,6 +122,12 @@ class ListPrices(_Action, tag="list_prices"):
     """Read all prices."""
 
 
+class Authenticate(_Action, tag="authenticate"):
+    """Become who a token says."""
+
+    token: str
+
+
 class Ping(_Action, tag="ping"):
     """Ask whether the server is there."""
 
@@ -136,6 +142,7 @@ Action = (
     | CancelInvoice
     | UpdateInvoice
     | ListPrices
+    | Authenticate
     | Ping
 )
 
@@ -170,6 +177,14 @@ class Failure(Struct, tag_field="status", tag="error", kw_only=True):
 
 
 Reply = Success | Pong | Failure
+
+
+class Authenticated(Struct, kw_only=True, rename="camel"):
+    """The data of a reply to `authenticate`."""
+
+    account_id: int = msgspec.field(name="account_id")
+    scopes: tuple[str, ...]
+    expires_at: str | None
 
 
 class Subscribed(Struct, kw_only=True):

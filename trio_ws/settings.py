@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -51,6 +51,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="bring the schema up to date at start; false: refuse to start instead"),
     ] = True
+    auth: Annotated[
+        Literal["open", "token"] | None,
+        Meta(description="who may come: anybody, or who has a token; none: anybody on loopback"),
+    ] = None
+    origins: Annotated[
+        tuple[str, ...], Meta(description="pages' origins that may call, besides those of our own host")
+    ] = ()
     log_format: Annotated[Literal["text", "json"], Meta(description="form of log lines")] = "text"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
@@ -172,6 +179,8 @@ def _known(name: str, place: str) -> str:
 def _convert(origin: str, name: str, value: object) -> object:
     if value == "none":
         value = None
+    if isinstance(value, str) and get_origin(get_args(FIELDS[name].type)[0]) is tuple:
+        value = [part.strip() for part in value.split(",")]
     try:
         return msgspec.convert(value, type=FIELDS[name].type, strict=False)
     except msgspec.ValidationError as error:

@@ -9,6 +9,7 @@ import trio
 from trio_ws import errors
 from trio_ws.actions import table
 from trio_ws.actions.services import Services
+from trio_ws.actions.session import Session
 from trio_ws.actions.table import ACTIONS, answer
 from trio_ws.errors import ActionError
 from trio_ws.events.dispatcher import Dispatcher
@@ -32,7 +33,8 @@ async def ask(frame: str) -> dict[str, Any]:
     tail = Tail(database, dispatcher, poll_seconds=1)
     services = Services(Settings(), database, dispatcher, tail, now=lambda: 1735571686.9)
     follower = Follower(log, Outbox(1000), lambda *_: None)
-    reply: dict[str, Any] = json.loads(await answer(frame, services, follower))
+    session = Session(services, follower, lambda *_, seconds: None, lambda _: None)
+    reply: dict[str, Any] = json.loads(await answer(frame, services, session))
     return reply
 
 
@@ -48,7 +50,7 @@ async def test_an_error_is_answered_with_its_code(
         await trio.lowlevel.checkpoint()
         raise error("said")
 
-    monkeypatch.setitem(table.ACTIONS, Ping, fail)
+    monkeypatch.setitem(table.ACTIONS, Ping, (fail, None))
     reply = await ask('{"action":"ping","request_id":"r"}')
     assert (reply["status"], reply["code"], reply["request_id"]) == ("error", error.code, "r")
     assert reply.get("retry_after_seconds") == error.retry_after_seconds

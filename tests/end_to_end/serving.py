@@ -1,6 +1,7 @@
 """A real `trio-ws serve`, its log and its end, for tests that want the whole."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ class Server:
         self.data_dir = data_dir
         assert process.stdout
         line = process.stdout.readline()
-        assert line.startswith("Listening on ws://127.0.0.1:"), line
+        assert re.match(r"Listening on ws://[0-9.]+:", line), line
         self.url = line.removeprefix("Listening on ").strip()
 
     def connect(self, path: str = "/") -> ClientConnection:

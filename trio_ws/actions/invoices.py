@@ -2,10 +2,12 @@
 
 from uuid import UUID
 
+import msgspec
+
 from trio_ws.actions.services import Services
+from trio_ws.actions.session import Session
 from trio_ws.database import queries
 from trio_ws.errors import NotFound
-from trio_ws.events.follower import Follower
 from trio_ws.messages import (
     CancelInvoice,
     CreateInvoice,
@@ -16,28 +18,33 @@ from trio_ws.messages import (
 )
 
 
-async def create_invoice(action: CreateInvoice, services: Services, _: Follower) -> Success:
+async def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Success:
     """Store an invoice; the reply is sent after its commit."""
+    account_id = session.identity.account_for(action.account_id)
+    action = msgspec.structs.replace(action, account_id=account_id)
     invoice = await services.database.run(queries.create_invoice, action)
     services.tail.wake()
     return Success(data=invoice)
 
 
-async def fetch_invoice(action: FetchInvoice, services: Services, _: Follower) -> Success:
+async def fetch_invoice(action: FetchInvoice, services: Services, session: Session) -> Success:
     """Read an invoice."""
-    return Success(data=await services.database.run(queries.fetch_invoice, _uid(action.id)))
+    owner = session.identity.account_id
+    return Success(data=await services.database.run(queries.fetch_invoice, _uid(action.id), owner))
 
 
-async def cancel_invoice(action: CancelInvoice, services: Services, _: Follower) -> Success:
+async def cancel_invoice(action: CancelInvoice, services: Services, session: Session) -> Success:
     """Cancel an invoice that nobody has begun to pay."""
-    invoice = await services.database.run(queries.change_status, _uid(action.uid), "cancelled")
+    owner = session.identity.account_id
+    invoice = await services.database.run(queries.change_status, _uid(action.uid), "cancelled", owner)
     services.tail.wake()
     return Success(message="Invoice cancelled successfully", data=invoice)
 
 
-async def update_invoice(action: UpdateInvoice, services: Services, _: Follower) -> Success:
+async def update_invoice(action: UpdateInvoice, services: Services, session: Session) -> Success:
     """Change an invoice's status as the protocol's section 3 allows."""
-    invoice = await services.database.run(queries.change_status, _uid(action.uid), action.status)
+    owner = session.identity.account_id
+    invoice = await services.database.run(queries.change_status, _uid(action.uid), action.status, owner)
     services.tail.wake()
     return Success(data=invoice)
 

@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 
 from trio_ws import codec
-from trio_ws.actions import invoices, prices, topics
+from trio_ws.actions import identities, invoices, prices, topics
 from trio_ws.actions.services import Services
+from trio_ws.actions.session import Session
 from trio_ws.errors import ActionError
-from trio_ws.events.follower import Follower
+from trio_ws.identity import Scope
 from trio_ws.messages import (
+    Authenticate,
     CancelInvoice,
     CreateInvoice,
     Failure,
@@ -29,36 +31,41 @@ from trio_ws.messages import (
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Any, Services, Follower], Awaitable[Reply]]
+Handler = Callable[[Any, Services, Session], Awaitable[Reply]]
 
-ACTIONS: dict[type, Handler] = {
-    Subscribe: topics.subscribe,
-    Resume: topics.resume,
-    Unsubscribe: topics.unsubscribe,
-    UnsubscribeAll: topics.unsubscribe_all,
-    CreateInvoice: invoices.create_invoice,
-    FetchInvoice: invoices.fetch_invoice,
-    CancelInvoice: invoices.cancel_invoice,
-    UpdateInvoice: invoices.update_invoice,
-    ListPrices: prices.list_prices,
-    Ping: topics.ping,
+# What is done, and the scope that it takes; None: anybody may.
+ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
+    Subscribe: (topics.subscribe, "read"),
+    Resume: (topics.resume, "read"),
+    Unsubscribe: (topics.unsubscribe, "read"),
+    UnsubscribeAll: (topics.unsubscribe_all, "read"),
+    CreateInvoice: (invoices.create_invoice, "write"),
+    FetchInvoice: (invoices.fetch_invoice, "read"),
+    CancelInvoice: (invoices.cancel_invoice, "write"),
+    UpdateInvoice: (invoices.update_invoice, "process"),
+    ListPrices: (prices.list_prices, "read"),
+    Authenticate: (identities.authenticate, None),
+    Ping: (identities.ping, None),
 }
 
 
-async def answer(frame: str | bytes, services: Services, follower: Follower) -> bytes:
+async def answer(frame: str | bytes, services: Services, session: Session) -> bytes:
     """Return the reply to one frame, encoded. The only place where errors become messages.
 
     Args:
         frame: What the client sent.
         services: The server's.
-        follower: The client's place in the event log, to which the topics that it follows are tied.
+        session: The client's.
     """
     request_id: RequestId | None = None
     reply: Reply
     try:
         action = codec.decode(frame)
         request_id = action.request_id
-        reply = await ACTIONS[type(action)](action, services, follower)
+        handler, scope = ACTIONS[type(action)]
+        if scope is not None:
+            session.identity.require(scope)
+        reply = await handler(action, services, session)
     except codec.DecodeFailure as failure:
         request_id = failure.request_id
         reply = _failure(failure.error)

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from msgspec import UNSET, Raw, UnsetType
 
 from trio_ws.actions.services import Services
+from trio_ws.actions.session import Session
 from trio_ws.database import queries
 from trio_ws.errors import TooManySubscriptions, Unavailable
-from trio_ws.events.follower import Follower
 from trio_ws.messages import (
-    Ping,
-    Pong,
     Position,
     Resume,
     Subscribe,
@@ -25,52 +23,49 @@ from trio_ws.messages import (
 AHEAD_SECONDS = 1.0
 
 
-async def subscribe(action: Subscribe, services: Services, follower: Follower) -> Success:
+async def subscribe(action: Subscribe, services: Services, session: Session) -> Success:
     """Follow a topic: from its snapshot, from a position, or from the current one on."""
-    topic = Topic.parse(action.type, action.id)
+    topic = _allowed(action.type, action.id, session)
     after = _position(action.after)
     state: Raw | UnsetType = UNSET
     if action.snapshot:
-        position, state = await services.database.run(queries.read_snapshot, topic)
+        position, state = await services.database.run(
+            queries.read_snapshot, topic, session.identity.account_id
+        )
         await _reach(position, services)
         after = after or position
-    followed = await _follow([topic], after, services, follower)
+    followed = await _follow([topic], after, services, session)
     followed.snapshot = state
     if action.snapshot:
         followed.position = str(position)
     return Success(message=f"Subscribed to {action.type} {action.id}", data=followed)
 
 
-async def resume(action: Resume, services: Services, follower: Follower) -> Success:
+async def resume(action: Resume, services: Services, session: Session) -> Success:
     """Follow many topics from one position on."""
-    topics = [Topic.parse(wanted.type, wanted.id) for wanted in action.topics]
-    followed = await _follow(topics, _position(action.after), services, follower)
+    topics = [_allowed(wanted.type, wanted.id, session) for wanted in action.topics]
+    followed = await _follow(topics, _position(action.after), services, session)
     return Success(message=f"Resumed {len(topics)} topics", data=followed)
 
 
-async def unsubscribe(action: Unsubscribe, services: Services, follower: Follower) -> Success:
+async def unsubscribe(action: Unsubscribe, services: Services, session: Session) -> Success:
     """Follow a topic no more, also if it was not followed."""
-    services.dispatcher.unsubscribe(Topic.parse(action.type, action.id), follower)
+    services.dispatcher.unsubscribe(Topic.parse(action.type, action.id), session.follower)
     return Success(message=f"Unsubscribed from {action.type} {action.id}")
 
 
-async def unsubscribe_all(_: UnsubscribeAll, services: Services, follower: Follower) -> Success:
+async def unsubscribe_all(_: UnsubscribeAll, services: Services, session: Session) -> Success:
     """Follow nothing any more."""
-    count = services.dispatcher.unsubscribe_all(follower)
+    count = services.dispatcher.unsubscribe_all(session.follower)
     return Success(message=f"Unsubscribed from {count} topics")
 
 
-async def ping(_: Ping, services: Services, __: Follower) -> Pong:
-    """Say that the server is there."""
-    return Pong(timestamp=int(services.now()))
-
-
 async def _follow(
-    topics: Sequence[Topic], after: Position | None, services: Services, follower: Follower
+    topics: Sequence[Topic], after: Position | None, services: Services, session: Session
 ) -> Subscribed:
     """Follow the topics, all or none, and say where the follower stands."""
     log, most = services.dispatcher.log, services.settings.subscriptions
-    wanted = follower.topics.keys() | {str(topic) for topic in topics}
+    wanted = session.follower.topics.keys() | {str(topic) for topic in topics}
     if most is not None and len(wanted) > most:
         raise TooManySubscriptions(f"A connection may follow {most} topics")
     if after is not None and after.epoch == log.end.epoch and after.seq > log.end.seq:
@@ -78,8 +73,16 @@ async def _follow(
         await log.reach(after.seq, AHEAD_SECONDS)
     recovered = after is None or log.reaches_back_to(after)
     since = after.seq if after is not None and recovered else log.end.seq
-    services.dispatcher.subscribe(topics, follower, since)
+    services.dispatcher.subscribe(topics, session.follower, since)
     return Subscribed(position=str(log.end), recovered=recovered)
+
+
+def _allowed(type_: str, id_: str | int, session: Session) -> Topic:
+    """Return the topic. An account's must be one's own; what the others bring is filtered."""
+    topic = Topic.parse(type_, id_)
+    if topic.type == "account":
+        session.identity.require_account(topic.id)
+    return topic
 
 
 async def _reach(position: Position, services: Services) -> None:

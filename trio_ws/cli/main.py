@@ -9,6 +9,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 import trio_ws
+from trio_ws.cli.accounts import create_account, create_token, list_tokens, revoke_token
 from trio_ws.cli.asking import call, listen
 from trio_ws.cli.database import database_url, migrate
 from trio_ws.cli.events import tail
@@ -23,11 +24,18 @@ app = App(
     version=trio_ws.__version__,
     result_action="return_value",
 )
+account = App(name="account", help="Accounts.", result_action="return_value")
+token = App(name="token", help="Tokens: who may come, and do what.", result_action="return_value")
 events = App(name="events", help="The event log in the database.", result_action="return_value")
 
 for command in (serve, migrate, check_config, database_url, listen, call):
     app.command(command)
-app.command(events)
+for group in (account, token, events):
+    app.command(group)
+account.command(create_account, name="create")
+token.command(create_token, name="create")
+token.command(list_tokens, name="list")
+token.command(revoke_token, name="revoke")
 events.command(tail)
 app.command(work, name="worker", show=False)  # what `serve --workers` starts
 

@@ -11,9 +11,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import trio
@@ -48,12 +48,11 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     """Run the server until SIGTERM or SIGINT; a second one ends it at once."""
     for number in STOPPING:
         signal.signal(number, _unwind)  # until trio takes over, and after it
-    settings, _ = options.load()
+    settings, sources = options.load()
     configure_logs(settings)
     sockets = _bind(settings)
-    for opened in sockets:
-        if not ipaddress.ip_address(opened.getsockname()[0].partition("%")[0]).is_loopback:
-            logger.warning("whoever reaches %s may do everything: there are no tokens yet", _url(opened))
+    auth = _who_may_come(settings, sources, [opened for opened in sockets if not _is_loopback(opened)])
+    settings = msgspec.structs.replace(settings, auth=auth)
     with open_database(settings, shared=False) as database:
         if settings.migrate:
             migrations.migrate(database.conninfo)
@@ -78,6 +77,22 @@ def work() -> None:
     assert orders.settings.database_url  # noqa: S101 - the parent's, embedded or not
     serve_here = partial(_serve, orders.settings, orders.settings.database_url, sockets)
     trio.run(_until_stopped, serve_here, workers.heed_parent)
+
+
+def _who_may_come(
+    settings: Settings, sources: Mapping[str, str], exposed: Sequence[socket.socket]
+) -> Literal["open", "token"]:
+    """Return the `auth` in force: beyond loopback, only who typed it opens a server to anybody."""
+    if not exposed:
+        return settings.auth or "open"
+    if settings.auth != "open":
+        return "token"
+    where = " and ".join(map(_url, exposed))
+    if sources["auth"] == "--auth":
+        logger.warning("whoever reaches %s may do everything: --auth is open", where)
+        return "open"
+    logger.warning("%s asks for tokens: only --auth open, typed, opens it, not %s", where, sources["auth"])
+    return "token"
 
 
 def _bind(settings: Settings) -> list[socket.socket]:
@@ -195,6 +210,10 @@ async def _turn_into(received: AsyncIterator[int], shutdown: trio.Event) -> None
 def _unwind(_: int, __: object) -> None:
     """Leave through all context managers, which stop what they have started."""
     sys.exit(0)
+
+
+def _is_loopback(opened: socket.socket) -> bool:
+    return ipaddress.ip_address(opened.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _say_where(sockets: list[socket.socket]) -> None:

@@ -14,7 +14,8 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
-from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound
+from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
+from trio_ws.identity import SCOPES, Identity
 from trio_ws.messages import CreateInvoice, Event, Position, Status, Topic, parse_uid
 
 Row = tuple[Any, ...]
@@ -77,19 +78,26 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
     return _json((invoice,))
 
 
-def fetch_invoice(connection: Connection, uid: UUID) -> msgspec.Raw:
+# Where a query takes an `owner`, what is not that account's is not there; None: any account's.
+_OWNED = "(%(owner)s::bigint IS NULL OR account_id = %(owner)s)"
+
+
+def fetch_invoice(connection: Connection, uid: UUID, owner: int | None) -> msgspec.Raw:
     """Return an invoice as INVOICE.
 
     Raises:
         NotFound: there is none with that uid.
     """
-    found = connection.execute("SELECT invoice_json(i) FROM invoices i WHERE uid = %s", (uid,))
+    found = connection.execute(
+        f"SELECT invoice_json(i) FROM invoices i WHERE uid = %(uid)s AND {_OWNED}",  # noqa: S608
+        {"uid": uid, "owner": owner},
+    )
     if not (row := found.fetchone()):
         raise NotFound("Invoice not found")
     return _json(row)
 
 
-def change_status(connection: Connection, uid: UUID, status: Status) -> msgspec.Raw:
+def change_status(connection: Connection, uid: UUID, status: Status, owner: int | None) -> msgspec.Raw:
     """Change an invoice's status and return it as INVOICE; of many at once, one can.
 
     Raises:
@@ -97,15 +105,19 @@ def change_status(connection: Connection, uid: UUID, status: Status) -> msgspec.
         Conflict: its status does not allow it, or it has expired, noted or not.
     """
     changed = connection.execute(
-        "UPDATE invoices SET status = %(status)s"
-        " WHERE uid = %(uid)s AND status_may_become(status, %(status)s) AND (%(status)s = 'expired'"
-        " OR status <> 'unpaid' OR expires_at IS NULL OR expires_at > clock_timestamp())"
+        "UPDATE invoices SET status = %(status)s"  # noqa: S608
+        f" WHERE uid = %(uid)s AND {_OWNED} AND status_may_become(status, %(status)s)"
+        " AND (%(status)s = 'expired' OR status <> 'unpaid'"
+        " OR expires_at IS NULL OR expires_at > clock_timestamp())"
         " RETURNING invoice_json(invoices)",
-        {"uid": uid, "status": status},
+        {"uid": uid, "status": status, "owner": owner},
     )
     if row := changed.fetchone():
         return _json(row)
-    found = connection.execute("SELECT status FROM invoices WHERE uid = %s", (uid,))
+    found = connection.execute(
+        f"SELECT status FROM invoices WHERE uid = %(uid)s AND {_OWNED}",  # noqa: S608
+        {"uid": uid, "owner": owner},
+    )
     if not (row := found.fetchone()):
         raise NotFound("Invoice not found")
     raise Conflict(f"The invoice cannot become {status}", f"It is {row[0]}, or has expired")
@@ -130,17 +142,17 @@ def list_prices(connection: Connection) -> list[msgspec.Raw]:
 
 
 _SNAPSHOTS = {
-    "invoice": "SELECT invoice_json(i) FROM invoices i WHERE uid = %s",
-    "account": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"
-    " WHERE account_id = %s AND status IN ('unpaid', 'confirming')",
-    "address": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"
-    " WHERE address = %s",
+    "invoice": f"SELECT invoice_json(i) FROM invoices i WHERE uid = %(id)s AND {_OWNED}",  # noqa: S608
+    "account": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"  # noqa: S608
+    f" WHERE account_id = %(id)s AND {_OWNED} AND status IN ('unpaid', 'confirming')",
+    "address": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"  # noqa: S608
+    f" WHERE address = %(id)s AND {_OWNED}",
     "price": "SELECT coalesce(json_agg(price_json(p) ORDER BY id), '[]') FROM prices p"
-    " WHERE %s IN (currency, '*')",
+    " WHERE %(id)s IN (currency, '*')",
 }
 
 
-def read_snapshot(connection: Connection, topic: Topic) -> tuple[Position, msgspec.Raw]:
+def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> tuple[Position, msgspec.Raw]:
     """Return a topic's state, and the position that it is the state at.
 
     One statement, so that both are of one database snapshot. The state may hold changes whose events are
@@ -149,7 +161,7 @@ def read_snapshot(connection: Connection, topic: Topic) -> tuple[Position, msgsp
     wanted = parse_uid(topic.id) if topic.type == "invoice" else topic.id
     ((epoch, last, state),) = connection.execute(
         f"SELECT event_epoch(), last, ({_SNAPSHOTS[topic.type]}) FROM event_log".encode(),  # noqa: S608
-        (wanted,),
+        {"id": wanted, "owner": owner},
     )
     return Position(epoch, last), msgspec.Raw(b"null") if state is None else state
 
@@ -195,6 +207,76 @@ def trim_events(connection: Connection, age_seconds: float, most: int) -> int:
         "SELECT trim_events(make_interval(secs => %s), %s)", (age_seconds, most)
     )
     return int(trimmed)
+
+
+def identify(connection: Connection, digest: bytes) -> Identity:
+    """Return whom a token stands for.
+
+    Raises:
+        Unauthorized: it is unknown, expired or revoked.
+    """
+    found = connection.execute(
+        "SELECT id, account_id, scopes, wire_time(expires_at),"
+        " extract(epoch FROM expires_at - clock_timestamp())::float8 FROM tokens WHERE hash = %s"
+        " AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())",
+        (digest,),
+    )
+    if not (row := found.fetchone()):
+        raise Unauthorized("The token is unknown, expired or revoked")
+    token_id, account_id, scopes, expires_at, seconds_left = row
+    return Identity(
+        token_id=token_id,
+        account_id=account_id,
+        scopes=tuple(scope for scope in SCOPES if scope in scopes),
+        expires_at=expires_at,
+        seconds_left=seconds_left,
+    )
+
+
+def create_account(connection: Connection, name: str) -> int:
+    """Store a new account, and return its id."""
+    ((account_id,),) = connection.execute("INSERT INTO accounts (name) VALUES (%s) RETURNING id", (name,))
+    return int(account_id)
+
+
+def create_token(
+    connection: Connection, account_id: int, digest: bytes, scopes: list[str], seconds: float | None
+) -> int:
+    """Store a new token, and return its id.
+
+    Raises:
+        NotFound: the account does not exist.
+    """
+    created = connection.execute(
+        "INSERT INTO tokens (account_id, hash, scopes, expires_at)"
+        " SELECT id, %s, %s, clock_timestamp() + make_interval(secs => %s) FROM accounts WHERE id = %s"
+        " RETURNING id",
+        (digest, scopes, seconds, account_id),
+    )
+    if not (row := created.fetchone()):
+        raise NotFound("Account not found")
+    return int(row[0])
+
+
+def list_tokens(connection: Connection) -> list[Row]:
+    """Return each token's id, account, scopes, and the times when it was made, expires, and was revoked."""
+    return connection.execute(
+        "SELECT id, account_id, scopes, wire_time(created_at), wire_time(expires_at), wire_time(revoked_at)"
+        " FROM tokens ORDER BY id"
+    ).fetchall()
+
+
+def revoke_token(connection: Connection, token_id: int) -> None:
+    """Have a token be good no more; its connections end. Revoking it again changes nothing.
+
+    Raises:
+        NotFound: there is none with that id.
+    """
+    revoked = connection.execute(
+        "UPDATE tokens SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = %s", (token_id,)
+    )
+    if not revoked.rowcount:
+        raise NotFound("Token not found")
 
 
 def listen(connection: Connection) -> None:

@@ -5,12 +5,23 @@ after run.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from trio_ws.codec import encode_event
 from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.messages import Event, Position, Topic
+
+
+class Watcher(Protocol):
+    """Who has to know of events that no client is told of."""
+
+    def on_change(self) -> None:
+        """What it watches has changed."""
+
+    def on_lost_log(self) -> None:
+        """The event log is another one, and nobody knows what became of what it watches."""
 
 
 class Dispatcher:
@@ -23,6 +34,7 @@ class Dispatcher:
     def __init__(self, log: Log) -> None:
         self.log = log
         self._followers: dict[str, dict[Follower, None]] = {}
+        self._watches: dict[str, dict[Watcher, None]] = {}
 
     def subscribe(self, topics: Sequence[Topic], follower: Follower, after: int) -> None:
         """Tell this follower of the topics' events after a position, and of those to come."""
@@ -43,12 +55,24 @@ class Dispatcher:
             self._forget(topic, follower)
         return len(topics)
 
+    def watch(self, name: str, watcher: Watcher) -> None:
+        """Have it know of each event that concerns a name, whatever is followed."""
+        self._watches.setdefault(name, {})[watcher] = None
+
+    def unwatch(self, name: str, watcher: Watcher) -> None:
+        """Leave it alone."""
+        del self._watches[name][watcher]
+        if not self._watches[name]:
+            del self._watches[name]
+
     def publish(self, event: Event) -> None:
         """Tell each follower of the event, once, however many of its topics they follow."""
         self.log.append(event)
         followers: dict[Follower, None] = {}
         for topic in event.topics:
             followers |= self._followers.get(topic, {})
+            for watcher in list(self._watches.get(topic, ())):
+                watcher.on_change()
         if followers:
             frame = encode_event(event, self.log.end.epoch)
             for follower in followers:
@@ -59,6 +83,8 @@ class Dispatcher:
         self.log.restart(end)
         for follower in dict.fromkeys(one for group in self._followers.values() for one in group):
             follower.end(CloseCode.LOG_LOST, "the event log is another one now")
+        for watcher in [watcher for group in self._watches.values() for watcher in group]:
+            watcher.on_lost_log()
 
     def _forget(self, topic: str, follower: Follower) -> None:
         del follower.topics[topic]

@@ -30,10 +30,12 @@ class Follower:
 
     Attributes:
         topics: What it follows, and from which position on.
+        account: The only account whose events it may see, as a topic; None: any. Prices are for all.
     """
 
     def __init__(self, log: Log, outbox: Outbox, end: Callable[[CloseCode, str], None]) -> None:
         self.topics: dict[str, int] = {}
+        self.account: str | None = None
         self.outbox = outbox
         self.end = end
         self._log = log
@@ -58,7 +60,7 @@ class Follower:
 
     def tell(self, event: Event, frame: bytes) -> None:
         """Queue an event at once; where there is no room, fall back to the log."""
-        if self._cursor is None and not self.outbox.push(frame):
+        if self._cursor is None and self._may_see(event) and not self.outbox.push(frame):
             self._read_from(event.seq - 1)
             self._fell_behind = True
 
@@ -88,9 +90,11 @@ class Follower:
             return None
         event = self._ahead.popleft()
         self._cursor = event.seq
-        if any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics):
-            return encode_event(event, self._log.end.epoch)
-        return None
+        wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
+        return encode_event(event, self._log.end.epoch) if wanted and self._may_see(event) else None
+
+    def _may_see(self, event: Event) -> bool:
+        return self.account is None or self.account in event.topics or event.type == "price.updated"
 
     async def _read_ahead(self, cursor: int) -> None:
         try:

@@ -6,7 +6,7 @@ clock is trio's, so make it inside of trio; under a mock clock nothing depends o
 
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, TypeVarTuple
@@ -18,7 +18,8 @@ from msgspec import UNSET, Raw
 from trio_ws import codec
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection, LogRead
-from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unavailable
+from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized, Unavailable
+from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Status, Topic
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class SimulatedDatabase:
         self._invoices: dict[uuid.UUID, Invoice] = {}
         self._prices: dict[tuple[str, str], Price] = {}
         self._keys: dict[tuple[int, str | None], tuple[uuid.UUID, bytes | None]] = {}
+        self._tokens: dict[bytes, tuple[Identity, datetime | None]] = {}
         self._events: list[Event] = []
         self._numbered = 0
         self._trimmed = 0
@@ -94,15 +96,17 @@ class SimulatedDatabase:
     def _create_invoice(self, action: CreateInvoice) -> Raw:
         return self._insert_invoice(action)
 
-    def _fetch_invoice(self, uid: uuid.UUID) -> Raw:
-        if uid not in self._invoices:
-            raise NotFound("Invoice not found")
-        return _json(self._invoices[uid])
+    def _fetch_invoice(self, uid: uuid.UUID, owner: int | None) -> Raw:
+        return _json(self._find(uid, owner))
 
-    def _change_status(self, uid: uuid.UUID, status: Status) -> Raw:
+    def _find(self, uid: uuid.UUID, owner: int | None) -> Invoice:
         invoice = self._invoices.get(uid)
-        if invoice is None:
+        if invoice is None or owner not in (None, invoice.account_id):
             raise NotFound("Invoice not found")
+        return invoice
+
+    def _change_status(self, uid: uuid.UUID, status: Status, owner: int | None) -> Raw:
+        invoice = self._find(uid, owner)
         overdue = invoice.status == "unpaid" and self._is_due(invoice) and status != "expired"
         if overdue or status not in MAY_BECOME[invoice.status]:
             raise Conflict(f"The invoice cannot become {status}", f"It is {invoice.status}, or has expired")
@@ -124,8 +128,8 @@ class SimulatedDatabase:
     def _read_position(self) -> Position:
         return Position(self.epoch, self._numbered)
 
-    def _read_snapshot(self, topic: Topic) -> tuple[Position, Raw]:
-        invoices = self._invoices.values()
+    def _read_snapshot(self, topic: Topic, owner: int | None) -> tuple[Position, Raw]:
+        invoices = [one for one in self._invoices.values() if owner in (None, one.account_id)]
         state: object
         if topic.type == "invoice":
             found = [_wire(invoice) for invoice in invoices if str(invoice.uid) == topic.id]
@@ -150,12 +154,21 @@ class SimulatedDatabase:
     def _trim_events(self, _: float, __: int) -> int:
         return 0  # it forgets when `trim` says so
 
+    def _identify(self, digest: bytes) -> Identity:
+        identity, expires_at = self._tokens.get(digest, (NOBODY, None))
+        now = self._now()
+        if identity is NOBODY or (expires_at is not None and expires_at <= now):
+            raise Unauthorized("The token is unknown, expired or revoked")
+        left = None if expires_at is None else (expires_at - now).total_seconds()
+        return msgspec.structs.replace(identity, seconds_left=left)
+
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         queries.create_invoice: _create_invoice,
         queries.fetch_invoice: _fetch_invoice,
         queries.change_status: _change_status,
         queries.expire_invoices: _expire_invoices,
         queries.list_prices: _list_prices,
+        queries.identify: _identify,
         queries.read_position: _read_position,
         queries.read_snapshot: _read_snapshot,
         queries.number_events: _number_events,
@@ -169,6 +182,34 @@ class SimulatedDatabase:
         """Insert an account, and return its id."""
         self._accounts.add(len(self._accounts) + 1)
         return len(self._accounts)
+
+    def price(self, currency: str, base_currency: str = "USD") -> Decimal:
+        """Return what one of a currency costs."""
+        return self._prices[currency, base_currency].value
+
+    def create_token(
+        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+    ) -> str:
+        """Insert a token, and return it."""
+        token = f"token-{len(self._tokens) + 1}"
+        expires_at = None if seconds is None else self._now() + timedelta(seconds=seconds)
+        identity = Identity(
+            token_id=len(self._tokens) + 1,
+            account_id=account_id,
+            scopes=tuple(scope for scope in SCOPES if scope in scopes),
+            expires_at=None if expires_at is None else expires_at.isoformat(timespec="microseconds"),
+        )
+        self._tokens[hash_token(token)] = identity, expires_at
+        return token
+
+    def revoke_token(self, token: str) -> None:
+        """Have a token be good no more."""
+        identity, _ = self._tokens[hash_token(token)]
+        self._tokens[hash_token(token)] = NOBODY, None
+        topic = f"token:{identity.token_id}"
+        data = Raw(codec.encode({"id": identity.token_id}))
+        self._events.append(Event(len(self._events) + 1, "token.changed", (topic,), data, None))
+        self._notify()
 
     def trim(self, seq: int) -> None:
         """Keep only what came after an event, as retention does."""
@@ -241,7 +282,7 @@ class SimulatedDatabase:
         return _json(new)
 
     def _insert_invoice(self, action: CreateInvoice) -> Raw:
-        if action.account_id not in self._accounts:
+        if action.account_id is UNSET or action.account_id not in self._accounts:
             raise NotFound("Account not found")
         key = (action.account_id, action.idempotency_key)
         if action.idempotency_key is not None and key in self._keys:

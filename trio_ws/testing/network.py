@@ -9,9 +9,12 @@ from typing import Any, cast
 
 import trio
 from trio.testing import lockstep_stream_pair
-from trio_websocket import WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
+
+from trio_ws.errors import leaves
 
 Stream = trio.abc.HalfCloseableStream
+SUBPROTOCOL_HEADER = "sec-websocket-protocol"  # the library wants to write it itself
 
 
 class SimulatedNetwork(trio.abc.Listener[Stream]):
@@ -59,13 +62,33 @@ class SimulatedClient:
 
     @classmethod
     async def open(
-        cls, network: SimulatedNetwork, nursery: trio.Nursery, path: str = "/"
+        cls, network: SimulatedNetwork, nursery: trio.Nursery, path: str = "/", **headers: str
     ) -> "SimulatedClient":
-        """Call and shake hands; the client's reader lives in the nursery."""
+        """Call and shake hands; the client's reader lives in the nursery.
+
+        Raises:
+            trio_websocket.ConnectionRejected: the server turned it away.
+        """
         stream = await network.call()
-        # Any stream will do, whatever the annotation says.
-        socket = await wrap_client_stream(nursery, cast("Any", stream), "localhost", path)
-        return cls(socket, stream)
+        protocols = headers.pop(SUBPROTOCOL_HEADER, "")
+        extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+        async def stay(*, task_status: trio.TaskStatus[WebSocketConnection]) -> None:
+            try:
+                async with trio.open_nursery() as reading:
+                    socket = await wrap_client_stream(
+                        reading,
+                        cast("Any", stream),  # any stream will do, whatever the annotation says
+                        "localhost",
+                        path,
+                        subprotocols=[name.strip() for name in protocols.split(",") if name],
+                        extra_headers=extra,
+                    )
+                    task_status.started(socket)
+            except* ConnectionRejected as errors:
+                raise leaves(errors)[0] from None
+
+        return cls(await nursery.start(stay), stream)
 
     async def send(self, **fields: object) -> None:
         """Send a message."""

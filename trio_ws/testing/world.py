@@ -30,9 +30,13 @@ class World:
     _nursery: trio.Nursery
     _clients: list[SimulatedClient] = field(default_factory=list)
 
-    async def connect(self, path: str = "/") -> SimulatedClient:
-        """Return a new client, connected."""
-        client = await SimulatedClient.open(self.network, self._nursery, path)
+    async def connect(self, path: str = "/", **headers: str) -> SimulatedClient:
+        """Return a new client, connected.
+
+        Raises:
+            trio_websocket.ConnectionRejected: the server turned it away.
+        """
+        client = await SimulatedClient.open(self.network, self._nursery, path, **headers)
         self._clients.append(client)
         return client
 
@@ -51,7 +55,7 @@ async def simulated_server(database: Database | None = None, **settings: Any) ->
         settings: Those that differ from the defaults.
     """
     network = SimulatedNetwork()
-    in_force = Settings(**settings)
+    in_force = Settings(**{"auth": "open", **settings})
     shutdown = trio.Event()
     source = SimulatedDatabase() if database is None else database
     async with trio.open_nursery() as servers:

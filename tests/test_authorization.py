@@ -1,0 +1,383 @@
+"""Who may do what: every action, scope and ownership; and a token's end, under the mock clock."""
+
+import itertools
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any, get_args
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected
+
+from tests.test_protocol import INVOICE, Contract, request
+from trio_ws.identity import SCOPES, Scope
+from trio_ws.messages import Action
+from trio_ws.testing import SimulatedClient, SimulatedDatabase, World, simulated_server
+
+# What each action takes, on an invoice of account 1; None: nothing.
+SCOPE_OF: dict[str, Scope | None] = {
+    "subscribe": "read",
+    "resume": "read",
+    "unsubscribe": "read",
+    "unsubscribe_all": "read",
+    "fetch_invoice": "read",
+    "list_prices": "read",
+    "create_invoice": "write",
+    "cancel_invoice": "write",
+    "update_invoice": "process",
+    "authenticate": None,
+    "ping": None,
+}
+EVERY_SET_OF_SCOPES = [
+    combination for count in range(1, 4) for combination in itertools.combinations(SCOPES, count)
+]
+
+
+def fields_of(action: str, uid: UUID, account: int = 1, token: str = "") -> dict[str, Any]:
+    """A request that would succeed, for the account and one of its invoices."""
+    topic = {"type": "account", "id": account}
+    fields: dict[str, dict[str, Any]] = {
+        "subscribe": topic,
+        "resume": {"after": "x.0", "topics": [topic]},
+        "unsubscribe": topic,
+        "fetch_invoice": {"id": str(uid)},
+        "create_invoice": {"amount": 1, "currency": "USD", "account_id": account},
+        "cancel_invoice": {"uid": str(uid)},
+        "update_invoice": {"uid": str(uid), "status": "confirming"},
+        "authenticate": {"token": token},
+    }
+    return {"action": action, **fields.get(action, {})}
+
+
+Guarded = Contract
+
+
+@pytest.fixture
+async def closed_world(database: SimulatedDatabase) -> AsyncIterator[World]:
+    """A server that demands tokens, on the simulated database alone; account 2 beside account 1."""
+    database.create_account()
+    async with simulated_server(database, auth="token") as world:
+        yield world
+
+
+def bearer(token: str) -> str:
+    return f"Bearer {token}"
+
+
+@pytest.mark.parametrize("action", SCOPE_OF)
+async def test_an_action_takes_its_scope_and_no_other(guarded: Guarded, action: str) -> None:
+    world, program = guarded
+    scope = SCOPE_OF[action]
+    fetcher = await world.connect(authorization=bearer(await program.create_token()))
+    for scopes in EVERY_SET_OF_SCOPES:
+        token = await program.create_token(account_id=1, scopes=scopes)
+        client = await world.connect(authorization=bearer(token))
+        uid = await program.create_invoice(amount=1, currency="USD", account_id=1)
+        reply = await request(client, **fields_of(action, uid, token=token))
+        if scope is None or scope in scopes:
+            assert reply["status"] == "success"
+        else:
+            assert (reply["code"], reply["message"]) == ("forbidden", f"The token lacks the scope `{scope}`")
+            assert (await request(fetcher, action="fetch_invoice", id=str(uid)))["data"]["version"] == 1
+
+
+def test_every_action_is_in_the_table() -> None:
+    assert {action.__struct_config__.tag for action in get_args(Action)} == set(SCOPE_OF)
+
+
+@pytest.mark.parametrize("action", SCOPE_OF)
+async def test_without_a_token_there_is_little_to_do(guarded: Guarded, action: str) -> None:
+    world, program = guarded
+    client = await world.connect()
+    uid = await program.create_invoice(amount=1, currency="USD", account_id=1)
+    reply = await request(client, **fields_of(action, uid))
+    code = None if action == "ping" else "unauthorized"
+    assert reply.get("code") == code
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("subscribe", "forbidden"),
+        ("resume", "forbidden"),
+        ("create_invoice", "forbidden"),
+        ("fetch_invoice", "not_found"),
+        ("cancel_invoice", "not_found"),
+        ("update_invoice", "not_found"),
+    ],
+)
+async def test_what_is_another_accounts_is_out_of_reach(guarded: Guarded, action: str, code: str) -> None:
+    world, program = guarded
+    uid = await program.create_invoice(amount=1, currency="USD", account_id=2)
+    client = await world.connect(authorization=bearer(await program.create_token(account_id=1)))
+    assert (await request(client, **fields_of(action, uid, account=2)))["code"] == code
+    owner = await world.connect(authorization=bearer(await program.create_token(account_id=2)))
+    assert (await request(owner, action="fetch_invoice", id=str(uid)))["data"]["version"] == 1
+
+
+@pytest.mark.parametrize("behind", [False, True])
+async def test_invoices_and_addresses_bring_only_ones_own_and_prices_are_for_all(
+    guarded: Guarded,
+    behind: bool,  # noqa: FBT001
+) -> None:
+    world, program = guarded
+    client = await world.connect(authorization=bearer(await program.create_token(account_id=2)))
+    topics = [("address", "here"), ("price", "*")]
+    if behind:
+        names = [{"type": type_, "id": id_} for type_, id_ in topics]
+        position = (await request(client, action="subscribe", type="price", id="XXX"))["data"]["position"]
+    else:
+        for type_, id_ in topics:
+            reply = await request(client, action="subscribe", type=type_, id=id_, snapshot=True)
+    for account in (1, 2):
+        uid = await program.create_invoice(amount=account, currency="USD", account_id=account, address="here")
+        if account == 1:
+            await request(client, action="subscribe", type="invoice", id=str(uid))
+        await program.update_invoice(uid, memo="x")
+    await program.set_price("BTC", Decimal(43001))
+    if behind:
+        await trio.sleep(0.3)
+        await request(client, action="resume", after=position, topics=names)
+    got: list[tuple[str, int]] = []
+    while len(got) < 3:
+        message = await client.receive()
+        if "type" in message:
+            got.append((message["type"], message["data"]["account_id"]))
+    assert got == [("invoice.created", 2), ("invoice.updated", 2), ("price.updated", 1)]
+    reply = await request(client, action="subscribe", type="address", id="here", snapshot=True)
+    assert [invoice["account_id"] for invoice in reply["data"]["snapshot"]] == [2]
+
+
+async def test_the_account_may_be_left_out_where_the_token_names_it(guarded: Guarded) -> None:
+    world, program = guarded
+    client = await world.connect(authorization=bearer(await program.create_token(account_id=2)))
+    reply = await request(client, action="create_invoice", amount=1, currency="USD")
+    assert reply["data"]["account_id"] == 2
+
+
+async def test_and_must_not_where_there_is_none(world: World) -> None:
+    reply = await request(await world.connect(), action="create_invoice", amount=1, currency="USD")
+    assert reply["code"] == "invalid_message"
+
+
+# Ways to bring a token
+
+
+@pytest.mark.parametrize("header", ["Bearer {}", "bearer {}", "BEARER  {}"])
+async def test_a_token_comes_with_the_request(guarded: Guarded, header: str) -> None:
+    world, program = guarded
+    client = await world.connect(authorization=header.format(await program.create_token()))
+    assert (await request(client, action="list_prices"))["status"] == "success"
+
+
+async def test_a_browser_brings_it_as_a_subprotocol(guarded: Guarded) -> None:
+    world, program = guarded
+    token = await program.create_token()
+    client = await world.connect(**{"sec-websocket-protocol": f"trio-ws, bearer.{token}"})
+    assert client.socket.subprotocol == "trio-ws"
+    assert (await request(client, action="list_prices"))["status"] == "success"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Bearer"},
+        {"authorization": "Basic dG9rZW4tMTo="},
+        {"authorization": ""},
+        {"sec-websocket-protocol": "trio-ws, bearer.wrong"},
+    ],
+)
+async def test_a_wrong_token_is_refused_before_the_upgrade(guarded: Guarded, headers: dict[str, str]) -> None:
+    world, program = guarded
+    await program.create_token()
+    with pytest.raises(ConnectionRejected) as refused:
+        await world.connect(**headers)
+    assert refused.value.status_code == 401
+
+
+async def test_a_token_in_the_url_is_none(guarded: Guarded) -> None:
+    world, program = guarded
+    client = await world.connect(path=f"/?token={await program.create_token()}")
+    assert (await request(client, action="list_prices"))["code"] == "unauthorized"
+
+
+async def test_a_database_that_is_away_says_so_before_the_upgrade(
+    closed_world: World, database: SimulatedDatabase
+) -> None:
+    token = database.create_token()
+    database.away = True
+    with pytest.raises(ConnectionRejected) as refused:
+        await closed_world.connect(authorization=bearer(token))
+    assert refused.value.status_code == 503
+
+
+async def test_authenticating_replaces_who_one_is(guarded: Guarded) -> None:
+    world, program = guarded
+    client = await world.connect()
+    first, second = await program.create_token(2, ("read",)), await program.create_token(1, ("write", "read"))
+    reply = await request(client, action="authenticate", token=first)
+    assert reply == {
+        "status": "success",
+        "message": "Authenticated",
+        "data": {"account_id": 2, "scopes": ["read"], "expiresAt": None},
+    }
+    assert (await request(client, action="subscribe", type="account", id=2))["status"] == "success"
+    reply = await request(client, action="authenticate", token="wrong")
+    assert (reply["code"], reply["message"]) == (
+        "unauthorized",
+        "The token is unknown, expired or revoked",
+    )
+    assert (await request(client, action="subscribe", type="account", id=2))["status"] == "success"
+    reply = await request(client, action="authenticate", token=second)
+    assert reply["data"] == {"account_id": 1, "scopes": ["read", "write"], "expiresAt": None}
+    assert (await request(client, action="subscribe", type="account", id=2))["code"] == "forbidden"
+    await program.create_invoice(amount=1, currency="USD", account_id=2)
+    mine = await program.create_invoice(amount=1, currency="USD", account_id=1, address="here")
+    await request(client, action="subscribe", type="account", id=1)
+    await program.update_invoice(mine, memo="x")
+    while (event := await client.receive())["type"] != "invoice.updated":
+        assert event["data"]["account_id"] == 1
+    await program.revoke_token(first)  # whose it is no more
+    assert (await request(client, action="ping"))["type"] == "pong"
+
+
+# Their end
+
+
+async def closes(client: SimulatedClient) -> tuple[int, str | None, float]:
+    """When and why the server closes."""
+    reason: CloseReason | None = None
+    while reason is None:
+        try:
+            await client.receive()
+        except ConnectionClosed as closed:
+            reason = closed.reason
+    return int(reason.code), reason.reason, trio.current_time()
+
+
+async def test_a_token_that_expires_ends_its_connections_to_the_second(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    begin = trio.current_time()
+    by_header = await closed_world.connect(authorization=bearer(database.create_token(seconds=100)))
+    by_action = await closed_world.connect()
+    token = database.create_token(seconds=200)
+    reply = await request(by_action, action="authenticate", token=token)
+    assert reply["data"]["expiresAt"].startswith("2026-01-01T00:03:2")
+    code, reason, when = await closes(by_header)
+    assert (code, reason, round(when - begin)) == (4401, "the token has expired", 100)
+    code, reason, when = await closes(by_action)
+    assert (code, round(when - begin)) == (4401, 200)
+    with pytest.raises(ConnectionRejected):
+        await closed_world.connect(authorization=bearer(token))
+
+
+async def test_a_fresh_token_in_time_keeps_the_connection(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    begin = trio.current_time()
+    client = await closed_world.connect(authorization=bearer(database.create_token(seconds=100)))
+    with trio.move_on_after(90):
+        await client.receive()
+    await request(client, action="authenticate", token=database.create_token(seconds=100))
+    _, _, when = await closes(client)
+    assert round(when - begin) == 190
+
+
+async def test_a_revoked_token_ends_its_connections_within_a_second_on_every_server(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    token, other = database.create_token(), database.create_token()
+    async with (
+        simulated_server(database, auth="token") as here,
+        simulated_server(database, auth="open") as there,
+    ):
+        clients = [await world.connect(authorization=bearer(token)) for world in (here, there)]
+        idle = await here.connect()
+        bystander = await here.connect(authorization=bearer(other))
+        await request(clients[0], action="unsubscribe_all")
+        begin = trio.current_time()
+        database.lose_wakes = True
+        database.revoke_token(token)
+        for client in clients:
+            code, reason, when = await closes(client)
+            assert (code, reason) == (4401, "the token was revoked")
+            assert when - begin < 1
+        for client in (idle, bystander):
+            assert (await request(client, action="ping"))["type"] == "pong"
+
+
+async def test_a_log_that_was_lost_ends_those_whose_revocation_it_might_not_tell(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    client = await closed_world.connect(authorization=bearer(database.create_token()))
+    nobody = await closed_world.connect()
+    database.restore(seq=2)
+    assert (await closes(client))[0] == 4008, "and it may come back with the same token"
+    assert (await request(nobody, action="ping"))["type"] == "pong"
+
+
+async def test_a_token_revoked_while_it_is_looked_up_is_not_let_in(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    token = database.create_token()
+    refused = 0
+    for step in range(12):  # of the loop, from the request on: before, during and after the look-up
+        client = await closed_world.connect()
+        fresh = database.create_token()
+        await client.send(action="authenticate", token=fresh)
+        for _ in range(step):
+            await trio.lowlevel.checkpoint()
+        database.revoke_token(fresh)
+        with trio.move_on_after(5):
+            reply = await client.receive()
+            if reply["status"] == "success":
+                assert (await closes(client))[0] == 4401
+            else:
+                refused += 1
+                assert reply["code"] == "unauthorized"
+            continue
+        raise AssertionError("no answer")
+    assert refused
+    assert token
+
+
+# Pages
+
+
+@pytest.mark.parametrize(
+    ("origin", "welcome"),
+    [
+        ("http://localhost", True),
+        ("https://LOCALHOST", True),
+        ("https://shop.example", True),
+        ("https://evil.example", False),
+        ("http://localhost.evil.example", False),
+        ("http://localhost:81", False),
+        ("null", False),
+        ("", False),
+    ],
+)
+async def test_a_page_may_call_from_our_own_host_or_from_an_origin_that_is_set(
+    database: SimulatedDatabase,
+    origin: str,
+    welcome: bool,  # noqa: FBT001
+) -> None:
+    async with simulated_server(database, origins=("https://shop.example",)) as world:
+        if welcome:
+            await world.connect(origin=origin)
+            return
+        with pytest.raises(ConnectionRejected) as refused:
+            await world.connect(origin=origin)
+        assert refused.value.status_code == 403
+
+
+async def test_open_means_open(database: SimulatedDatabase, world: World) -> None:
+    client = await world.connect()
+    assert (await request(client, **INVOICE))["status"] == "success"
+    token = database.create_token(scopes=("read",))
+    await request(client, action="authenticate", token=token)
+    assert (await request(client, **INVOICE))["code"] == "forbidden"
