@@ -35,6 +35,9 @@ class OtherProgram(Protocol):
     async def set_price(self, currency: str, value: Decimal) -> None:
         """Change a price in USD."""
 
+    async def delete_price(self, currency: str) -> None:
+        """Delete a price in USD."""
+
     async def create_account(self) -> int:
         """Insert an account, and return its id."""
 
@@ -64,6 +67,9 @@ class SimulatedProgram:
 
     async def set_price(self, currency: str, value: Decimal) -> None:
         self._database.set_price(currency, value)
+
+    async def delete_price(self, currency: str) -> None:
+        self._database.delete_price(currency)
 
     async def create_account(self) -> int:
         return self._database.create_account()
@@ -103,6 +109,10 @@ class Psql:
     async def set_price(self, currency: str, value: Decimal) -> None:
         statement = sql.SQL("UPDATE prices SET value = %s WHERE currency = %s RETURNING id")
         await trio.to_thread.run_sync(self._run, statement, value, currency)
+
+    async def delete_price(self, currency: str) -> None:
+        statement = sql.SQL("DELETE FROM prices WHERE currency = %s RETURNING id")
+        await trio.to_thread.run_sync(self._run, statement, currency)
 
     async def create_account(self) -> int:
         return int(await self._query(queries.create_account, "another"))

@@ -24,6 +24,8 @@ SCOPE_OF: dict[str, Scope | None] = {
     "unsubscribe_all": "read",
     "fetch_invoice": "read",
     "list_prices": "read",
+    "convert_price": "read",
+    "set_price": "process",
     "create_invoice": "write",
     "cancel_invoice": "write",
     "update_invoice": "process",
@@ -46,6 +48,8 @@ def fields_of(action: str, uid: UUID, account: int = 1, token: str = "") -> dict
         "create_invoice": {"amount": 1, "currency": "USD", "account_id": account},
         "cancel_invoice": {"uid": str(uid)},
         "update_invoice": {"uid": str(uid), "status": "confirming"},
+        "convert_price": {"quote_currency": "BTC", "base_currency": "USD", "quote_value": 1},
+        "set_price": {"currency": "BTC", "base_currency": "USD", "value": 50000},
         "authenticate": {"token": token},
     }
     return {"action": action, **fields.get(action, {})}

@@ -17,6 +17,7 @@ from trio_ws.connection import Connection
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
+from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.messages import Event
 from trio_ws.settings import Settings
@@ -33,7 +34,9 @@ class Line:
         self.database = SimulatedDatabase()
         self.dispatcher = Dispatcher(Log(self.database, memory_bytes=100_000))
         tail = Tail(self.database, self.dispatcher, self.settings.poll_seconds)
-        self.services = Services(self.settings, self.database, self.dispatcher, tail)
+        self.services = Services(
+            self.settings, self.database, self.dispatcher, tail, Prices(self.database, self.dispatcher)
+        )
         stream, theirs = lockstep_stream_pair()
         self.client = RawClient(stream)
         self.connection = Connection(theirs, self.services)

@@ -122,6 +122,22 @@ class ListPrices(_Action, tag="list_prices"):
     """Read all prices."""
 
 
+class SetPrice(_Action, tag="set_price"):
+    """Say that one `currency` costs `value` of `base_currency`, in major units."""
+
+    currency: Currency
+    base_currency: Currency
+    value: Decimal
+
+
+class ConvertPrice(_Action, tag="convert_price"):
+    """Ask what `quote_value` of `quote_currency` comes to in `base_currency`, in major units."""
+
+    quote_currency: Currency
+    base_currency: Currency
+    quote_value: Decimal
+
+
 class Authenticate(_Action, tag="authenticate"):
     """Become who a token says."""
 
@@ -142,6 +158,8 @@ Action = (
     | CancelInvoice
     | UpdateInvoice
     | ListPrices
+    | SetPrice
+    | ConvertPrice
     | Authenticate
     | Ping
 )
@@ -185,6 +203,21 @@ class Authenticated(Struct, kw_only=True, rename="camel"):
     account_id: int = msgspec.field(name="account_id")
     scopes: tuple[str, ...]
     expires_at: str | None
+
+
+class Converted(Struct, kw_only=True):
+    """The data of a reply to `convert_price`.
+
+    Args:
+        base_value: Rounded to the smallest unit of `base_currency`.
+        timestamp: Since when the price that it rests on is in force; of two prices, the older one's.
+    """
+
+    quote_currency: str
+    base_currency: str
+    quote_value: Decimal
+    base_value: Decimal
+    timestamp: str
 
 
 class Subscribed(Struct, kw_only=True):

@@ -16,6 +16,7 @@ from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
+from trio_ws.events.prices import Prices
 from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
@@ -48,7 +49,7 @@ async def serve(
     """
     dispatcher = Dispatcher(Log(database, settings.log_memory_bytes))
     tail = Tail(database, dispatcher, settings.poll_seconds)
-    server = _Server(Services(settings, database, dispatcher, tail))
+    server = _Server(Services(settings, database, dispatcher, tail, Prices(database, dispatcher)))
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(expire_invoices, database, tail)

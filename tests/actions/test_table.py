@@ -16,6 +16,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
+from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.messages import Action, Ping
 from trio_ws.settings import Settings
@@ -31,7 +32,9 @@ async def ask(frame: str) -> dict[str, Any]:
     log = Log(database, memory_bytes=1000)
     dispatcher = Dispatcher(log)
     tail = Tail(database, dispatcher, poll_seconds=1)
-    services = Services(Settings(), database, dispatcher, tail, now=lambda: 1735571686.9)
+    services = Services(
+        Settings(), database, dispatcher, tail, Prices(database, dispatcher), now=lambda: 1735571686.9
+    )
     follower = Follower(log, Outbox(1000), lambda *_: None)
     session = Session(services, follower, lambda *_, seconds: None, lambda _: None)
     reply: dict[str, Any] = json.loads(await answer(frame, services, session))

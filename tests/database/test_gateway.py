@@ -145,7 +145,7 @@ async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: s
         other.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on".encode())
     with pytest.raises(Unavailable):
         await gateway.run(queries.create_invoice, CreateInvoice(amount=1, currency="USD", account_id=1))
-    assert await gateway.run(queries.list_prices)
+    assert await gateway.run(queries.read_position)
 
 
 async def test_clients_do_not_keep_the_log_waiting(gateway: Gateway) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
-from trio_ws.messages import CreateInvoice, Event, Invoice, Price
+from trio_ws.messages import CreateInvoice, Event, Invoice, Price, Topic
 
 
 @pytest.fixture
@@ -71,7 +71,8 @@ def test_rows_are_the_structs_of_the_protocol(conninfo: str, connection: Connect
     assert list(data(event)) == [field.encode_name for field in msgspec.structs.fields(Invoice)]
     assert data(event)["expiresAt"] == "2030-01-01T10:00:00.000000+00:00"
     assert struct.currency == "BTC"
-    (price, *_) = queries.list_prices(connection)
+    _, prices = queries.read_snapshot(connection, Topic("price", "BTC"), None)
+    (price,) = msgspec.json.decode(prices, type=list[msgspec.Raw])
     names = [field.encode_name for field in msgspec.structs.fields(Price)]
     assert list(msgspec.json.decode(price)) == names
     assert msgspec.json.decode(price, type=Price).value == Decimal("43000.00")

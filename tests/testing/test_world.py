@@ -12,7 +12,7 @@ from trio_ws.testing import SimulatedDatabase, simulated_server
 
 async def test_the_simulated_database_knows_every_query_that_actions_and_tail_make() -> None:
     for query in (
-        *(queries.create_invoice, queries.fetch_invoice, queries.list_prices),
+        *(queries.create_invoice, queries.fetch_invoice, queries.set_price),
         *(queries.read_position, queries.number_events, queries.read_events),
         *(queries.read_snapshot, queries.trim_events),
     ):
@@ -29,7 +29,7 @@ async def test_a_gate_holds_queries_back_even_from_who_was_cancelled(
 ) -> None:
     database.gate = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(database.run, queries.list_prices)
+        nursery.start_soon(database.run, queries.read_position)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         assert nursery.child_tasks
@@ -39,7 +39,7 @@ async def test_a_gate_holds_queries_back_even_from_who_was_cancelled(
 async def test_a_database_that_is_away_fails(database: SimulatedDatabase) -> None:
     database.away = True
     with pytest.raises(Unavailable):
-        await database.run(queries.list_prices)
+        await database.run(queries.read_position)
 
 
 async def test_two_runs_of_a_seed_are_the_same(autojump_clock: MockClock) -> None:

@@ -1,11 +1,76 @@
-"""Reading prices."""
+"""Setting, reading and converting prices."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
+from trio_ws.currencies import Rate, in_minor_units, rounded
 from trio_ws.database import queries
-from trio_ws.messages import ListPrices, Success
+from trio_ws.errors import InvalidValue, NotFound
+from trio_ws.messages import (
+    MAX_AMOUNT,
+    Converted,
+    ConvertPrice,
+    ListPrices,
+    SetPrice,
+    Success,
+)
+
+FIRST_ACCOUNT = 1  # 0002_first_account.sql makes it; whose prices are set where nobody says whose
+DIGITS = 36  # as many as 18 on either side of the point: more than any currency has
+OWN_PRICE_SECONDS = 1.0  # until the log has told of it
 
 
 async def list_prices(_: ListPrices, services: Services, __: Session) -> Success:
-    """Read all prices."""
-    return Success(data=await services.database.run(queries.list_prices))
+    """Read all prices, from memory."""
+    return Success(data=(await services.prices.read()).json)
+
+
+async def set_price(action: SetPrice, services: Services, session: Session) -> Success:
+    """Say what one of a currency costs."""
+    _check(action.value, "value")
+    if action.currency == action.base_currency:
+        raise InvalidValue("A currency has no price in itself - at `$.base_currency`")
+    if in_minor_units(action.value, action.base_currency) > MAX_AMOUNT:
+        raise InvalidValue(f"Expected at most {MAX_AMOUNT} in minor units - at `$.value`")
+    account_id = session.identity.account_id or FIRST_ACCOUNT
+    price = await services.database.run(
+        queries.set_price, account_id, action.currency, action.base_currency, action.value
+    )
+    services.tail.wake()
+    await services.prices.wait_for(price, OWN_PRICE_SECONDS)
+    return Success(data=price)
+
+
+async def convert_price(action: ConvertPrice, services: Services, _: Session) -> Success:
+    """Say what an amount of a currency comes to in another, by the prices that are known."""
+    _check(action.quote_value, "quote_value")
+    rate: Rate | None
+    if action.quote_currency == action.base_currency:
+        now = datetime.fromtimestamp(services.now(), UTC)
+        rate = Rate(Fraction(1), now.isoformat(timespec="microseconds"))
+    else:
+        rates = (await services.prices.read()).rates
+        rate = rates.find(action.quote_currency, action.base_currency)
+    if rate is None:
+        raise NotFound(f"No price of {action.quote_currency} in {action.base_currency}")
+    return Success(
+        data=Converted(
+            quote_currency=action.quote_currency,
+            base_currency=action.base_currency,
+            quote_value=action.quote_value,
+            base_value=rounded(Fraction(action.quote_value) * rate.value, action.base_currency),
+            timestamp=rate.since,
+        )
+    )
+
+
+def _check(value: Decimal, name: str) -> None:
+    """Raise unless it is a price or an amount, of a length that is cheap to calculate with."""
+    if not (value.is_finite() and value > 0):
+        raise InvalidValue(f"Expected a decimal > 0 - at `$.{name}`")
+    sign_digits_exponent = value.as_tuple()
+    if not -DIGITS <= value.adjusted() <= DIGITS or len(sign_digits_exponent.digits) > DIGITS:
+        raise InvalidValue(f"Expected a decimal of at most {DIGITS} digits - at `$.{name}`")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trio_ws.database.gateway import Database
 from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.settings import Settings
 
@@ -18,4 +19,5 @@ class Services:
     database: Database
     dispatcher: Dispatcher
     tail: Tail
+    prices: Prices
     now: Callable[[], float] = time.time

@@ -15,6 +15,7 @@ from trio_ws.database import queries
 from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
+from trio_ws.messages import Event
 
 LAST_WORDS_SECONDS = 0.5  # for what is being written when a token ends: its connections go within a second
 
@@ -84,7 +85,7 @@ class Session:
         self._services.dispatcher.unsubscribe_all(self.follower)
         self._end(CloseCode.UNAUTHORIZED, reason, seconds=LAST_WORDS_SECONDS)
 
-    def on_change(self) -> None:
+    def on_event(self, _: Event) -> None:
         """See the token go: it was revoked, or deleted, or has changed."""
         self.lose("the token was revoked")
 

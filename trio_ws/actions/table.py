@@ -15,6 +15,7 @@ from trio_ws.identity import Scope
 from trio_ws.messages import (
     Authenticate,
     CancelInvoice,
+    ConvertPrice,
     CreateInvoice,
     Failure,
     FetchInvoice,
@@ -23,6 +24,7 @@ from trio_ws.messages import (
     Reply,
     RequestId,
     Resume,
+    SetPrice,
     Subscribe,
     Unsubscribe,
     UnsubscribeAll,
@@ -44,6 +46,8 @@ ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
     CancelInvoice: (invoices.cancel_invoice, "write"),
     UpdateInvoice: (invoices.update_invoice, "process"),
     ListPrices: (prices.list_prices, "read"),
+    SetPrice: (prices.set_price, "process"),
+    ConvertPrice: (prices.convert_price, "read"),
     Authenticate: (identities.authenticate, None),
     Ping: (identities.ping, None),
 }

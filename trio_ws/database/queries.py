@@ -6,6 +6,7 @@ and is its own transaction. Rows leave PostgreSQL as the JSON that goes on the w
 together again.
 """
 
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -135,10 +136,31 @@ def expire_invoices(connection: Connection, most: int) -> int:
     ).rowcount
 
 
-def list_prices(connection: Connection) -> list[msgspec.Raw]:
-    """Return all prices as PRICEs, the oldest first."""
-    found = connection.execute("SELECT price_json(p) FROM prices p ORDER BY id")
-    return [_json(row) for row in found]
+def set_price(
+    connection: Connection, account_id: int, currency: str, base_currency: str, value: Decimal
+) -> msgspec.Raw:
+    """Store what a currency costs, and return it as PRICE; one that is so already stays as it is.
+
+    Raises:
+        NotFound: the account does not exist.
+    """
+    pair = (account_id, currency, base_currency)
+    changed = connection.execute(
+        "INSERT INTO prices (account_id, currency, base_currency, value)"
+        " SELECT id, %s, %s, %s FROM accounts WHERE id = %s"
+        " ON CONFLICT (account_id, currency, base_currency) DO UPDATE SET value = excluded.value"
+        " WHERE prices.value <> excluded.value RETURNING price_json(prices)",
+        (currency, base_currency, value, account_id),
+    )
+    if row := changed.fetchone():
+        return _json(row)
+    found = connection.execute(
+        "SELECT price_json(p) FROM prices p WHERE account_id = %s AND currency = %s AND base_currency = %s",
+        pair,
+    )
+    if not (row := found.fetchone()):
+        raise NotFound("Account not found")
+    return _json(row)
 
 
 _SNAPSHOTS = {

@@ -17,7 +17,7 @@ from trio_ws.messages import Event, Position, Topic
 class Watcher(Protocol):
     """Who has to know of events that no client is told of."""
 
-    def on_change(self) -> None:
+    def on_event(self, event: Event) -> None:
         """What it watches has changed."""
 
     def on_lost_log(self) -> None:
@@ -69,14 +69,16 @@ class Dispatcher:
         """Tell each follower of the event, once, however many of its topics they follow."""
         self.log.append(event)
         followers: dict[Follower, None] = {}
+        watchers: dict[Watcher, None] = {}
         for topic in event.topics:
             followers |= self._followers.get(topic, {})
-            for watcher in list(self._watches.get(topic, ())):
-                watcher.on_change()
+            watchers |= self._watches.get(topic, {})
         if followers:
             frame = encode_event(event, self.log.end.epoch)
             for follower in followers:
                 follower.tell(event, frame)
+        for watcher in watchers:
+            watcher.on_event(event)
 
     def restart(self, end: Position) -> None:
         """Go on from the end of another log, of which nobody knows what of it our followers have."""

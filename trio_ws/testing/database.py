@@ -16,6 +16,7 @@ import trio
 from msgspec import UNSET, Raw
 
 from trio_ws import codec
+from trio_ws.currencies import in_minor_units
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized, Unavailable
@@ -60,7 +61,8 @@ class SimulatedDatabase:
         self._random = random.Random(seed)
         self._accounts = {1}
         self._invoices: dict[uuid.UUID, Invoice] = {}
-        self._prices: dict[tuple[str, str], Price] = {}
+        self._prices: dict[tuple[int, str, str], Price] = {}
+        self._last_price = 0
         self._keys: dict[tuple[int, str | None], tuple[uuid.UUID, bytes | None]] = {}
         self._tokens: dict[bytes, tuple[Identity, datetime | None]] = {}
         self._events: list[Event] = []
@@ -122,8 +124,10 @@ class SimulatedDatabase:
     def _is_due(self, invoice: Invoice) -> bool:
         return _due_at(invoice) <= self._now()
 
-    def _list_prices(self) -> list[Raw]:
-        return [_json(price) for price in self._prices.values()]
+    def _set_price(self, account_id: int, currency: str, base_currency: str, value: Decimal) -> Raw:
+        if account_id not in self._accounts:
+            raise NotFound("Account not found")
+        return _json(self._upsert_price(account_id, currency, base_currency, value))
 
     def _read_position(self) -> Position:
         return Position(self.epoch, self._numbered)
@@ -167,7 +171,7 @@ class SimulatedDatabase:
         queries.fetch_invoice: _fetch_invoice,
         queries.change_status: _change_status,
         queries.expire_invoices: _expire_invoices,
-        queries.list_prices: _list_prices,
+        queries.set_price: _set_price,
         queries.identify: _identify,
         queries.read_position: _read_position,
         queries.read_snapshot: _read_snapshot,
@@ -185,7 +189,7 @@ class SimulatedDatabase:
 
     def price(self, currency: str, base_currency: str = "USD") -> Decimal:
         """Return what one of a currency costs."""
-        return self._prices[currency, base_currency].value
+        return self._prices[1, currency, base_currency].value
 
     def create_token(
         self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
@@ -250,25 +254,36 @@ class SimulatedDatabase:
 
     def set_price(self, currency: str, value: Decimal, base_currency: str = "USD") -> None:
         """Insert or change a price."""
-        old = self._prices.get((currency, base_currency))
+        self._upsert_price(1, currency, base_currency, value)
+        self._notify()
+
+    def delete_price(self, currency: str, base_currency: str = "USD") -> None:
+        """Delete a price."""
+        price = self._prices.pop((1, currency, base_currency))
+        data = Raw(codec.encode({"id": price.id}))
+        self._events.append(Event(len(self._events) + 1, "price.deleted", ("prices",), data, None))
+        self._notify()
+
+    # What triggers do
+
+    def _upsert_price(self, account_id: int, currency: str, base_currency: str, value: Decimal) -> Price:
+        old = self._prices.get((account_id, currency, base_currency))
+        if old and old.value == value:
+            return old
+        self._last_price += not old
         new = Price(
-            id=old.id if old else len(self._prices) + 1,
+            id=old.id if old else self._last_price,
             currency=currency,
-            amount=round(value * 100),
-            account_id=1,
+            amount=in_minor_units(value, base_currency),
+            account_id=account_id,
             created_at=old.created_at if old else self._now(),
             updated_at=self._now(),
             base_currency=base_currency,
             value=value,
         )
-        if old and old.value == new.value:
-            return
-        self._prices[currency, base_currency] = new
-        topics = (f"price:{currency}", "price:*", "account:1")
-        self._log("price.updated", topics, old, new)
-        self._notify()
-
-    # What triggers do
+        self._prices[account_id, currency, base_currency] = new
+        self._log("price.updated", (f"price:{currency}", "price:*", f"account:{account_id}"), old, new)
+        return new
 
     def _update(self, uid: uuid.UUID, **changes: Any) -> Raw:
         old = self._invoices[uid]

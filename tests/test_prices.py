@@ -1,0 +1,390 @@
+"""Setting, listing and converting prices, on the simulated database and on PostgreSQL."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, TypeVar, TypeVarTuple
+
+import psycopg
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from tests.test_protocol import Contract, assert_nothing_more, receive, request
+from trio_ws.currencies import EXPONENTS, Rate, Rates, exponent, in_minor_units, rounded
+from trio_ws.database import queries
+from trio_ws.database.gateway import Gateway
+from trio_ws.database.queries import Connection
+from trio_ws.errors import NotFound
+from trio_ws.settings import Settings
+from trio_ws.testing import SimulatedDatabase, World, simulated_server
+
+SET = {"action": "set_price", "currency": "BTC", "base_currency": "USD"}
+CONVERT = {"action": "convert_price", "quote_currency": "BTC", "base_currency": "USD", "quote_value": 1}
+
+
+async def convert(world: World, quote: str, base: str, value: object = 1) -> Any:
+    """What so much of a currency comes to in another; a code, where it can't be said."""
+    client = await world.connect()
+    fields = {"quote_currency": quote, "base_currency": base, "quote_value": value}
+    reply = await request(client, action="convert_price", **fields)
+    return reply.get("code") or reply["data"]["base_value"]
+
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+
+# Setting and listing
+
+
+async def test_a_price_that_was_set_is_told_and_listed(contract: Contract) -> None:
+    world, _ = contract
+    client, follower = await world.connect(), await world.connect()
+    await request(follower, action="subscribe", type="price", id="BTC")
+    before = (await request(client, action="list_prices"))["data"]
+    reply = await request(client, **SET, value="43000.25")
+    price = reply["data"]
+    assert (price["value"], price["amount"], price["account_id"]) == (43000.25, 4300025, 1)
+    assert price == {**before[0], **{name: price[name] for name in ("value", "amount", "updatedAt")}}
+    assert (await request(client, action="list_prices"))["data"] == [price, *before[1:]]
+    event = await receive(follower)
+    assert (event["type"], event["data"]) == ("price.updated", price)
+    assert event["previous"] == {"amount": 4300000, "value": 43000}
+    again = await request(client, **SET, value=43000.25)
+    assert again["data"] == price, "what is so already does not change"
+    await assert_nothing_more(follower)
+
+
+async def test_a_pair_that_had_no_price_gets_one(contract: Contract) -> None:
+    world, _ = contract
+    client = await world.connect()
+    price = (await request(client, **{**SET, "base_currency": "JPY"}, value="6600000.4"))["data"]
+    assert (price["base_currency"], price["value"], price["amount"]) == ("JPY", 6600000.4, 6600000)
+    listed = (await request(client, action="list_prices"))["data"]
+    assert [one["id"] for one in listed] == sorted(one["id"] for one in listed)
+    assert listed[-1] == price
+
+
+async def test_the_price_is_the_account_s_that_the_token_names(guarded: Contract) -> None:
+    world, program = guarded
+    client = await world.connect(authorization=f"Bearer {await program.create_token(2)}")
+    assert (await request(client, **SET, value=1))["data"]["account_id"] == 2
+    listed = (await request(client, action="list_prices"))["data"]
+    assert [price["value"] for price in listed if price["currency"] == "BTC"] == [43000, 1]
+
+
+async def test_the_list_is_kept_right_by_the_log_whoever_writes(contract: Contract) -> None:
+    world, program = contract
+    client, follower = await world.connect(), await world.connect()
+    assert len((await request(client, action="list_prices"))["data"]) == 3
+    await request(follower, action="subscribe", type="price", id="*")
+    await program.delete_price("ETH")
+    await program.set_price("BTC", Decimal(44000))
+    assert (await receive(follower))["type"] == "price.updated", "of a price that goes nobody is told"
+    listed = (await request(client, action="list_prices"))["data"]
+    assert [(price["currency"], price["value"]) for price in listed] == [("BTC", 44000), ("EUR", 1.08)]
+
+
+async def test_a_table_that_was_emptied_is_an_empty_list(conninfo: str) -> None:
+    gateway = Gateway(conninfo, Settings())
+    async with simulated_server(gateway) as world:
+        client, follower = await world.connect(), await world.connect()
+        assert len((await request(client, action="list_prices"))["data"]) == 3
+        await request(follower, action="subscribe", type="price", id="*")
+        with psycopg.connect(conninfo, autocommit=True) as other:
+            other.execute("TRUNCATE prices")
+            other.execute("INSERT INTO prices (account_id, currency, value) VALUES (1, 'XMR', 150)")
+        await receive(follower)
+        (price,) = (await request(client, action="list_prices"))["data"]
+        assert price["currency"] == "XMR"
+    gateway.close()
+
+
+async def test_listing_and_converting_cost_no_query_once_they_are_known(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    listed = await request(client, action="list_prices")
+    database.away = True
+    assert await request(client, action="list_prices") == listed
+    assert await convert(world, "BTC", "USD") == 43000
+
+
+async def test_an_outage_while_they_are_read_is_said_and_they_are_read_later(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    database.away = True
+    assert (await request(client, action="list_prices"))["code"] == "unavailable"
+    database.away = False
+    database.set_price("BTC", Decimal(1))
+    assert (await request(client, action="list_prices"))["data"][0]["value"] == 1
+
+
+class SlowToAnswer(SimulatedDatabase):
+    """A database whose snapshot of prices is old when it arrives: its `late` runs in between."""
+
+    def __init__(self, late: Any) -> None:
+        super().__init__()
+        self.late = late
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        answer = await super().run(query, *args)
+        if query.__name__ == "read_snapshot":
+            self.late(self)
+            await trio.sleep(1)  # and the tail tells of it
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [
+        (lambda database: database.set_price("BTC", Decimal(5)), ["BTC 5", "ETH 2300.00", "EUR 1.08"]),
+        (lambda database: database.delete_price("BTC"), ["ETH 2300.00", "EUR 1.08"]),
+    ],
+)
+async def test_what_changes_while_they_are_read_is_in_the_list(
+    autojump_clock: MockClock, late: Any, expected: list[str]
+) -> None:
+    database = SlowToAnswer(late)
+    async with simulated_server(database) as world:
+        client = await world.connect()
+        listed = (await request(client, action="list_prices"))["data"]
+        assert [(f"{price['currency']} {price['value']}") for price in listed] == [
+            name.replace(".00", ".0") for name in expected
+        ]
+
+
+async def test_after_a_log_that_was_lost_they_are_read_anew(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    await request(client, action="list_prices")
+    database.lose_wakes = True
+    database.set_price("BTC", Decimal(7))
+    database.restore(seq=2)  # with this price, and without its event
+    await trio.sleep(1)
+    assert (await request(client, action="list_prices"))["data"][0]["value"] == 7
+
+
+async def test_a_log_that_is_lost_while_they_are_read_has_them_read_again(
+    autojump_clock: MockClock,
+) -> None:
+    restored: list[str] = []
+
+    def restore(database: SimulatedDatabase) -> None:
+        if not restored:
+            restored.append(database.epoch)
+            database.set_price("BTC", Decimal(7))
+            database.restore(seq=2)
+
+    async with simulated_server(SlowToAnswer(restore)) as world:
+        client = await world.connect()
+        assert (await request(client, action="list_prices"))["data"][0]["value"] == 7
+
+
+async def test_setting_waits_no_longer_for_the_log_than_a_moment(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    await request(client, action="list_prices")
+    database.answers = {**database.answers, queries.number_events: lambda *_: None}  # nobody numbers it
+    assert (await request(client, **SET, value=5))["status"] == "success"
+    assert trio.current_time() <= 2
+
+
+async def test_whoever_sets_a_price_finds_it_in_the_list(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, poll_seconds=60) as world:
+        clients = [await world.connect() for _ in range(10)]
+        for client in clients:
+            await request(client, action="list_prices")
+
+        async def set_and_list(number: int) -> None:
+            for step in range(10):
+                value = 1000 * (number + 1) + step
+                currency = f"X{number:02}"
+                reply = await request(clients[number], **{**SET, "currency": currency}, value=value)
+                listed = (await request(clients[number], action="list_prices"))["data"]
+                assert reply["data"] in listed
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(set_and_list, number)
+
+
+# Converting
+
+
+async def test_a_price_converts_its_currency_into_its_base(contract: Contract) -> None:
+    world, _ = contract
+    client = await world.connect()
+    bitcoin = (await request(client, action="list_prices"))["data"][0]
+    reply = await request(client, **CONVERT)
+    assert reply == {
+        "status": "success",
+        "data": {
+            "quote_currency": "BTC",
+            "base_currency": "USD",
+            "quote_value": 1,
+            "base_value": 43000.0,
+            "timestamp": bitcoin["updatedAt"],
+        },
+    }
+    assert list(reply["data"]) == [
+        "quote_currency",
+        "base_currency",
+        "quote_value",
+        "base_value",
+        "timestamp",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("quote", "base", "value", "expected"),
+    [
+        ("BTC", "USD", "0.5", 21500),
+        ("BTC", "USD", 0.00000001, 0),  # 0.00043 USD: less than half a cent
+        ("USD", "BTC", "43000", 1),  # inversely
+        ("USD", "BTC", 1, 0.00002326),
+        ("BTC", "EUR", 1, 39814.81),  # both through USD: 43000 / 1.08
+        ("EUR", "ETH", 1000, 0.469565217391304348),
+        ("USD", "USD", "1.005", 1.01),
+        ("JPY", "JPY", "0.5", 1),
+    ],
+)
+async def test_conversion_goes_both_ways_and_through_a_common_currency(
+    contract: Contract, quote: str, base: str, value: object, expected: float
+) -> None:
+    world, _ = contract
+    assert await convert(world, quote, base, value) == expected
+
+
+@pytest.mark.parametrize(("quote", "base"), [("BTC", "XXX"), ("XXX", "BTC"), ("XXX", "YYY")])
+async def test_a_pair_without_a_price_is_not_found(contract: Contract, quote: str, base: str) -> None:
+    world, _ = contract
+    client = await world.connect()
+    fields = {"quote_currency": quote, "base_currency": base, "quote_value": 1}
+    reply = await request(client, action="convert_price", **fields)
+    assert (reply["code"], reply["message"]) == ("not_found", f"No price of {quote} in {base}")
+
+
+async def test_a_direct_price_goes_before_a_way_through_another(contract: Contract) -> None:
+    world, _ = contract
+    client = await world.connect()
+    await request(client, **{**SET, "base_currency": "EUR"}, value=40000)
+    assert await convert(world, "BTC", "EUR") == 40000
+    assert await convert(world, "EUR", "BTC", 40000) == 1
+
+
+# What can't be
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(
+            {**SET, "value": value}
+            for value in (0, -1, "NaN", "Infinity", "-0", "1e999999999", "1e-37", "x", True)
+        ),
+        {**SET, "value": 10**15},  # more minor units than JavaScript counts
+        {**SET, "value": "1." + "1" * 40},
+        {**SET, "base_currency": "BTC", "value": 1},
+        {**SET, "currency": "bitcoin", "value": 1},
+        {**CONVERT, "quote_value": 0},
+        {**CONVERT, "quote_value": -1},
+        {**CONVERT, "quote_value": "1e999999999"},
+        {**CONVERT, "quote_currency": "x"},
+    ],
+)
+async def test_a_value_that_cannot_be_is_refused_and_changes_nothing(
+    contract: Contract, fields: dict[str, object]
+) -> None:
+    world, _ = contract
+    client = await world.connect()
+    before = await request(client, action="list_prices")
+    assert (await request(client, **fields))["code"] == "invalid_value"
+    assert await request(client, action="list_prices") == before
+
+
+@pytest.mark.parametrize("missing", ["currency", "base_currency", "value"])
+async def test_a_field_that_lacks_is_no_message(contract: Contract, missing: str) -> None:
+    world, _ = contract
+    fields = {**SET, "value": 1}
+    del fields[missing]
+    assert (await request(await world.connect(), **fields))["code"] == "invalid_message"
+
+
+async def test_an_account_that_is_not_there_has_no_prices(conninfo: str, database: SimulatedDatabase) -> None:
+    gateway = Gateway(conninfo, Settings())
+    for one in (gateway, database):
+        with pytest.raises(NotFound, match="Account not found"):
+            await one.run(queries.set_price, 99, "BTC", "USD", Decimal(1))
+    gateway.close()
+
+
+# Their arithmetic
+
+
+def test_python_and_postgresql_know_the_same_exponents(conninfo: str) -> None:
+    known = [*EXPONENTS, "USD", "EUR", "XXX"]
+    with psycopg.connect(conninfo) as connection:
+        rows = connection.execute(
+            "SELECT name, currency_exponent(name) FROM unnest(%s::text[]) name", (known,)
+        ).fetchall()
+        defined = connection.execute(
+            "SELECT prosrc FROM pg_proc WHERE proname = 'currency_exponent'"
+        ).fetchone()
+    assert dict(rows) == {currency: exponent(currency) for currency in known}
+    assert defined
+    assert defined[0].count("'") == 2 * len(EXPONENTS)
+
+
+decimals = st.decimals(min_value="1e-18", max_value="1e15", allow_nan=False, places=18)
+fractions = st.fractions(min_value=0, max_value=10**15)
+
+
+@given(value=decimals, currency=st.sampled_from(["JPY", "USD", "KWD", "BTC", "ETH"]))
+def test_rounding_is_to_the_nearest_unit_and_halves_go_up(value: Decimal, currency: str) -> None:
+    unit = Fraction(1, 10 ** exponent(currency))
+    error = Fraction(rounded(value, currency)) - Fraction(value)
+    assert -unit / 2 < error <= unit / 2
+    assert in_minor_units(value, currency) * unit == Fraction(rounded(value, currency))
+
+
+@given(
+    values=st.lists(decimals, min_size=2, max_size=2),
+    directions=st.lists(st.booleans(), min_size=2, max_size=2),
+)
+def test_a_way_through_another_currency_is_exact_whichever_way_prices_are_given(
+    values: list[Decimal], directions: list[bool]
+) -> None:
+    steps = [("AAA", "MMM"), ("MMM", "BBB")]
+    known = [
+        (*(pair if forward else pair[::-1]), value, f"2026-01-0{number}")
+        for number, (pair, value, forward) in enumerate(zip(steps, values, directions, strict=True), 1)
+    ]
+    expected = Fraction(1)
+    for value, forward in zip(values, directions, strict=True):
+        expected *= Fraction(value) if forward else 1 / Fraction(value)
+    there, back = Rates(known).find("AAA", "BBB"), Rates(known).find("BBB", "AAA")
+    assert there == (expected, "2026-01-01")
+    assert back == (1 / expected, "2026-01-01")
+
+
+def test_of_several_ways_and_several_accounts_prices_the_latest_counts() -> None:
+    known = [
+        ("AAA", "MMM", Decimal(2), "2026-01-01"),
+        ("MMM", "BBB", Decimal(2), "2026-01-04"),
+        ("AAA", "NNN", Decimal(3), "2026-01-03"),
+        ("NNN", "BBB", Decimal(3), "2026-01-02"),
+        ("NNN", "BBB", Decimal(5), "2026-01-05"),
+    ]
+    expected = Rate(Fraction(15), "2026-01-03")
+    assert Rates(known).find("AAA", "BBB") == expected
+    assert Rates(reversed(known)).find("AAA", "BBB") == expected
+    assert Rates([]).find("AAA", "BBB") is None
