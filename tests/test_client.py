@@ -1,6 +1,7 @@
 """The client under the mock clock: it asks, follows, and comes back from whatever happens to its line."""
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 import trio
@@ -200,3 +201,60 @@ async def test_a_url_that_leads_nowhere_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match="is no ws:// or wss:// URL"):
         async with connect(url):
             pass
+
+
+# Who it is
+
+
+async def test_a_token_says_who_it_is(
+    autojump_clock: MockClock, lines: Lines, database: SimulatedDatabase
+) -> None:
+    token = database.create_token(account_id=1, scopes=("read", "write"))
+    async with (
+        simulated_server(database, auth="token") as lines.world,
+        connect("ws://till.example", token=token, open_stream=lines.open) as client,
+    ):
+        invoice = await client.create_invoice(amount=5, currency="EUR")
+        assert invoice["account_id"] == 1
+        async with client.follow(("account", 1)) as events:
+            with trio.move_on_after(1):
+                await anext(events)
+            database.update_invoice(UUID(invoice["uid"]), memo="x")
+            assert isinstance(event := await anext(events), Event)
+            assert event.data["memo"] == "x"
+            database.revoke_token(token)
+            with pytest.raises(Refused, match="the token was revoked") as error:
+                await anext(events)
+            assert error.value.code == "unauthorized"
+        with pytest.raises(Refused, match="401 Unauthorized"):
+            await client.fetch_invoice(invoice["uid"])
+
+
+@pytest.mark.parametrize("path", ["", "/nowhere"])
+async def test_a_server_that_will_not_have_us_is_not_asked_for_ever(
+    autojump_clock: MockClock, lines: Lines, database: SimulatedDatabase, path: str
+) -> None:
+    async with simulated_server(database, auth="token") as lines.world:
+        url = f"ws://till.example{path}"
+        async with connect(url, token="wrong", open_stream=lines.open) as client:
+            with pytest.raises(Refused, match=r"turned us away: 40[14] ") as error:
+                await client.list_prices()
+            assert error.value.code == ("forbidden" if path else "unauthorized")
+            with pytest.raises(Refused, match=r"turned us away: 40[14] "):
+                await anext(client.follow(("account", 1)))
+
+
+async def test_a_server_that_is_full_for_now_is_asked_again(
+    autojump_clock: MockClock, lines: Lines, database: SimulatedDatabase
+) -> None:
+    token = database.create_token()
+    async with (
+        simulated_server(database, auth="token") as lines.world,
+        connect("ws://till.example", token=token, open_stream=lines.open) as client,
+    ):
+        database.away = True  # so that nobody can say whether the token is good: 503
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.call, "ping")
+            await trio.sleep(5)
+            assert len(lines.streams) > 1
+            database.away = False

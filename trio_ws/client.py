@@ -1,6 +1,6 @@
 """The Python client: asks and follows, comes back after any loss of line, and goes on where it was.
 
-    async with connect("ws://localhost:8080") as client:
+    async with connect("ws://localhost:8080", token=TOKEN) as client:
         invoice = await client.create_invoice(amount=1000, currency="USD", account_id=1)
         async for event in client.follow(("invoice", invoice["uid"])):
             if event.data["status"] == "paid":
@@ -16,12 +16,21 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+
+from trio_ws.errors import CloseCode, leaves
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +41,7 @@ CLOSE_SECONDS = 1.0
 REPLY_SECONDS = 30.0  # the server answers within 5 s or so, or its line is dead
 SILENCE_SECONDS = 40.0  # the server pings each 20 s by default; we ask after so long
 FINAL_CODES = range(4400, 5000)  # the protocol's section 6: not again without a change
+FINAL_STATUSES = (400, 401, 403, 404, 405, 426, 431)  # and before the upgrade
 
 Stream = trio.abc.HalfCloseableStream
 OpenStream = Callable[[], Awaitable[Stream]]
@@ -72,17 +82,20 @@ class Gap(NamedTuple):
 
 
 @asynccontextmanager
-async def connect(url: str, *, open_stream: OpenStream | None = None) -> AsyncIterator["Client"]:
+async def connect(
+    url: str, *, token: str | None = None, open_stream: OpenStream | None = None
+) -> AsyncIterator["Client"]:
     """Yield a client of the server at a `ws://` or `wss://` URL; its lines are opened when they are needed.
 
     Args:
         url: Where the server is.
+        token: Who we are; None: nobody, for a server that asks for none.
         open_stream: How to get there; None: TCP, and TLS for `wss://`. Tests give the simulated network's.
 
     Raises:
         ValueError: the URL is none of these.
     """
-    address = _Address.of(url, open_stream)
+    address = _Address.of(url, token, open_stream)
     async with _open_nursery() as nursery:
         yield Client(address, nursery)
 
@@ -100,7 +113,7 @@ class Client:
         """Do an action and return its reply's data; for a reply without data, the reply.
 
         Raises:
-            Refused: the server answered with an error.
+            Refused: the server answered with an error, or does not let us in.
             Disconnected: no line came about in time, or it was lost before the reply came.
         """
         with trio.move_on_after(REPLY_SECONDS):
@@ -177,14 +190,15 @@ class Following:
 
 
 class _Address(NamedTuple):
-    """Where the server is, and how to get there."""
+    """Where the server is, how to get there, and what to say at the door."""
 
     host: str
     path: str
+    headers: list[tuple[bytes, bytes]]
     open_stream: OpenStream
 
     @classmethod
-    def of(cls, url: str, open_stream: OpenStream | None) -> "_Address":
+    def of(cls, url: str, token: str | None, open_stream: OpenStream | None) -> "_Address":
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ValueError(f"{url!r} is no ws:// or wss:// URL")
@@ -197,7 +211,8 @@ class _Address(NamedTuple):
             encrypted: Any = trio.SSLStream(socket, ssl.create_default_context(), server_hostname=host)
             return encrypted  # type: ignore[no-any-return] # a Stream; it lacks send_eof, which nobody calls
 
-        return cls(parts.netloc.rpartition("@")[2], parts.path or "/", open_stream or open_socket)
+        headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+        return cls(parts.netloc.rpartition("@")[2], parts.path or "/", headers, open_stream or open_socket)
 
 
 class _Line:
@@ -302,7 +317,8 @@ class _Follower:
         code = closed.reason.code if closed.reason else 1006
         reason = (closed.reason.reason if closed.reason else None) or ""
         if code in FINAL_CODES:
-            raise Refused({"message": reason or f"closed with {code}", "code": "forbidden"})
+            name = "unauthorized" if code == CloseCode.UNAUTHORIZED else "forbidden"
+            raise Refused({"message": reason or f"closed with {code}", "code": name})
         name, _, seconds = reason.partition("=")
         if name == "retry_after" and seconds.replace(".", "", 1).isdigit():
             return float(seconds)
@@ -311,18 +327,33 @@ class _Follower:
 
 @asynccontextmanager
 async def _open_patiently(address: _Address) -> AsyncIterator[WebSocketConnection]:
-    """Yield an open WebSocket, after as many tries as it takes."""
+    """Yield an open WebSocket, after as many tries as it takes.
+
+    Raises:
+        Refused: the server will not have us, however often we try.
+    """
     for pause in _pauses():
-        async with _open_nursery() as nursery:
-            opened = await _open(address, nursery)
-            if opened is not None:
-                socket, stream = opened
-                try:
-                    yield socket
-                finally:
-                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                        await socket.aclose()
-                    await trio.aclose_forcefully(stream)  # which a socket that was lost leaves open
+        opened = None
+        try:
+            async with _open_nursery() as nursery:
+                opened = await _open(address, nursery)
+                if opened is not None:
+                    socket, stream = opened
+                    try:
+                        yield socket
+                    finally:
+                        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                            await socket.aclose()
+                        await trio.aclose_forcefully(stream)  # which a socket that was lost leaves open
+        except* ConnectionRejected as errors:
+            (rejected,) = leaves(errors)
+            assert isinstance(rejected, ConnectionRejected)  # noqa: S101 - it is what was caught
+            status = rejected.status_code
+            logger.info("%s turns us away: HTTP status %d", address.host, status)
+            if status in FINAL_STATUSES:
+                code = "unauthorized" if status == HTTPStatus.UNAUTHORIZED else "forbidden"
+                message = f"The server turned us away: {status} {HTTPStatus(status).phrase}"
+                raise Refused({"message": message, "code": code}) from None
         if opened is not None:
             return
         await trio.sleep(pause)
@@ -355,7 +386,10 @@ async def _open(address: _Address, nursery: trio.Nursery) -> tuple[WebSocketConn
     try:
         with trio.fail_after(OPEN_SECONDS):
             stream = await address.open_stream()
-            return await wrap_client_stream(nursery, stream, address.host, address.path), stream
+            socket = await wrap_client_stream(
+                nursery, stream, address.host, address.path, extra_headers=address.headers
+            )
+            return socket, stream
     except (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed, trio.BrokenResourceError) as error:
         logger.info("can't connect to %s: %r", address.host, error)
         if stream is not None:

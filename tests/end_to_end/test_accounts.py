@@ -1,6 +1,7 @@
 """Accounts and tokens from the shell, and what a running server makes of them."""
 
 import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -65,6 +66,23 @@ def test_a_token_is_made_used_and_revoked_from_a_shell_while_several_processes_s
         assert ask(tmp_path, "token", "list") == [line]
         assert server.stop() == 0
         assert token not in "".join(server.log())
+
+
+def test_the_commands_that_ask_a_server_bring_a_token(tmp_path: Path) -> None:
+    with serving(tmp_path, "--auth", "token") as server:
+        *_, token = ask(tmp_path, "token", "create", "--account", "1", "--scope", "read,write")
+        ask_for = ("call", "create_invoice", "amount=1", "currency=USD", "--url", server.url)
+        done = trio_ws_command(*ask_for, TRIO_WS_TOKEN=token)
+        assert json.loads(done.stdout)["account_id"] == 1
+        done = trio_ws_command(*ask_for, "--token", token)
+        assert done.returncode == 0
+        done = trio_ws_command(*ask_for)
+        assert_one_line(done, 1, "Authentication required.*")
+        done = trio_ws_command(*ask_for, TRIO_WS_TOKEN="wrong")
+        assert_one_line(done, 1, "The server turned us away: 401 Unauthorized.*")
+        done = trio_ws_command("check-config", TRIO_WS_TOKEN=token)
+        assert done.returncode == 0
+        assert token not in done.stdout
 
 
 def test_a_token_expires(tmp_path: Path) -> None:

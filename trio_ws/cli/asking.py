@@ -12,11 +12,17 @@ from cyclopts import Parameter
 from trio_ws import client
 from trio_ws.cli.options import AsJson
 from trio_ws.errors import StartupError, leaves
-from trio_ws.settings import SettingsError
+from trio_ws.settings import TOKEN_VARIABLE, SettingsError
 
 DEFAULT_URL = "ws://localhost:8080"
 
 Url = Annotated[str, Parameter(help="Where the server is.")]
+Token = Annotated[
+    str | None,
+    Parameter(
+        env_var=TOKEN_VARIABLE, help="Who you are. In the environment no other user of the machine sees it."
+    ),
+]
 
 
 def listen(
@@ -26,6 +32,7 @@ def listen(
     *,
     after: Annotated[str | None, Parameter(help="Position to go on from. Default: from now on.")] = None,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines.
@@ -34,14 +41,17 @@ def listen(
     """
 
     async def follow() -> None:
-        async with client.connect(url) as server, server.follow((type_, id_), after=after) as events:
+        async with (
+            client.connect(url, token=token) as server,
+            server.follow((type_, id_), after=after) as events,
+        ):
             async for event in events:
                 print_event(event, as_json=as_json)
 
     _ask(follow)
 
 
-def call(action: str, /, *fields: str, url: Url = DEFAULT_URL) -> None:
+def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = None) -> None:
     """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text.
 
     Example: trio-ws call create_invoice amount=1000 currency=USD account_id=1
@@ -57,7 +67,7 @@ def call(action: str, /, *fields: str, url: Url = DEFAULT_URL) -> None:
             given[name] = value
 
     async def ask() -> None:
-        async with client.connect(url) as server:
+        async with client.connect(url, token=token) as server:
             print(json.dumps(await server.call(action, **given), ensure_ascii=False))
 
     _ask(ask)
