@@ -3,23 +3,34 @@
 import itertools
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.programs import OtherProgram, Psql, SimulatedProgram
+from trio_ws import codec
+from trio_ws.actions import table
 from trio_ws.database import migrations
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.gateway import Database, Gateway
+from trio_ws.messages import Action
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
 # A crash of the machine may take the test databases with it.
 FAST_AND_FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
+
+# A shared machine may be slow at any moment, which says nothing of the code.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 _numbers = itertools.count(1)
 
@@ -99,9 +110,8 @@ async def _contract(
         yield simulated, SimulatedProgram(simulated)
         return
     conninfo = request.getfixturevalue("conninfo")
-    gateway = Gateway(conninfo, Settings())
-    yield gateway, Psql(conninfo)
-    gateway.close()
+    with closing(Gateway(conninfo, Settings())) as gateway:
+        yield gateway, Psql(conninfo)
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +126,31 @@ def _errors_fail_the_test(caplog: pytest.LogCaptureFixture, request: pytest.Fixt
             if record.levelno >= logging.ERROR
         ]
         assert errors == []
+
+
+@pytest.fixture(autouse=True)
+def _logs_keep_secrets(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that logged, at any level, what a client sent, or a token or memo in it."""
+    secrets: set[str] = set()
+
+    def decode(frame: str | bytes) -> Action:
+        text = frame if isinstance(frame, str) else frame.decode(errors="replace")
+        secrets.add(text)
+        secrets.update(match[1] for match in _SECRET_FIELDS.finditer(text))
+        return codec.decode(frame)
+
+    monkeypatch.setattr(table, "decode", decode)
+    caplog.set_level(logging.DEBUG, "trio_ws")
+    yield
+    for when in ("setup", "call", "teardown"):
+        for record in caplog.get_records(when):
+            line = _FORMATTER.format(record)
+            told = [secret for secret in secrets if len(secret) > len("secret") and secret in line]
+            assert told == [], line
+
+
+_SECRET_FIELDS = re.compile(r'"(?:token|memo)"\s*:\s*"([^"]+)"')
+_FORMATTER = logging.Formatter()  # the message, and the traceback
 
 
 @pytest.fixture

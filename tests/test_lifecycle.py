@@ -2,13 +2,14 @@
 
 import itertools
 import json
+from contextlib import closing
 from datetime import datetime
 from typing import Any, get_args
 from uuid import UUID
 
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from trio.testing import MockClock
@@ -16,8 +17,10 @@ from trio.testing import MockClock
 from tests.programs import OtherProgram, Refused
 from tests.test_protocol import INVOICE, Contract, assert_nothing_more, receive, request, seq
 from trio_ws.database import queries
+from trio_ws.database.gateway import Gateway
 from trio_ws.errors import Conflict, IdempotencyMismatch
 from trio_ws.messages import CreateInvoice, Status
+from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, World, simulated_server
 
 STATUSES = get_args(Status)
@@ -252,6 +255,66 @@ async def test_expiring_sits_out_an_outage(autojump_clock: MockClock, database: 
         assert seq(event) == 5
 
 
+# Many actors at once
+
+ACTORS, INVOICES = 4, 2
+changes = st.tuples(st.integers(0, INVOICES - 1), st.sampled_from(STATUSES))
+
+
+work_of_actors = st.lists(st.lists(changes, max_size=8), min_size=ACTORS, max_size=ACTORS)
+Work = list[list[tuple[int, Status]]]
+
+
+@given(work=work_of_actors)
+async def test_whatever_actors_do_at_once_the_events_tell_one_story_and_replies_the_same(work: Work) -> None:
+    async with simulated_server() as world:
+        await assert_one_story(world, work)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(work=work_of_actors)
+async def test_and_so_they_do_on_postgresql(conninfo: str, work: Work) -> None:
+    with closing(Gateway(conninfo, Settings())) as gateway:
+        async with simulated_server(gateway) as world:
+            await assert_one_story(world, work)
+
+
+async def assert_one_story(world: World, work: Work) -> None:
+    follower = await world.connect()
+    actors = [await world.connect() for _ in range(ACTORS)]
+    await request(follower, action="subscribe", type="account", id=1)
+    uids = [(await request(actors[0], **INVOICE))["data"]["uid"] for _ in range(INVOICES)]
+    assert [(await receive(follower))["data"]["uid"] for _ in range(INVOICES)] == uids
+    done: list[dict[str, Any]] = []
+
+    async def act(client: SimulatedClient, todo: list[tuple[int, Status]]) -> None:
+        for number, status in todo:
+            reply = await request(client, action="update_invoice", uid=uids[number], status=status)
+            if reply["status"] == "success":
+                assert reply["data"]["status"] == status
+                done.append(reply["data"])
+            else:
+                assert reply["code"] == "conflict"
+
+    async with trio.open_nursery() as nursery:
+        for client, todo in zip(actors, work, strict=True):
+            nursery.start_soon(act, client, todo)
+    told = [await receive(follower) for _ in done]
+    await assert_nothing_more(follower)
+    by_version = sorted(done, key=lambda invoice: (invoice["uid"], invoice["version"]))
+    assert sorted((one["data"] for one in told), key=lambda one: (one["uid"], one["version"])) == by_version
+    for uid in uids:
+        story = [event for event in told if event["data"]["uid"] == uid]
+        assert [event["data"]["version"] for event in story] == list(range(2, 2 + len(story)))
+        status = "unpaid"
+        for event in story:
+            assert event["previous"] == {"status": status}
+            assert (status, event["data"]["status"]) in ALLOWED
+            status = event["data"]["status"]
+        last = (await request(follower, action="fetch_invoice", id=uid))["data"]
+        assert last["status"] == status
+
+
 # A model of it all
 
 
@@ -314,5 +377,5 @@ def _decode(raw: Any) -> dict[str, Any]:
     return data
 
 
-Lifecycle.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
+Lifecycle.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestLifecycle = Lifecycle.TestCase

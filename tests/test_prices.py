@@ -1,6 +1,7 @@
 """Setting, listing and converting prices, on the simulated database and on PostgreSQL."""
 
 from collections.abc import Callable
+from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, TypeVar, TypeVarTuple
@@ -89,18 +90,17 @@ async def test_the_list_is_kept_right_by_the_log_whoever_writes(contract: Contra
 
 
 async def test_a_table_that_was_emptied_is_an_empty_list(conninfo: str) -> None:
-    gateway = Gateway(conninfo, Settings())
-    async with simulated_server(gateway) as world:
-        client, follower = await world.connect(), await world.connect()
-        assert len((await request(client, action="list_prices"))["data"]) == 3
-        await request(follower, action="subscribe", type="price", id="*")
-        with psycopg.connect(conninfo, autocommit=True) as other:
-            other.execute("TRUNCATE prices")
-            other.execute("INSERT INTO prices (account_id, currency, value) VALUES (1, 'XMR', 150)")
-        await receive(follower)
-        (price,) = (await request(client, action="list_prices"))["data"]
-        assert price["currency"] == "XMR"
-    gateway.close()
+    with closing(Gateway(conninfo, Settings())) as gateway:
+        async with simulated_server(gateway) as world:
+            client, follower = await world.connect(), await world.connect()
+            assert len((await request(client, action="list_prices"))["data"]) == 3
+            await request(follower, action="subscribe", type="price", id="*")
+            with psycopg.connect(conninfo, autocommit=True) as other:
+                other.execute("TRUNCATE prices")
+                other.execute("INSERT INTO prices (account_id, currency, value) VALUES (1, 'XMR', 150)")
+            await receive(follower)
+            (price,) = (await request(client, action="list_prices"))["data"]
+            assert price["currency"] == "XMR"
 
 
 async def test_listing_and_converting_cost_no_query_once_they_are_known(
@@ -320,11 +320,10 @@ async def test_a_field_that_lacks_is_no_message(contract: Contract, missing: str
 
 
 async def test_an_account_that_is_not_there_has_no_prices(conninfo: str, database: SimulatedDatabase) -> None:
-    gateway = Gateway(conninfo, Settings())
-    for one in (gateway, database):
-        with pytest.raises(NotFound, match="Account not found"):
-            await one.run(queries.set_price, 99, "BTC", "USD", Decimal(1))
-    gateway.close()
+    with closing(Gateway(conninfo, Settings())) as gateway:
+        for one in (gateway, database):
+            with pytest.raises(NotFound, match="Account not found"):
+                await one.run(queries.set_price, 99, "BTC", "USD", Decimal(1))
 
 
 # Their arithmetic

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import trio
 from trio_ws.database import gateway as gateway_module
 from trio_ws.database import queries
 from trio_ws.database.embedded import embedded_postgres
-from trio_ws.database.gateway import Gateway
+from trio_ws.database.gateway import Gateway, QueryFailedError
 from trio_ws.database.migrations import migrate
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound, Timeout, Unavailable
@@ -170,7 +171,7 @@ async def test_a_table_that_changed_under_a_prepared_statement_is_read_again(
     await gateway.run(queries.read_events, 0, 10)
     with psycopg.connect(conninfo, autocommit=True) as other:
         other.execute("ALTER TABLE event ALTER COLUMN type TYPE varchar(50)")
-    with pytest.raises(psycopg.errors.FeatureNotSupported):
+    with pytest.raises(QueryFailedError, match="read_events: FeatureNotSupported"):
         await gateway.run(queries.read_events, 0, 10)
     await gateway.run(queries.read_events, 0, 10)
 
@@ -300,3 +301,12 @@ async def test_a_cancelled_caller_still_waits_for_the_commit(gateway: Gateway) -
             await trio.sleep(0.1)
             scope.cancel()
     assert time.monotonic() - started >= 0.3
+
+
+async def test_a_bug_in_a_query_is_told_without_what_clients_sent(gateway: Gateway) -> None:
+    action = CreateInvoice(amount=0, currency="USD", account_id=1, memo="a memo that no log may hold")
+    with pytest.raises(QueryFailedError) as failed:
+        await gateway.run(queries.create_invoice, action)
+    assert str(failed.value) == "create_invoice: CheckViolation 23514 amount_check"
+    assert "memo" not in "".join(traceback.format_exception(failed.value))
+    assert await gateway.run(queries.read_position), "and the next one has a connection"

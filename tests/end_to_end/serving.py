@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.database.test_embedded import wait_until_gone
 from trio_ws.database import embedded
+from trio_ws.identity import TOKEN_PREFIX
 
-INVOICE = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": 1}
+MEMO = "what a client wrote, and no log may hold"
+INVOICE = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": 1, "memo": MEMO}
 PATIENCE_SECONDS = 30
 
 
@@ -27,6 +29,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], data_dir: Path) -> None:
         self.process = process
         self.data_dir = data_dir
+        self._lines: list[str] = []
         assert process.stdout
         line = process.stdout.readline()
         assert re.match(r"Listening on ws://[0-9.]+:", line), line
@@ -43,7 +46,14 @@ class Server:
     def log(self) -> list[str]:
         """The log lines of a server that has ended."""
         assert self.process.stderr
-        return self.process.stderr.read().splitlines()
+        self._lines += self.process.stderr.read().splitlines()
+        assert_keeps_secrets(self._lines)
+        return self._lines
+
+
+def assert_keeps_secrets(lines: Iterable[str]) -> None:
+    """No token, body or memo stands in the log."""
+    assert [line for line in lines if MEMO in line or TOKEN_PREFIX in line or '"action"' in line] == []
 
 
 @contextmanager
@@ -56,9 +66,11 @@ def serving(data_dir: Path, *arguments: str, port: str = "0") -> Iterator[Server
         text=True,
     ) as process:
         try:
-            yield Server(process, data_dir)
+            server = Server(process, data_dir)
+            yield server
         finally:
             process.kill()
+        server.log()
     wait_until_gone(data_dir)
 
 

@@ -180,7 +180,7 @@ class FollowerMachine(RuleBasedStateMachine):
         assert vars(self.dispatcher)["_followers"] == {}
 
 
-FollowerMachine.TestCase.settings = settings(deadline=None, max_examples=200, stateful_step_count=30)
+FollowerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
 TestFollowers = FollowerMachine.TestCase
 
 

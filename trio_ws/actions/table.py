@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from trio_ws import codec
 from trio_ws.actions import identities, invoices, prices, topics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
+from trio_ws.codec import DecodeFailure, decode, encode
 from trio_ws.errors import ActionError
 from trio_ws.identity import Scope
 from trio_ws.messages import (
@@ -64,13 +64,13 @@ async def answer(frame: str | bytes, services: Services, session: Session) -> by
     request_id: RequestId | None = None
     reply: Reply
     try:
-        action = codec.decode(frame)
+        action = decode(frame)
         request_id = action.request_id
         handler, scope = ACTIONS[type(action)]
         if scope is not None:
             session.identity.require(scope)
         reply = await handler(action, services, session)
-    except codec.DecodeFailure as failure:
+    except DecodeFailure as failure:
         request_id = failure.request_id
         reply = _failure(failure.error)
     except ActionError as error:
@@ -80,7 +80,7 @@ async def answer(frame: str | bytes, services: Services, session: Session) -> by
         reply = Failure(message="Internal server error", code="internal")
     if request_id is not None:
         reply.request_id = request_id
-    return codec.encode(reply)
+    return encode(reply)
 
 
 def _failure(error: ActionError) -> Failure:

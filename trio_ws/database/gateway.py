@@ -49,6 +49,17 @@ HEARTBEAT_SECONDS = 10.0  # how long a LISTEN connection may be silent before it
 RECONNECT_SECONDS = (0.1, 2.0)  # first and longest pause; doubled each time, with jitter
 
 
+class QueryFailedError(Exception):
+    """PostgreSQL does not like a query. What it says of that quotes what clients sent, so it is left out."""
+
+    def __init__(self, query: Callable[..., object], error: psycopg.Error) -> None:
+        diag = error.diag
+        where = [part for part in (diag.table_name, diag.column_name, diag.constraint_name) if part]
+        super().__init__(
+            f"{query.__name__}: {type(error).__name__} {diag.sqlstate} {' '.join(where)}".strip()
+        )
+
+
 class Database(Protocol):
     """What the rest of the server sees of PostgreSQL; `trio_ws.testing` has a simulated one."""
 
@@ -122,9 +133,9 @@ class Gateway:
         except _OUTAGES as error:
             self._report(error)
             raise Unavailable("The database failed; whether this was done is not known") from None
-        except psycopg.Error:
+        except psycopg.Error as error:
             connection.close()  # a bug, or a table that changed under a prepared statement: start afresh
-            raise
+            raise QueryFailedError(query, error) from None
         else:
             self._report(None)
             return answer
