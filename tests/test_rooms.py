@@ -26,6 +26,7 @@ FLOORS = {
     "settings": 1,
     "identity": 1,
     "currencies": 1,
+    "systemd": 1,
     "errors": 0,
     "": 0,  # trio_ws itself: its version
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trio_ws.settings import Settings, SettingsError, data_dir, load
+from trio_ws.settings import FIELDS, FIXED, Settings, SettingsError, data_dir, load, reloaded
 
 
 def test_everything_has_a_default() -> None:
@@ -29,6 +29,12 @@ def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
     file = tmp_path / "trio-ws.toml"
     file.write_text("port = 1")
     assert load({}, {"TRIO_WS_CONFIG": str(file)}).settings.port == 1
+
+
+def test_what_a_running_server_cannot_change_stays() -> None:
+    new = reloaded(Settings(port=1, subscriptions=1), Settings(port=2, subscriptions=2))
+    assert (new.port, new.subscriptions) == (1, 2)
+    assert set(FIXED) < set(FIELDS)
 
 
 def test_an_empty_variable_is_as_good_as_none() -> None:

@@ -1,6 +1,8 @@
 """The parent's part: a worker that dies is started anew, one that does not stop is killed, none is left."""
 
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from trio_ws import workers
 from trio_ws.errors import StartupError
 from trio_ws.workers import Workers
 
@@ -92,3 +95,28 @@ async def test_workers_end_with_a_parent_that_is_cancelled(tmp_path: Path) -> No
             pids = await noted(tmp_path / "note", 2)
             scope.cancel()
     assert not any(map(runs, pids))
+
+
+async def test_a_worker_that_hangs_is_killed_and_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "SILENCE_SECONDS", 0.05)
+    async with running(worker(SERVES, NOTES, "import time; time.sleep(60)"), tmp_path / "note", count=1):
+        assert len(set(await noted(tmp_path / "note", 3))) == 3
+
+
+async def test_workers_hear_of_what_has_changed_and_so_do_those_that_come_later(tmp_path: Path) -> None:
+    again = "[open(line.strip(), 'a').write(f'{os.getpid()}\\n') for line in sys.stdin if line != 'stop\\n']"
+    shutdown = trio.Event()
+    crew = Workers(
+        worker(SERVES, NOTES, again), str(tmp_path / "old").encode(), shutdown, patience_seconds=0.5
+    )
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(crew.run, 2)
+            pids = await noted(tmp_path / "old", 2)
+            await crew.reload(str(tmp_path / "new").encode())
+            assert sorted(await noted(tmp_path / "new", 2)) == sorted(pids)
+            os.kill(pids[0], signal.SIGKILL)
+            assert len(await noted(tmp_path / "new", 3)) == 3
+            shutdown.set()

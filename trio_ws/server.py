@@ -6,6 +6,7 @@ what feeds them stop.
 
 import logging
 import random
+from collections.abc import AsyncIterable, Callable
 from functools import partial
 
 import trio
@@ -33,6 +34,8 @@ async def serve(
     listeners: list[Listener],
     shutdown: trio.Event,
     *,
+    reloads: AsyncIterable[Settings] | None = None,
+    alive: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then drain.
@@ -42,17 +45,22 @@ async def serve(
         database: A migrated one.
         listeners: Open ones; they are closed on the way out.
         shutdown: What SIGTERM sets; so does a test.
+        reloads: Settings that come into force later, for the connections that come then.
+        alive: Called again and again, as long as the event loop and the log's tail make progress.
         task_status: Told when connections are accepted.
 
     Raises:
         ActionError: the event log could not be read at the start.
     """
     dispatcher = Dispatcher(Log(database, settings.log_memory_bytes))
-    tail = Tail(database, dispatcher, settings.poll_seconds)
-    server = _Server(Services(settings, database, dispatcher, tail, Prices(database, dispatcher)))
+    tail = Tail(database, dispatcher, settings.poll_seconds, alive)
+    services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher))
+    server = _Server(services)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(expire_invoices, database, tail)
+        if reloads is not None:
+            background.start_soon(_reload, services, reloads)
         if settings.retention_seconds is not None:
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
@@ -71,6 +79,11 @@ async def serve(
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.deadline = server.drain()
         background.cancel_scope.cancel()
+
+
+async def _reload(services: Services, reloads: AsyncIterable[Settings]) -> None:
+    async for services.settings in reloads:
+        logger.info("new settings are in force for new connections")
 
 
 class _Server:

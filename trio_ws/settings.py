@@ -95,6 +95,22 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 10.0
 
 
+# What a server that runs can't change: what it has opened, and what other parts took over at the start.
+FIXED = (
+    *(
+        "host",
+        "port",
+        "workers",
+        "database_url",
+        "listen_url",
+        "data_dir",
+        "postgres_bindir",
+        "migrate",
+        "auth",
+    ),
+    *("log_format", "database_connections", "statement_seconds", "poll_seconds"),
+    *("retention_seconds", "log_memory_bytes"),
+)
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
@@ -131,6 +147,11 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], config: Pa
             values[name] = _convert(origin, name, value)
             sources[name] = origin
     return Loaded(Settings(**values), sources)  # type: ignore[arg-type] # each was converted above
+
+
+def reloaded(in_force: Settings, new: Settings) -> Settings:
+    """Return what comes into force of new settings: those that can't be changed stay as they are."""
+    return msgspec.structs.replace(new, **{name: getattr(in_force, name) for name in FIXED})
 
 
 def data_dir(settings: Settings, environment: Mapping[str, str] | None = None) -> Path:

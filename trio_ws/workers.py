@@ -1,8 +1,9 @@
 """Several processes that serve as one: started, watched, started anew, and stopped together.
 
 A worker's stdin is a pipe from its parent, who alone holds the other end. The first line on it is what the
-worker is to do, any more is to stop, draining; and its end, that the parent has died, however it died: then
-the worker ends at once, so that nothing is left behind. Its first line on stdout says that it serves.
+worker is to do, another one like it is what has changed of that, the word `stop` is to stop, draining; and
+its end, that the parent has died, however it died: then the worker ends at once, so that nothing is left
+behind. Its first line on stdout says that it serves, each further one that it makes progress.
 """
 
 import logging
@@ -10,6 +11,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -22,7 +24,9 @@ logger = logging.getLogger(__name__)
 STOP = b"stop\n"
 RESTART_SECONDS = (0.1, 10.0)  # first and longest pause before a worker that died is started anew
 WELL_SECONDS = 10.0  # who lived so long begins with the first pause again
-STDIN = 0
+BEAT_SECONDS = 2.0  # pause between the lines of a worker that makes progress
+SILENCE_SECONDS = 30.0  # no line for so long: it hangs
+STDIN, STDOUT = 0, 1
 
 
 class Workers:
@@ -42,6 +46,7 @@ class Workers:
         self._orders = orders
         self._shutdown = shutdown
         self._patience_seconds = patience_seconds
+        self._living: list[trio.Process] = []
 
     async def run(self, count: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep so many workers serving until `shutdown` is set and they have stopped.
@@ -54,6 +59,12 @@ class Workers:
                 for number in range(1, count + 1):
                     starting.start_soon(living.start, self._keep, number)
             task_status.started()
+
+    async def reload(self, orders: bytes) -> None:
+        """Tell all workers, and those that come, what has changed of what they were told."""
+        self._orders = orders
+        for process in list(self._living):
+            await _tell(process, orders + b"\n")
 
     async def _keep(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
         """Keep one worker serving."""
@@ -91,6 +102,7 @@ class Workers:
             if await process.stdout.receive_some():
                 logger.info("worker %d serves, process %d", number, process.pid)
                 say_that_it_serves()
+                await self._listen_to(process)
             status = await process.wait()
             nursery.cancel_scope.cancel()
         return status
@@ -103,13 +115,25 @@ class Workers:
             list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
         assert process.stdio  # noqa: S101 - two pipes
+        self._living.append(process)
         try:
             yield process
         finally:
+            self._living.remove(process)
             process.kill()  # where we were cancelled; else it has ended
             with trio.CancelScope(shield=True):
                 await process.wait()
                 await process.stdio.aclose()
+
+    async def _listen_to(self, process: trio.Process) -> None:
+        """Return when a worker has ended, or was ended because it hangs."""
+        assert process.stdout  # noqa: S101 - a pipe
+        with trio.move_on_after(SILENCE_SECONDS) as silence:
+            while await process.stdout.receive_some():
+                silence.deadline = trio.current_time() + SILENCE_SECONDS
+        if silence.cancelled_caught:
+            logger.warning("worker process %d hangs: killing it", process.pid)
+            process.kill()
 
     async def _stop_in_time(self, process: trio.Process) -> None:
         await self._shutdown.wait()
@@ -125,16 +149,51 @@ async def _tell(process: trio.Process, line: bytes) -> None:
         await process.stdin.send_all(line)
 
 
+class Heart:
+    """Tells the parent, on stdout, that this worker makes progress; what else there is it knows."""
+
+    def __init__(self) -> None:
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+
+    def ready(self) -> None:
+        """See `Listening on` printed, which says so."""
+
+    def reloading(self) -> None:
+        """Do what the parent told."""
+
+    def stopping(self) -> None:
+        """Do what the parent told."""
+
+    def alive(self) -> None:
+        """Say so, as often as it is so; most of it is not passed on."""
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT_SECONDS
+            with suppress(OSError):  # a parent that is not there ends us another way
+                os.write(STDOUT, b"alive\n")
+
+
 def read_orders() -> bytes:
     """Return what the parent wants of this worker. Blocking; takes no byte more."""
     with open(STDIN, "rb", buffering=0, closefd=False) as lifeline:
         return lifeline.readline()
 
 
-async def heed_parent(shutdown: trio.Event) -> None:
-    """Set `shutdown` when the parent says so, and end this process at once when there is no parent."""
+async def heed_parent(shutdown: trio.Event, obey: Callable[[bytes], None]) -> None:
+    """Do what the parent says, and end this process at once when there is no parent.
+
+    Args:
+        shutdown: Set when it says to stop.
+        obey: Called with each other line.
+    """
     async with trio.lowlevel.FdStream(os.dup(STDIN)) as lifeline:
-        while await lifeline.receive_some():
-            shutdown.set()
+        text = b""
+        while more := await lifeline.receive_some():
+            *lines, text = (text + more).split(b"\n")
+            for line in lines:
+                if line == STOP.strip():
+                    shutdown.set()
+                else:
+                    obey(line)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -11,9 +11,14 @@ from trio_ws.events.tail import Tail
 from trio_ws.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass
 class Services:
-    """One for the whole server; `now` is the wall clock, in Unix seconds."""
+    """One for the whole server.
+
+    Args:
+        settings: Those in force; they change when they are reloaded.
+        now: The wall clock, in Unix seconds.
+    """
 
     settings: Settings
     database: Database

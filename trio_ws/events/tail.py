@@ -5,6 +5,7 @@ time, which alone would do: a wake-up that is lost costs a moment, never an even
 """
 
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -22,9 +23,23 @@ OUTAGE_SECONDS = 0.5  # pause while the database is away: it is back at our clie
 
 
 class Tail:
-    """Reads on from the end of the dispatcher's log whenever it is woken."""
+    """Reads on from the end of the dispatcher's log whenever it is woken.
 
-    def __init__(self, database: Database, dispatcher: Dispatcher, poll_seconds: float) -> None:
+    Args:
+        database: Where the log is.
+        dispatcher: Who is told of what is new in it.
+        poll_seconds: How long to wait for being woken.
+        alive: Called at each look, whatever comes of it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        dispatcher: Dispatcher,
+        poll_seconds: float,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._alive = alive
         self._database = database
         self._dispatcher = dispatcher
         self._poll_seconds = poll_seconds
@@ -48,6 +63,7 @@ class Tail:
             with trio.move_on_after(pause):
                 await self._woken.wait()
             self._woken = trio.Event()
+            self._alive()
             try:
                 found = await self._catch_up()
                 pause = min(AGAIN_SECONDS, self._poll_seconds) if found else self._poll_seconds
