@@ -258,3 +258,160 @@ async def test_a_server_that_is_full_for_now_is_asked_again(
             await trio.sleep(5)
             assert len(lines.streams) > 1
             database.away = False
+
+
+# What nobody tells it
+
+
+class BlackHole(trio.abc.HalfCloseableStream):
+    """A line that may fall silent, as when somebody pulls a plug."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self.stream = stream
+        self.silent = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.silent:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self.stream.receive_some(max_bytes)
+        if self.silent:
+            await trio.sleep_forever()
+        return data
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@pytest.fixture
+async def holes(lines: Lines, world: World) -> AsyncIterator[tuple[Client, list[BlackHole]]]:
+    """A client whose lines may fall silent."""
+    found: list[BlackHole] = []
+    lines.world = world
+
+    async def open_hole() -> BlackHole:
+        found.append(BlackHole(await lines.open()))
+        return found[-1]
+
+    async with connect("ws://till.example", open_stream=open_hole) as client:
+        yield client, found
+
+
+async def test_a_line_that_fell_silent_is_replaced_at_the_next_request(
+    autojump_clock: MockClock, holes: tuple[Client, list[BlackHole]]
+) -> None:
+    client, found = holes
+    await client.call("ping")
+    found[0].silent = True
+    with pytest.raises(Disconnected, match="no reply in time"):
+        await client.call("ping")
+    assert (await client.call("ping"))["type"] == "pong"
+    assert len(found) == 2
+
+
+async def test_a_follower_s_line_that_fell_silent_is_noticed_and_nothing_is_missed(
+    autojump_clock: MockClock, holes: tuple[Client, list[BlackHole]], database: SimulatedDatabase
+) -> None:
+    client, found = holes
+    async with client.follow(("account", 1)) as events:
+        with trio.move_on_after(1):
+            await anext(events)
+        found[0].silent = True
+        database.create_invoice(**INVOICE)
+        begin = trio.current_time()
+        assert isinstance(event := await anext(events), Event)
+        assert event.type == "invoice.created"
+        assert trio.current_time() - begin < 2 * client_module.SILENCE_SECONDS + 1
+
+
+async def test_breaking_off_ends_the_line(
+    autojump_clock: MockClock, client: Client, lines: Lines, database: SimulatedDatabase
+) -> None:
+    async def create_later() -> None:
+        await trio.sleep(1)
+        database.create_invoice(**INVOICE)
+
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create_later)
+            async for _ in client.follow(("account", 1)):
+                break
+    await trio.sleep(client_module.CLOSE_SECONDS)
+    for stream in lines.streams:
+        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+            await stream.send_all(b"x")
+
+
+async def test_a_server_that_cannot_say_yet_is_asked_again(
+    autojump_clock: MockClock, client: Client, database: SimulatedDatabase
+) -> None:
+    await client.call("ping")
+    after = f"{database.epoch}.4"
+    database.away = True
+    await trio.sleep(1)
+    async with client.follow(("account", 1), after=after) as events:
+        with trio.move_on_after(60):
+            await anext(events)
+        database.create_invoice(**INVOICE)
+        database.create_invoice(**INVOICE)
+        database.away = False
+        assert isinstance(event := await anext(events), Event)
+        assert event.position == f"{database.epoch}.5"
+
+
+class Brittle(trio.abc.HalfCloseableStream):
+    """A line that breaks after so many frames of the server's, each of which is one piece."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, pieces: int) -> None:
+        self.stream = stream
+        self.pieces = pieces
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if not self.pieces:
+            await trio.aclose_forcefully(self.stream)
+            raise trio.BrokenResourceError
+        self.pieces -= 1
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def test_it_keeps_its_own_position_until_the_replay_has_come(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    opened = 0
+
+    async def open_brittle() -> Brittle:
+        nonlocal opened
+        opened += 1
+        # The head and the reply, and then it breaks; the sixth one lasts.
+        return Brittle(await world.network.call(), pieces=2 if opened < 6 else 1000)
+
+    for _ in range(3):
+        database.create_invoice(**INVOICE)
+    async with (
+        connect("ws://till.example", open_stream=open_brittle) as client,
+        client.follow(("account", 1), after=f"{database.epoch}.3") as events,
+    ):
+        got = [await anext(events) for _ in range(3)]
+    assert opened == 6
+    assert [event.position.rpartition(".")[2] for event in got] == ["4", "5", "6"]

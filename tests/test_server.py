@@ -1,6 +1,7 @@
 """The server under the mock clock: many clients, one of them bad, and the way it stops."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TypeVar, TypeVarTuple
 
 import pytest
@@ -9,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
 from tests import raw
+from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
 from trio_ws.server import serve
@@ -243,3 +245,51 @@ async def test_an_unlimited_connection_follows_many_topics(autojump_clock: MockC
         for number in range(1500):
             reply = await client.request(action="subscribe", type="account", id=number + 1)
             assert reply["status"] == "success"
+
+
+async def test_a_snapshot_begins_where_a_position_that_is_not_to_be_had_does_not(
+    autojump_clock: MockClock,
+) -> None:
+    database = FarAway()
+    async with simulated_server(database) as world:
+        client = await world.connect()
+        await client.send(action="subscribe", type="account", id=1, snapshot=True, after="other-1.5")
+        await trio.sleep(0.5)  # the snapshot has been taken, and is on its way
+        for _ in range(5):
+            database.create_invoice(**INVOICE)
+        reply = await client.receive()
+        assert reply["data"] == {"position": f"{database.epoch}.3", "recovered": False, "snapshot": []}
+        told = [(await client.receive())["position"].rpartition(".")[2] for _ in range(5)]
+        assert told == ["4", "5", "6", "7", "8"]
+
+
+async def test_a_position_ahead_of_us_in_an_outage_is_no_gap(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    database.lose_wakes = True
+    database.away = True
+    database.create_invoice(**INVOICE)  # another process has numbered it, and told of .4
+    await trio.sleep(0.3)
+    fields = {"type": "account", "id": 1, "after": f"{database.epoch}.4"}
+    reply = await client.request(action="subscribe", **fields)
+    assert (reply["code"], reply["message"]) == ("unavailable", "The event log is behind")
+    database.away = False
+    reply = await client.request(action="subscribe", **fields)
+    assert reply["data"]["recovered"] is True
+    reply = await client.request(action="subscribe", **{**fields, "after": f"{database.epoch}.9"})
+    assert reply["data"]["recovered"] is False, "but one that never was is"
+
+
+async def test_a_snapshot_waits_until_this_server_has_told_of_what_it_holds(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, poll_seconds=3600) as world:
+        client = await world.connect()
+        await client.request(action="subscribe", type="price", id="*")
+        database.lose_wakes = True
+        database.set_price("BTC", Decimal(5))
+        await database.run(queries.number_events, 100)  # by another process
+        await client.send(action="subscribe", type="account", id=1, snapshot=True)
+        assert (await client.receive())["type"] == "price.updated", "before the reply, not after"
+        assert (await client.receive())["data"]["position"] == f"{database.epoch}.4"

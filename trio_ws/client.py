@@ -54,12 +54,14 @@ class Refused(Exception):
     Attributes:
         code: The protocol's, section 5.
         detail: Which field, and why; None: the server did not say.
+        retry_after_seconds: When to try again; None: not without a change.
     """
 
     def __init__(self, reply: dict[str, Any]) -> None:
         super().__init__(reply.get("message", ""))
         self.code: str = reply.get("code", "internal")
         self.detail: str | None = reply.get("detail")
+        self.retry_after_seconds: float | None = reply.get("retry_after_seconds")
 
 
 class Disconnected(Exception):
@@ -116,12 +118,15 @@ class Client:
             Refused: the server answered with an error, or does not let us in.
             Disconnected: no line came about in time, or it was lost before the reply came.
         """
+        line = None
         with trio.move_on_after(REPLY_SECONDS):
             async with self._opening:
                 if self._line is None or self._line.is_lost:
                     self._line = await self._nursery.start(self._hold_line)
                 line = self._line
             return await line.ask({"action": action, **fields})
+        if line is not None:
+            line.give_up()  # what is on it is lost, most likely, and the next request needs one that is not
         raise Disconnected("no reply in time")
 
     async def create_invoice(self, **fields: object) -> dict[str, Any]:
@@ -142,13 +147,17 @@ class Client:
     def follow(self, *topics: TopicName, after: str | None = None) -> "Following":
         """Follow topics: iterate over what comes, each event once and in order, across lost lines.
 
+        It ends when nobody holds on to the iterator any more, so `break` will do; in other Pythons than
+        CPython, use it in an `async with`.
+
         Args:
             topics: `(type, id)` of each.
             after: A position to go on from; None: from now on.
         """
         to_consumer, events = trio.open_memory_channel[Event | Gap | Refused](0)
-        self._nursery.start_soon(_Follower(self._address, topics, after, to_consumer).run)
-        return Following(events)
+        following = trio.CancelScope()
+        self._nursery.start_soon(_Follower(self._address, topics, after, to_consumer).run, following)
+        return Following(events, following)
 
     async def _hold_line(self, *, task_status: trio.TaskStatus["_Line"]) -> None:
         async with _open_patiently(self._address) as socket:
@@ -163,8 +172,11 @@ class Following:
     Iterating raises `Refused` where the server will not have us follow.
     """
 
-    def __init__(self, events: "trio.MemoryReceiveChannel[Event | Gap | Refused]") -> None:
+    def __init__(
+        self, events: "trio.MemoryReceiveChannel[Event | Gap | Refused]", following: trio.CancelScope
+    ) -> None:
         self._events = events
+        self._following = following
 
     def __aiter__(self) -> Self:
         return self
@@ -180,7 +192,13 @@ class Following:
 
     async def aclose(self) -> None:
         """Follow no more."""
+        self._following.cancel()
         await self._events.aclose()
+
+    def __del__(self) -> None:
+        """Follow no more, as after a `break`."""
+        if trio.lowlevel.in_trio_run():
+            self._following.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,6 +238,7 @@ class _Line:
 
     def __init__(self, socket: WebSocketConnection) -> None:
         self.is_lost = False
+        self._running = trio.CancelScope()
         self._socket = socket
         self._numbers = itertools.count(1)
         self._waiting: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
@@ -227,16 +246,22 @@ class _Line:
     async def run(self) -> None:
         """Hand out replies until the line is lost."""
         try:
-            while True:
-                reply = msgspec.json.decode(await self._socket.get_message(), type=dict[str, Any])
-                if answered := self._waiting.get(reply.get("request_id", 0)):
-                    answered.send_nowait(reply)
+            with self._running:
+                while True:
+                    reply = await _next_message(self._socket)
+                    if answered := self._waiting.get(reply.get("request_id", 0)):
+                        answered.send_nowait(reply)
         except ConnectionClosed:
             pass
         finally:
             self.is_lost = True
             for waiting in self._waiting.values():
                 waiting.close()
+
+    def give_up(self) -> None:
+        """Lose the line now."""
+        self.is_lost = True
+        self._running.cancel()
 
     async def ask(self, request: dict[str, Any]) -> Any:
         """Send a request, and return its reply's data."""
@@ -272,12 +297,13 @@ class _Follower:
         self._consumer = consumer
         self._pauses = _pauses()
 
-    async def run(self) -> None:
+    async def run(self, following: trio.CancelScope) -> None:
         """Follow until nobody listens any more, or the server will not have it."""
         async with self._consumer:
             try:
-                while True:  # noqa: ASYNC110 - nobody tells us when the server is back
-                    await trio.sleep(await self._follow_once())
+                with following:
+                    while True:  # noqa: ASYNC110 - nobody tells us when the server is back
+                        await trio.sleep(await self._follow_once())
             except trio.BrokenResourceError:
                 pass  # The consumer has gone.
             except Refused as error:
@@ -292,6 +318,10 @@ class _Follower:
                     await self._hand_on(await _next_message(socket))
         except ConnectionClosed as closed:
             return self._pause_after(closed)
+        except Refused as refused:
+            if refused.retry_after_seconds is None:
+                raise
+            return max(refused.retry_after_seconds, next(self._pauses))
 
     async def _subscribe(self, socket: WebSocketConnection) -> None:
         after = self._after or "none.0"  # from no log's position: it begins at the end of this one
@@ -332,11 +362,13 @@ async def _open_patiently(address: _Address) -> AsyncIterator[WebSocketConnectio
     Raises:
         Refused: the server will not have us, however often we try.
     """
-    for pause in _pauses():
-        opened = None
+    for number, pause in enumerate(_pauses()):
+        opened, least_pause = None, 0.0
+        # Once, where somebody may see it; after that it is no news.
+        say = logger.info if number else logger.warning
         try:
             async with _open_nursery() as nursery:
-                opened = await _open(address, nursery)
+                opened = await _open(address, nursery, say)
                 if opened is not None:
                     socket, stream = opened
                     try:
@@ -349,14 +381,15 @@ async def _open_patiently(address: _Address) -> AsyncIterator[WebSocketConnectio
             (rejected,) = leaves(errors)
             assert isinstance(rejected, ConnectionRejected)  # noqa: S101 - it is what was caught
             status = rejected.status_code
-            logger.info("%s turns us away: HTTP status %d", address.host, status)
             if status in FINAL_STATUSES:
                 code = "unauthorized" if status == HTTPStatus.UNAUTHORIZED else "forbidden"
                 message = f"The server turned us away: {status} {HTTPStatus(status).phrase}"
                 raise Refused({"message": message, "code": code}) from None
+            say("%s turns us away for now: HTTP status %d", address.host, status)
+            least_pause = _retry_after(rejected)
         if opened is not None:
             return
-        await trio.sleep(pause)
+        await trio.sleep(max(pause, least_pause))
 
 
 @asynccontextmanager
@@ -381,7 +414,16 @@ def _pauses() -> Iterator[float]:
         bound = min(2 * bound, LONGEST_PAUSE_SECONDS)
 
 
-async def _open(address: _Address, nursery: trio.Nursery) -> tuple[WebSocketConnection, Stream] | None:
+def _retry_after(rejected: ConnectionRejected) -> float:
+    """Return how long the server wants to be left alone, in seconds."""
+    headers = {name.lower(): value for name, value in rejected.headers}
+    seconds = headers.get(b"retry-after", b"0")
+    return float(seconds) if seconds.isdigit() else 0.0
+
+
+async def _open(
+    address: _Address, nursery: trio.Nursery, say: Callable[..., None]
+) -> tuple[WebSocketConnection, Stream] | None:
     stream: Any = None
     try:
         with trio.fail_after(OPEN_SECONDS):
@@ -391,7 +433,7 @@ async def _open(address: _Address, nursery: trio.Nursery) -> tuple[WebSocketConn
             )
             return socket, stream
     except (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed, trio.BrokenResourceError) as error:
-        logger.info("can't connect to %s: %r", address.host, error)
+        say("can't connect to %s: %s; trying on", address.host, error or type(error).__name__)
         if stream is not None:
             await trio.aclose_forcefully(stream)
         return None

@@ -17,7 +17,8 @@ START = b'{"type":"invoice.created"'
 
 def measure():
     """Return the line."""
-    with serving(log_memory_bytes=1_000_000, write_seconds=600) as target:
+    # Nobody here answers pings.
+    with serving(log_memory_bytes=1_000_000, write_seconds=600, ping_seconds=600) as target:
         with psycopg.connect(target.conninfo, autocommit=True) as database:
             database.execute("INSERT INTO accounts SELECT FROM generate_series(2, %s)", (CLIENTS,))
         reader = target.connect()
@@ -52,7 +53,9 @@ def _tell(target, reader):
     rest = b""
     reader.settimeout(60)
     while told < EVENTS * CLIENTS:
-        data = rest + reader.recv(1 << 20)
+        received = reader.recv(1 << 20)
+        assert received, "the server has closed the line of one who reads"
+        data = rest + received
         told += data.count(START)
         rest = data[-len(START) + 1 :]
     time.sleep(1)  # the last of the others

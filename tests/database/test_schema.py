@@ -300,10 +300,56 @@ def test_notifications_come_at_most_each_10_ms(conninfo: str, connection: Connec
         listener.execute("LISTEN trio_ws")
         for _ in range(20):
             queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
-            connection.execute("UPDATE event_log SET notified_at = clock_timestamp() + interval '1 hour'")
+            connection.execute("UPDATE event_log SET notified_at = clock_timestamp() + interval '900 ms'")
             queries.number_events(connection, 100)
         connection.execute("UPDATE event_log SET notified_at = '-infinity'")
         queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
         queries.number_events(connection, 100)
         payloads = [note.payload for note in listener.notifies(timeout=1)]
     assert payloads == ["24"]
+
+
+@pytest.mark.parametrize("after", [0, 1000, 4900])
+def test_a_read_of_the_log_costs_what_it_returns_however_long_the_log_is(
+    connection: Connection, after: int
+) -> None:
+    connection.execute(
+        "INSERT INTO invoices (account_id, amount, currency) SELECT 1, 1, 'USD' FROM generate_series(1, 5000)"
+    )
+    queries.number_events(connection, 6000)
+    connection.execute("ANALYZE")
+    with connection.transaction():
+        before = _rows_of_events_read(connection)
+        read = queries.read_events(connection, after, 50)
+        fetched = _rows_of_events_read(connection) - before
+    assert [event.seq for event in read.events] == list(range(after + 1, after + 51))
+    assert 50 <= fetched <= 2 * 50
+
+
+def _rows_of_events_read(connection: Connection) -> int:
+    ((count,),) = connection.execute(
+        "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'event'"
+    )
+    return int(count)
+
+
+def test_a_dump_restored_into_the_same_cluster_is_another_log(
+    connection: Connection, conninfo: str, empty_database: str
+) -> None:
+    before = queries.read_position(connection)
+    connection.execute("CREATE TABLE another (LIKE event_log INCLUDING ALL)")
+    connection.execute("INSERT INTO another SELECT * FROM event_log")
+    connection.execute("DROP TABLE event_log")
+    connection.execute("ALTER TABLE another RENAME TO event_log")  # as pg_restore --clean makes it
+    after = queries.read_position(connection)
+    assert after.seq == before.seq
+    assert after.epoch != before.epoch
+
+
+def test_a_clock_that_was_set_back_silences_nobody(conninfo: str, connection: Connection) -> None:
+    connection.execute("UPDATE event_log SET notified_at = now() + interval '1 hour'")
+    with psycopg.connect(conninfo, autocommit=True) as listener:
+        listener.execute("LISTEN trio_ws")
+        queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+        queries.number_events(connection, 100)
+        assert [notice.payload for notice in listener.notifies(timeout=10, stop_after=1)] == ["4"]

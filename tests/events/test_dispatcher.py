@@ -7,11 +7,13 @@ followed. The machine writes, subscribes with and without a replay, and lets cli
 import json
 import math
 
+import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import Raw
+from trio.testing import MockClock
 
 from trio_ws.database.queries import LogRead
 from trio_ws.errors import CloseCode
@@ -215,3 +217,41 @@ async def test_a_replay_from_further_back_begins_there_also_while_reading_on() -
 
 async def next_seq(follower: Follower) -> int:
     return int(json.loads(await follower.take())["position"].rpartition(".")[2])
+
+
+def price(log: LogInMemory, dispatcher: Dispatcher, row: int, *topics: str) -> None:
+    event = Event(len(log.events) + 1, "price.updated", topics, Raw(b'{"id":%d}' % row), None)
+    log.events.append(event)
+    dispatcher.publish(event)
+
+
+async def read_all(follower: Follower) -> list[int]:
+    seqs: list[int] = []
+    with trio.move_on_after(0.05):
+        while True:
+            seqs.append(int(json.loads(await follower.take())["position"].rpartition(".")[2]))
+    return seqs
+
+
+@pytest.mark.parametrize(("fell_behind", "expected"), [(True, [1, 4, 5, 6]), (False, [1, 2, 3, 4, 5, 6])])
+async def test_who_fell_behind_gets_each_prices_latest_state_and_a_replay_gets_all(
+    autojump_clock: MockClock,
+    fell_behind: bool,  # noqa: FBT001
+    expected: list[int],
+) -> None:
+    database = LogInMemory()
+    log = Log(database, memory_bytes=10**6)
+    log.restart(Position("e-1", 0))
+    dispatcher = Dispatcher(log)
+    follower = Follower(log, Outbox(10), Ends())
+    if fell_behind:
+        dispatcher.subscribe([Topic("account", "1"), Topic("price", "*")], follower, 0)
+    price(database, dispatcher, 7, "price:EUR", "price:*", "account:1")  # there is room for one
+    price(database, dispatcher, 1, "price:BTC", "price:*", "account:1")
+    price(database, dispatcher, 2, "price:BTC", "price:*", "account:2")
+    price(database, dispatcher, 1, "price:BTC", "price:*", "account:1")
+    price(database, dispatcher, 2, "price:BTC", "price:*", "account:2")
+    price(database, dispatcher, 3, "price:BTC", "price:*", "account:1")  # in another base currency
+    if not fell_behind:
+        dispatcher.subscribe([Topic("account", "1"), Topic("price", "*")], follower, 0)
+    assert await read_all(follower) == expected

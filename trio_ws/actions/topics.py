@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from msgspec import UNSET, Raw, UnsetType
+import trio
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
@@ -27,17 +27,15 @@ async def subscribe(action: Subscribe, services: Services, session: Session) -> 
     """Follow a topic: from its snapshot, from a position, or from the current one on."""
     topic = _allowed(action.type, action.id, session)
     after = _position(action.after)
-    state: Raw | UnsetType = UNSET
     if action.snapshot:
         position, state = await services.database.run(
             queries.read_snapshot, topic, session.identity.account_id
         )
         await _reach(position, services)
-        after = after or position
-    followed = await _follow([topic], after, services, session)
-    followed.snapshot = state
-    if action.snapshot:
-        followed.position = str(position)
+        followed = await _follow([topic], after, services, session, otherwise=position)
+        followed.position, followed.snapshot = str(position), state
+    else:
+        followed = await _follow([topic], after, services, session)
     return Success(message=f"Subscribed to {action.type} {action.id}", data=followed)
 
 
@@ -61,19 +59,33 @@ async def unsubscribe_all(_: UnsubscribeAll, services: Services, session: Sessio
 
 
 async def _follow(
-    topics: Sequence[Topic], after: Position | None, services: Services, session: Session
+    topics: Sequence[Topic],
+    after: Position | None,
+    services: Services,
+    session: Session,
+    otherwise: Position | None = None,
 ) -> Subscribed:
-    """Follow the topics, all or none, and say where the follower stands."""
+    """Follow the topics, all or none, and say where the follower stands.
+
+    Args:
+        topics: What to follow.
+        after: From where on; None: it does not matter.
+        services: The server's.
+        session: The client's.
+        otherwise: From where on, where it does not matter or is not to be had; None: from the log's end.
+    """
     log, most = services.dispatcher.log, services.settings.subscriptions
     wanted = session.follower.topics.keys() | {str(topic) for topic in topics}
     if most is not None and len(wanted) > most:
         raise TooManySubscriptions(f"A connection may follow {most} topics")
     if after is not None and after.epoch == log.end.epoch and after.seq > log.end.seq:
+        asked = trio.current_time()
         services.tail.wake()  # another process told of it, and this one has not heard of it yet
-        await log.reach(after.seq, AHEAD_SECONDS)
+        if not await log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
+            raise Unavailable("The event log is behind")
     recovered = after is None or log.reaches_back_to(after)
-    since = after.seq if after is not None and recovered else log.end.seq
-    services.dispatcher.subscribe(topics, session.follower, since)
+    start = after if recovered and after else otherwise or log.end
+    services.dispatcher.subscribe(topics, session.follower, start.seq)
     return Subscribed(position=str(log.end), recovered=recovered)
 
 

@@ -165,7 +165,7 @@ class Gateway:
 
     def _connect(self) -> Connection:
         try:
-            return _connect(self._conninfo, self._statement_seconds)
+            return self._open(self._conninfo)
         except psycopg.Error as error:
             self._report(error)
             raise Unavailable("The database can't be reached") from None
@@ -206,8 +206,21 @@ class Gateway:
             pause = min(pause * 2, longest)
 
     def _open_listener(self) -> Connection:
-        connection = _connect(self._listen_conninfo, self._statement_seconds)
-        queries.listen(connection)
+        connection = self._open(self._listen_conninfo)
+        try:
+            self._use(connection, queries.listen)
+        except psycopg.Error:
+            connection.close()
+            raise
+        return connection
+
+    def _open(self, conninfo: str) -> Connection:
+        connection = _connect(conninfo)
+        try:
+            self._use(connection, queries.prepare_connection, self._statement_seconds)
+        except psycopg.Error:
+            connection.close()
+            raise
         return connection
 
     async def _follow(self, connection: Connection, wake: Callable[[], None]) -> None:
@@ -223,12 +236,10 @@ class Gateway:
                 pass  # one wake serves them all
 
 
-def _connect(conninfo: str, statement_seconds: float) -> Connection:
+def _connect(conninfo: str) -> Connection:
     given = conninfo_to_dict(conninfo)  # which has the last word
     options = {name: value for name, value in _LINE_OPTIONS.items() if name not in given}
-    connection = psycopg.connect(conninfo, **options)
-    queries.prepare_connection(connection, statement_seconds)
-    return connection
+    return psycopg.connect(conninfo, **options)
 
 
 def _cut(connection: Connection) -> None:

@@ -210,11 +210,13 @@ class LogRead(NamedTuple):
 def read_events(connection: Connection, after: int, most: int) -> LogRead:
     """Return the log's extent, and the events numbered above `after`, in order, at most `most`.
 
-    A transaction of its own: an event may be told only once its number has committed.
+    A transaction of its own: an event may be told only once its number has committed. The extent is a row
+    that is made once, and the events come by their index: a read costs the same, however long the log is.
     """
     rows = connection.execute(
-        "SELECT event_epoch(), last, first, seq, type, topics, data, previous"
-        " FROM event_log LEFT JOIN event ON seq > %s ORDER BY seq LIMIT %s",
+        "WITH log AS MATERIALIZED (SELECT event_epoch(), last, first FROM event_log)"
+        " SELECT log.*, found.* FROM log LEFT JOIN LATERAL (SELECT seq, type, topics, data, previous"
+        " FROM event WHERE seq > %s ORDER BY seq LIMIT %s) found ON true ORDER BY seq",
         (after, most),
     ).fetchall()
     epoch, last, first = rows[0][:3]

@@ -9,6 +9,7 @@ a client gets is in the order of the log, each event once, whichever of its topi
 from collections import deque
 from collections.abc import Callable, Iterable
 
+import msgspec
 import trio
 
 from trio_ws.codec import encode_event
@@ -109,7 +110,16 @@ class Follower:
                 self._ahead.extend(_folded(events) if self._fell_behind else events)
 
 
+class _Row(msgspec.Struct):
+    id: int
+
+
 def _folded(events: list[Event]) -> list[Event]:
     """Leave out prices that a later event replaces: who reads slowly wants today's, not each of them."""
-    latest = {event.topics[0]: event.seq for event in events if event.type == "price.updated"}
-    return [event for event in events if latest.get(event.topics[0], event.seq) == event.seq]
+    rows = {
+        event.seq: msgspec.json.decode(event.data, type=_Row).id
+        for event in events
+        if event.type == "price.updated"
+    }
+    latest = {row: seq for seq, row in rows.items()}
+    return [event for event in events if event.seq not in rows or latest[rows[event.seq]] == event.seq]

@@ -11,7 +11,7 @@ import trio
 
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
-from trio_ws.errors import ActionError
+from trio_ws.errors import ActionError, Unavailable
 from trio_ws.messages import Event, Position
 
 PAGE = 256  # events; some 200 KB, and a read of a few ms
@@ -56,6 +56,7 @@ class Log:
         """Begin at the end of this log, or of another one."""
         self.end = end
         self._pages.clear()
+        self._loads.clear()  # what is on its way is of the log that was
         self._bytes = 0
 
     def append(self, event: Event) -> None:
@@ -114,13 +115,17 @@ class Log:
             return self._pages.get(number, [])  # none, where the reader was cancelled
         load = self._loads[number] = _Load()
         try:
-            page = (await self._database.run(queries.read_events, number * PAGE, PAGE)).events
+            read = await self._database.run(queries.read_events, number * PAGE, PAGE)
+            if read.end.epoch != self.end.epoch or self._loads.get(number) is not load:
+                raise Unavailable("The event log is another one now")
         except ActionError as error:
             load.error = error
             raise
         finally:
-            del self._loads[number]
+            if self._loads.get(number) is load:
+                del self._loads[number]
             load.done.set()
+        page = read.events
         if not page:
             raise LogTrimmedError
         self._drop(number)

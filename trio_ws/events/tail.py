@@ -5,6 +5,7 @@ time, which alone would do: a wake-up that is lost costs a moment, never an even
 """
 
 import logging
+import math
 from collections.abc import Callable
 
 import trio
@@ -44,6 +45,7 @@ class Tail:
         self._dispatcher = dispatcher
         self._poll_seconds = poll_seconds
         self._woken = trio.Event()
+        self.read_at = -math.inf  # when the last look began that came to the log's end, on trio's clock
 
     def wake(self) -> None:
         """Say that there may be new events."""
@@ -75,6 +77,7 @@ class Tail:
 
     async def _catch_up(self) -> bool:
         """Publish what is new, and tell whether there was anything."""
+        began = trio.current_time()
         before = self._dispatcher.log.end
         more = True
         while more:
@@ -90,4 +93,5 @@ class Tail:
                 self._dispatcher.publish(event)
                 await trio.lowlevel.checkpoint()  # a thousand followers take milliseconds
             more = len(read.events) == BATCH
+        self.read_at = began
         return self._dispatcher.log.end != before
