@@ -25,6 +25,7 @@ FLOORS = {
     "logs": 2,
     "settings": 1,
     "identity": 1,
+    "limits": 1,
     "errors": 0,
     "": 0,  # trio_ws itself: its version
 }
