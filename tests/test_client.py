@@ -249,7 +249,7 @@ async def test_a_server_that_is_full_for_now_is_asked_again(
 ) -> None:
     token = database.create_token()
     async with (
-        simulated_server(database, auth="token") as lines.world,
+        simulated_server(database, auth="token", retry_spread_seconds=1) as lines.world,
         connect("ws://till.example", token=token, open_stream=lines.open) as client,
     ):
         database.away = True  # so that nobody can say whether the token is good: 503

@@ -1,7 +1,7 @@
 """One connection under the mock clock: how it opens, what it bears, and all the ways in which it ends."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
-from trio_ws.messages import Event
+from trio_ws.messages import Event, Position
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
 
@@ -32,7 +32,9 @@ class Line:
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**{"auth": "open", **settings})
         self.database = SimulatedDatabase()
-        self.dispatcher = Dispatcher(Log(self.database, memory_bytes=100_000))
+        log = Log(self.database, memory_bytes=100_000)
+        log.restart(Position(self.database.epoch, 0))
+        self.dispatcher = Dispatcher(log)
         tail = Tail(self.database, self.dispatcher, self.settings.poll_seconds)
         self.services = Services(
             self.settings, self.database, self.dispatcher, tail, Prices(self.database, self.dispatcher)
@@ -102,6 +104,11 @@ async def test_a_caller_that_hangs_up_leaves_at_once(autojump_clock: MockClock) 
     ("sent", "status"),
     [
         (raw.head("/elsewhere"), "404"),
+        (raw.head(method="POST"), "405"),
+        (raw.head(Origin="https://evil.example"), "403"),
+        (raw.head(Sec_WebSocket_Version="8"), "426"),
+        (raw.head(X="x" * 8192), "431"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "426"),
         (raw.head(Upgrade="", Connection=""), "400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), "400"),
         (b"hello\r\n\r\n", "400"),
@@ -112,8 +119,10 @@ async def test_what_asks_for_no_websocket_of_ours_is_refused(
 ) -> None:
     async with open_line(handshake=False) as line:
         await line.client.stream.send_all(sent)
-        assert (await line.client.receive_head()).startswith(f"HTTP/1.1 {status} ")
-        await line.client.see_the_end()
+        head = await line.client.receive_head()
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert "\r\nConnection: close" in head
+        assert (await line.client.see_the_end()).endswith(b"\n"), "a sentence that says why"
         assert trio.current_time() == 0
 
 
@@ -125,7 +134,7 @@ async def test_a_head_that_breaks_the_library_ends_its_own_connection_only(
 ) -> None:
     async with open_line(handshake=False) as line:
         await line.client.stream.send_all(raw.head(**{header: "\xe9"}))
-        await line.client.see_the_end()
+        assert (await line.client.see_the_end()).startswith(b"HTTP/1.1 400 ")
         assert trio.current_time() <= line.settings.head_seconds
 
 
@@ -134,6 +143,44 @@ async def test_bad_http_followed_by_a_reset_ends_its_own_connection_only(autojum
         nursery.start_soon(line.client.stream.send_all, b"\0\0\0\0\r\n\r\n")
         await wait_all_tasks_blocked()
         await trio.aclose_forcefully(line.client.stream)
+
+
+async def test_what_is_sent_before_we_have_accepted_is_read_after_it(autojump_clock: MockClock) -> None:
+    async with open_line(handshake=False) as line:
+        await line.client.stream.send_all(raw.head() + raw.frame(raw.TEXT, b'{"action":"ping"}'))
+        assert (await line.client.receive_head()).startswith(OPEN)
+        assert (await line.client.receive())["type"] == "pong"
+
+
+@pytest.mark.parametrize("broken", [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\x81"])
+async def test_a_bad_chunk_before_we_have_accepted_ends_its_own_connection_only(
+    autojump_clock: MockClock, broken: bytes
+) -> None:
+    async with open_line(handshake=False, auth="token") as line:
+        line.database.gate = trio.Event()
+        token = line.database.create_token()
+        await line.client.stream.send_all(raw.head(Authorization=f"Bearer {token}"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.client.stream.send_all, broken)
+            await wait_all_tasks_blocked()
+            line.database.gate.set()
+            assert (await line.client.receive_head()).startswith(OPEN)
+            if broken != b"\x81":
+                assert (await line.client.receive_close())[0] == CloseCode.PROTOCOL_ERROR
+
+
+async def test_who_waits_to_come_in_when_the_server_stops_is_told_to_come_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(handshake=False, auth="token") as line:
+        line.database.gate = trio.Event()
+        await line.client.stream.send_all(raw.head(Authorization="Bearer x"))
+        await wait_all_tasks_blocked()
+        line.connection.end(CloseCode.GOING_AWAY, seconds=5)
+        line.database.gate.set()
+        head = await line.client.receive_head()
+        assert head.startswith("HTTP/1.1 503 ")
+        assert "\r\nRetry-After: " in head
 
 
 # Messages
@@ -165,24 +212,122 @@ async def test_a_message_over_the_limit_in_bytes_ends_with_1009(autojump_clock: 
 
 
 @pytest.mark.parametrize(
-    "broken",
+    ("broken", "code"),
     [
-        raw.frame(raw.TEXT, b'{"action":"\xff"}'),
-        raw.frame(raw.TEXT, b"{}", masked=False),
-        raw.frame(0x3, b"{}"),
-        raw.frame(raw.PING, b"x" * 126),
-        raw.frame(raw.PING, b"", fin=False),
-        b"\xf1" + raw.frame(raw.TEXT, b"{}")[1:],
-        raw.frame(0, b"{}"),
-        raw.frame(raw.CLOSE, b"\x00"),
-        raw.frame(raw.CLOSE, b"\x03\xed"),
+        (raw.frame(raw.TEXT, b'{"action":"\xff"}'), CloseCode.INVALID_TEXT),
+        (raw.frame(raw.TEXT, b"\xff", fin=False), CloseCode.INVALID_TEXT),
+        (raw.frame(raw.CLOSE, b"\x03\xe8\xff"), CloseCode.INVALID_TEXT),
+        (raw.frame(raw.TEXT, b"{}", masked=False), CloseCode.PROTOCOL_ERROR),
+        (raw.frame(0x3, b"{}"), CloseCode.PROTOCOL_ERROR),
+        (raw.frame(raw.PING, b"x" * 126), CloseCode.PROTOCOL_ERROR),
+        (raw.frame(raw.PING, b"", fin=False), CloseCode.PROTOCOL_ERROR),
+        (b"\xf1" + raw.frame(raw.TEXT, b"{}")[1:], CloseCode.PROTOCOL_ERROR),
+        (raw.frame(0, b"{}"), CloseCode.PROTOCOL_ERROR),
+        (raw.frame(raw.CLOSE, b"\x00"), CloseCode.PROTOCOL_ERROR),
+        (raw.frame(raw.CLOSE, b"\x03\xed"), CloseCode.PROTOCOL_ERROR),
+        (raw.frame(raw.PING, b"") * 21, CloseCode.RATE_LIMITED),
+        (raw.frame(raw.TEXT, b"x", fin=False) * 2, CloseCode.PROTOCOL_ERROR),
+        (raw.frame(raw.TEXT, b"", fin=False) + raw.frame(0, b"", fin=False) * 128, CloseCode.MESSAGE_TOO_BIG),
     ],
 )
-async def test_a_broken_frame_ends_its_connection(autojump_clock: MockClock, broken: bytes) -> None:
-    async with open_line() as line:
-        await line.client.stream.send_all(broken)
+async def test_a_broken_frame_ends_its_connection_with_its_code(
+    autojump_clock: MockClock, broken: bytes, code: int
+) -> None:
+    async with open_line() as line, trio.open_nursery() as nursery:
+        nursery.start_soon(line.client.stream.send_all, broken)
+        opcode, payload = await line.client.receive_frame()
+        while opcode == raw.PONG:
+            opcode, payload = await line.client.receive_frame()
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (raw.CLOSE, code)
         await line.client.see_the_end()
         assert trio.current_time() <= line.settings.close_seconds
+
+
+@pytest.mark.parametrize("last", [raw.frame(raw.TEXT, b"\xff"), raw.frame(raw.CLOSE, b"\x03\xe8")])
+async def test_what_came_before_the_end_is_answered_in_order_and_what_came_after_it_is_not(
+    autojump_clock: MockClock, last: bytes
+) -> None:
+    async with open_line() as line, trio.open_nursery() as nursery:
+        asked = [raw.frame(raw.TEXT, b'{"action":"ping","request_id":%d}' % number) for number in range(30)]
+        nursery.start_soon(line.client.stream.send_all, b"".join([*asked, last, *asked]))
+        for number in range(30):
+            assert (await line.client.receive())["request_id"] == number
+        opcode, payload = await line.client.receive_frame()
+        assert (opcode, payload[:2]) in [(raw.CLOSE, b"\x03\xef"), (raw.CLOSE, b"\x03\xe8")]
+        assert await line.client.see_the_end() == b""
+        assert trio.current_time() == 0
+
+
+async def test_who_has_said_all_is_answered_before_it_is_hung_up_on(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        await line.client.send(action="list_prices", request_id=1)
+        await line.client.stream.send_eof()
+        assert (await line.client.receive())["request_id"] == 1
+        assert await line.client.see_the_end() == b""
+
+
+async def test_who_broke_something_and_does_not_read_is_not_waited_for_long(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(write_seconds=10, drain_seconds=25) as line:
+        asked = raw.frame(raw.TEXT, b'{"action":"ping"}') * 8 + b"\xff\xff"
+        await line.client.stream.send_all(asked)
+        with trio.move_on_after(200):
+            while line.ended_at is None:
+                await trio.sleep(9)
+                with suppress(trio.BrokenResourceError):
+                    await line.client.stream.receive_some(1)
+        assert line.ended_at is not None
+        assert line.ended_at <= 25 + 2 * line.settings.close_seconds
+
+
+async def test_requests_over_the_rate_are_refused_and_the_connection_lives(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(requests_per_second=10, requests_burst=20) as line:
+        for number in range(30):
+            await line.client.send(action="ping", request_id=number)
+            reply = await line.client.receive()
+            assert reply["request_id"] == number
+            if number < 20:
+                assert reply["type"] == "pong"
+            else:
+                assert (reply["status"], reply["code"]) == ("error", "rate_limited")
+                assert reply["retry_after_seconds"] == 0.1
+        await line.client.stream.send_all(raw.frame(raw.TEXT, b"no JSON"))
+        assert (await line.client.receive())["code"] == "rate_limited", "whatever it is"
+        await trio.sleep(0.1)
+        await line.client.send(action="ping")
+        assert (await line.client.receive())["type"] == "pong"
+
+
+async def test_who_keeps_to_the_rate_is_never_refused(autojump_clock: MockClock) -> None:
+    async with open_line(requests_per_second=10, requests_burst=1, ping_seconds=1000) as line:
+        for _ in range(1000):
+            await line.client.send(action="ping")
+            assert (await line.client.receive())["type"] == "pong"
+            await trio.sleep(0.1)
+
+
+async def test_who_keeps_breaking_the_rate_ends_with_4029(autojump_clock: MockClock) -> None:
+    async with open_line(requests_per_second=10, requests_burst=20) as line, trio.open_nursery() as nursery:
+        flood = raw.frame(raw.TEXT, b'{"action":"ping"}') * 100
+        nursery.start_soon(line.client.stream.send_all, flood)
+        answers = 0
+        while (frame := await line.client.receive_frame())[0] == raw.TEXT:
+            answers += 1
+        assert int.from_bytes(frame[1][:2], "big") == CloseCode.RATE_LIMITED
+        assert 40 < answers <= 50
+        await line.client.see_the_end()
+
+
+async def test_without_a_limit_a_flood_is_answered(autojump_clock: MockClock) -> None:
+    lifted: dict[str, Any] = {"requests_per_second": None, "control_frames_per_second": None}
+    async with open_line(**lifted) as line, trio.open_nursery() as nursery:
+        flood = raw.frame(raw.TEXT, b'{"action":"ping"}') + raw.frame(raw.PING, b"")
+        nursery.start_soon(line.client.stream.send_all, flood * 1000)
+        for _ in range(2000):
+            assert (await line.client.receive_frame())[0] in (raw.TEXT, raw.PONG)
 
 
 @pytest.mark.logs_errors
@@ -310,9 +455,9 @@ async def test_a_client_too_slow_for_its_events_gets_them_all_when_it_reads(
         await trio.sleep(50)
         assert vars(line.connection)["_outbox"].waiting_bytes <= 4096
         for seq in range(1, 1001):
-            assert (await line.client.receive())["position"] == f".{seq}"
+            assert (await line.client.receive())["position"] == f"{line.database.epoch}.{seq}"
         line.publish()
-        assert (await line.client.receive())["position"] == ".1001"
+        assert (await line.client.receive())["position"] == f"{line.database.epoch}.1001"
 
 
 async def test_ending_finishes_what_is_under_way_and_reads_no_more(autojump_clock: MockClock) -> None:

@@ -27,6 +27,7 @@ FLOORS = {
     "identity": 1,
     "currencies": 1,
     "systemd": 1,
+    "limits": 1,
     "errors": 0,
     "": 0,  # trio_ws itself: its version
 }

@@ -1,5 +1,6 @@
 """The server under the mock clock: many clients, one of them bad, and the way it stops."""
 
+import errno
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TypeVar, TypeVarTuple
@@ -7,7 +8,7 @@ from typing import TypeVar, TypeVarTuple
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from trio_websocket import ConnectionClosed
+from trio_websocket import ConnectionClosed, ConnectionRejected
 
 from tests import raw
 from trio_ws.database import queries
@@ -15,7 +16,7 @@ from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
 from trio_ws.server import serve
 from trio_ws.settings import Settings
-from trio_ws.testing import SimulatedDatabase, SimulatedNetwork, World, simulated_server
+from trio_ws.testing import SimulatedClient, SimulatedDatabase, SimulatedNetwork, World, simulated_server
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -240,7 +241,7 @@ async def test_a_connection_follows_as_many_topics_as_it_may_and_no_more(
 
 
 async def test_an_unlimited_connection_follows_many_topics(autojump_clock: MockClock) -> None:
-    async with simulated_server(subscriptions=None) as world:
+    async with simulated_server(subscriptions=None, requests_per_second=None) as world:
         client = await world.connect()
         for number in range(1500):
             reply = await client.request(action="subscribe", type="account", id=number + 1)
@@ -293,3 +294,103 @@ async def test_a_snapshot_waits_until_this_server_has_told_of_what_it_holds(
         await client.send(action="subscribe", type="account", id=1, snapshot=True)
         assert (await client.receive())["type"] == "price.updated", "before the reply, not after"
         assert (await client.receive())["data"]["position"] == f"{database.epoch}.4"
+
+
+# Too many
+
+
+async def test_who_comes_when_it_is_full_is_told_to_come_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with simulated_server(connections=2, retry_spread_seconds=10) as world:
+        first, second = await world.connect(), await world.connect()
+        for _ in range(20):
+            with pytest.raises(ConnectionRejected) as refused:
+                await world.connect()
+            assert refused.value.status_code == 503
+            assert 1 <= int(dict(refused.value.headers)[b"retry-after"]) <= 10
+        assert (await second.request(action="ping"))["type"] == "pong"
+        await first.aclose()
+        await wait_all_tasks_blocked()
+        assert (await (await world.connect()).request(action="ping"))["type"] == "pong"
+    told = [record for record in caplog.records if "turned away" in record.getMessage()]
+    assert len(told) == 1, "one line a second"
+    assert "connections is reached" in told[0].getMessage()
+
+
+async def test_who_comes_too_fast_is_told_to_come_again(autojump_clock: MockClock) -> None:
+    async with simulated_server(connections_per_second=5) as world:
+        for _ in range(5):
+            await world.connect()
+        with pytest.raises(ConnectionRejected):
+            await world.connect()
+        await trio.sleep(0.2)
+        await world.connect()
+
+
+async def test_those_turned_away_are_bounded_too(autojump_clock: MockClock) -> None:
+    async with simulated_server(connections=1) as world:
+        client = await world.connect()
+        silent = [await world.network.call() for _ in range(150)]
+        await wait_all_tasks_blocked()
+        ended = 0
+        for stream in silent:
+            with trio.move_on_after(0.001):
+                ended += await stream.receive_some() == b""
+        assert ended == 50
+        assert (await client.request(action="ping"))["type"] == "pong"
+        await trio.sleep(world.settings.close_seconds)
+        for stream in silent:
+            assert await stream.receive_some() == b""
+
+
+async def test_garbage_from_who_is_turned_away_is_garbage_all_the_same(autojump_clock: MockClock) -> None:
+    async with simulated_server(connections=1) as world:
+        await world.connect()
+        stream = await world.network.call()
+        await stream.send_all(b"\0")
+        assert (await raw.RawClient(stream).receive_head()).startswith("HTTP/1.1 400 ")
+        await _send_and_vanish(await world.network.call(), b"GET")
+
+
+class Exhausted(SimulatedNetwork):
+    """A network on a machine that has run out of file descriptors, for a while."""
+
+    until = 0.0
+
+    async def accept(self) -> trio.abc.HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        if trio.current_time() < self.until:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await super().accept()
+
+
+async def test_running_out_of_file_descriptors_is_said_once_a_second_and_passes(
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, shutdown = Exhausted(), trio.Event()
+    network.until = 10.0
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, Settings(auth="open"), database, [network], shutdown)
+        async with trio.open_nursery() as clients:
+            client = await SimulatedClient.open(network, clients)
+            assert trio.current_time() >= 10
+            assert (await client.request(action="ping"))["type"] == "pong"
+            await client.aclose()
+            clients.cancel_scope.cancel()
+        shutdown.set()
+    told = [record for record in caplog.records if "Too many open files" in record.getMessage()]
+    assert 9 <= len(told) <= 11
+    assert all(record.levelname == "WARNING" and not record.exc_info for record in told)
+
+
+async def test_any_other_trouble_of_a_listener_is_not_hidden(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    class Broken(SimulatedNetwork):
+        async def accept(self) -> trio.abc.HalfCloseableStream:
+            await trio.lowlevel.checkpoint()
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        await serve(Settings(auth="open"), database, [Broken()], trio.Event())

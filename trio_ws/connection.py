@@ -1,6 +1,6 @@
 """One client: open, read, answer, write, keep alive, close.
 
-    wire → trio-websocket → _read → inbox → _answer → outbox → _write → trio-websocket → wire
+    wire → trio-websocket → _read → inbox → _answer → outbox → _write → wire
                                               the dispatcher ↗
 
 It ends one way only: reading stops, and each stage after it runs dry, because the stage before has closed
@@ -9,42 +9,37 @@ its end of the channel. A deadline bounds how long that may take.
 
 import itertools
 import logging
+import math
+import random
+from contextlib import suppress
 from typing import NamedTuple
 
-import h11
 import trio
-import wsproto.utilities
-from trio_websocket import (
-    ConnectionClosed,
-    WebSocketConnection,
-    WebSocketRequest,
-    wrap_server_stream,
-)
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.actions.table import answer
-from trio_ws.errors import ActionError, CloseCode, Unauthorized, leaves
+from trio_ws.errors import ActionError, CloseCode, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
-from trio_ws.wire.admission import SUBPROTOCOL, find_token, is_welcome
+from trio_ws.settings import Settings
+from trio_ws.wire import library
+from trio_ws.wire.admission import (
+    check_origin,
+    check_place,
+    choose_subprotocol,
+    find_token,
+    refuse_plain,
+)
+from trio_ws.wire.frames import TEXT, encode_close, encode_frame
+from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
-PATHS = ("/", "/ws")
 # Messages read ahead of the one that is being answered, so that reading and answering overlap.
 INBOX_MESSAGES = 8
-
-# In how many ways trio-websocket and what is under it give up on what peers send, and when they send it.
-PEER_TROUBLE = (
-    ConnectionClosed,
-    h11.ProtocolError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-    UnicodeError,
-    wsproto.utilities.ProtocolError,
-)
 
 _numbers = itertools.count(1)
 
@@ -66,7 +61,7 @@ class Connection:
         self.number = next(_numbers)
         self._services = services
         self._settings = services.settings
-        self._wire = Wire(stream)
+        self._wire = Wire(stream, services.settings)
         self._outbox = Outbox(self._settings.outbox_bytes)
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._session = Session(services, self._follower, self.end, self._expire_at)
@@ -83,16 +78,13 @@ class Connection:
         and no socket behind.
         """
         try:
-            async with trio.open_nursery() as library:  # trio-websocket's own reader lives in it
-                socket = await self._open(library)
+            async with trio.open_nursery() as nursery:  # trio-websocket's own reader lives in it
+                socket = await self._open(nursery)
                 if socket is not None:
-                    library.start_soon(self._keep_alive, socket)
+                    nursery.start_soon(self._keep_alive, socket)
                     await self._converse(socket)
-                    await self._close(socket)
-                library.cancel_scope.cancel()
-        except* PEER_TROUBLE as errors:
-            trouble = ", ".join(f"{type(error).__name__}: {error}" for error in leaves(errors))
-            logger.info("connection %d: trio-websocket gave up: %s", self.number, trouble)
+                    await self._close()
+                nursery.cancel_scope.cancel()
         finally:
             self._services.dispatcher.unsubscribe_all(self._follower)
             self._session.close()
@@ -117,54 +109,60 @@ class Connection:
         self._services.dispatcher.unsubscribe_all(self._follower)
         self.end(code, reason, seconds=self._settings.write_seconds)
 
-    async def _open(self, library: trio.Nursery) -> WebSocketConnection | None:
+    async def _open(self, nursery: trio.Nursery) -> WebSocketConnection | None:
         """Return the WebSocket, or None where it did not come to one in time."""
         deadline = trio.current_time() + self._settings.head_seconds
         self._waiting.deadline = min(self._waiting.deadline, deadline)
-        request: WebSocketRequest | None = None
+        head = key = refusal = None
         with self._waiting:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_no_longer_than_the_wire)
-                request = await wrap_server_stream(
-                    library, self._wire, max_message_size=self._settings.message_bytes
-                )
-                nursery.cancel_scope.cancel()
+            try:
+                if (head := await self._wire.receive_head()) is not None:
+                    key = await self._admit(head)
+            except Refusal as reason:
+                refusal = reason
+        if head is not None and self._ending is not None:
+            refusal = unavailable(self._settings, "The server is stopping")
         with trio.move_on_at(deadline):
-            if request and (refusal := await self._refusal(request)):
-                await request.reject(refusal)
-            elif request:
-                ours = SUBPROTOCOL in request.proposed_subprotocols
-                return await request.accept(subprotocol=SUBPROTOCOL if ours else None)
+            if refusal is not None:
+                await self._refuse(refusal)
+            elif head is not None and key is not None:
+                return await library.accept(nursery, self._wire, key, choose_subprotocol(head))
         return None
 
-    async def _refusal(self, request: WebSocketRequest) -> int | None:
-        """Return the HTTP status that a caller is turned away with, or None for one that may come in."""
-        if request.path.partition("?")[0] not in PATHS:
-            return 404
-        if not is_welcome(request, self._settings.origins):
-            return 403
+    async def _admit(self, head: Head) -> str:
+        """Return the handshake's key, if the caller may come in.
+
+        Raises:
+            Refusal: it may not.
+        """
+        if not head.asks_for_websocket:
+            raise refuse_plain(head)
+        check_place(head)
+        key = head.websocket_key()
+        check_origin(head, self._settings.origins)
         try:
-            if (token := find_token(request)) is not None:
+            if (token := find_token(head)) is not None:
                 await self._session.authenticate(token)
-        except Unauthorized:
-            return 401
-        except ActionError:
-            return 503
-        return None
+        except Unauthorized as error:
+            raise Refusal(401, error.message, WWW_Authenticate="Bearer") from None
+        except ActionError as error:
+            raise unavailable(self._settings, error.message) from None
+        return key
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        logger.debug("connection %d: refused with %d: %s", self.number, refusal.status, refusal.reason)
+        with suppress(trio.BrokenResourceError):  # it has gone, and will not be told
+            await self._wire.send_all(refusal.encode())
 
     def _expire_at(self, moment: float) -> None:
         self._reading.deadline = moment
-
-    async def _wait_no_longer_than_the_wire(self) -> None:
-        await self._wire.ended.wait()  # trio-websocket would go on waiting for a request
-        self._waiting.cancel()
 
     async def _converse(self, socket: WebSocketConnection) -> None:
         try:
             with self._running:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read, socket)
-                    nursery.start_soon(self._write, socket)
+                    nursery.start_soon(self._write)
                     await self._answer()  # joins the two tasks
         except Exception:
             logger.exception("connection %d failed", self.number)
@@ -175,43 +173,39 @@ class Connection:
             with self._reading:
                 try:
                     while True:
-                        message = await socket.get_message()
-                        if self._is_too_big(message):
-                            seconds = self._settings.close_seconds
-                            self.end(CloseCode.MESSAGE_TOO_BIG, "message too big", seconds=seconds)
-                            return
-                        await self._to_inbox.send(message)
+                        await self._to_inbox.send(await socket.get_message())
                 except (ConnectionClosed, trio.BrokenResourceError):
                     pass  # The client, or the stage after this one, has gone.
             if self._reading.cancelled_caught and self._ending is None:
                 self._session.lose("the token has expired")
-
-    def _is_too_big(self, message: str | bytes) -> bool:
-        """Count bytes, where trio-websocket has counted characters."""
-        size = len(message) if isinstance(message, bytes) else len(message.encode())
-        return size > self._settings.message_bytes
+        # What it asked before it left, or broke something, is answered still, if it reads.
+        patience = trio.current_time() + self._settings.drain_seconds
+        self._running.deadline = min(self._running.deadline, patience)
 
     async def _answer(self) -> None:
         async with self._inbox:
             try:
                 async for message in self._inbox:
-                    await self._outbox.reply(await answer(message, self._services, self._session))
+                    await self._outbox.reply(await self._respond(message))
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
         self._outbox.close()
 
-    async def _write(self, socket: WebSocketConnection) -> None:
+    async def _respond(self, message: str | bytes) -> bytes:
+        """Return the reply to a message; a test server has another."""
+        return await answer(message, self._services, self._session)
+
+    async def _write(self) -> None:
         try:
             while True:
-                frame = await self._follower.take()
-                with trio.move_on_after(self._settings.write_seconds) as writing:
-                    await socket.send_message(frame.decode())
-                if writing.cancelled_caught:
-                    self.end(CloseCode.UNRESPONSIVE, "does not read")
-        except (trio.EndOfChannel, ConnectionClosed):
+                await self._wire.send_all(self._encode(await self._follower.take()))
+        except (trio.EndOfChannel, trio.BrokenResourceError):
             pass  # All is said, or nobody listens.
         finally:
             self._outbox.abandon()
+
+    def _encode(self, message: bytes) -> bytes:
+        return encode_frame(TEXT, message)
 
     async def _keep_alive(self, socket: WebSocketConnection) -> None:
         try:
@@ -228,8 +222,21 @@ class Connection:
         """Tell whether it is us who do not read: the pong may stand behind messages in the socket."""
         return self._to_inbox.statistics().tasks_waiting_send > 0
 
-    async def _close(self, socket: WebSocketConnection) -> None:
-        """Say why, if it was us who ended it."""
+    async def _close(self) -> None:
+        """Say why it ends: by our will, by a violation, or as the client closed; or it has just gone."""
+        screen = self._wire.screen
+        payload = screen.close
         if self._ending is not None:
+            payload = encode_close(self._ending.code, self._ending.reason)
+        elif screen.violation is not None:
+            logger.debug("connection %d: %s", self.number, screen.violation)
+            payload = encode_close(screen.violation.code, screen.violation.reason)
+        if payload is not None:
             with trio.move_on_after(self._settings.close_seconds):
-                await socket.aclose(self._ending.code, self._ending.reason)
+                await self._wire.close(payload)
+
+
+def unavailable(settings: Settings, reason: str) -> Refusal:
+    """Return what is told to who has to come again, each in a time of its own."""
+    seconds = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
+    return Refusal(503, reason, Retry_After=str(math.ceil(seconds)))

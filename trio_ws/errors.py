@@ -16,7 +16,7 @@ class ActionError(Exception):
     """
 
     code: ClassVar[str]
-    retry_after_seconds: ClassVar[float | None] = None
+    retry_after_seconds: float | None = None
 
     def __init__(self, message: str, detail: str | None = None) -> None:
         super().__init__(message)
@@ -84,6 +84,17 @@ class TooManySubscriptions(ActionError):
     code = "too_many_subscriptions"
 
 
+class RateLimited(ActionError):
+    """The client asks for more than it may, and when it may again is known."""
+
+    code = "rate_limited"
+    retry_after_seconds = 1.0
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Unavailable(ActionError):
     """PostgreSQL could not be reached; whether a write was done may be unknown."""
 
@@ -113,8 +124,11 @@ class CloseCode(enum.IntEnum):
     """Why the server ends a connection: RFC 6455 section 7.4.1 and the protocol's own 4000s."""
 
     GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    INVALID_TEXT = 1007
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     UNRESPONSIVE = 4000
     LOG_LOST = 4008
+    RATE_LIMITED = 4029
     UNAUTHORIZED = 4401

@@ -4,15 +4,18 @@ What is used outlives its users: listeners stop first, then the connections run 
 what feeds them stop.
 """
 
+import errno
+import ipaddress
 import logging
 import random
 from collections.abc import AsyncIterable, Callable
+from contextlib import suppress
 from functools import partial
 
 import trio
 
 from trio_ws.actions.services import Services
-from trio_ws.connection import Connection
+from trio_ws.connection import Connection, unavailable
 from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
@@ -21,11 +24,22 @@ from trio_ws.events.prices import Prices
 from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
+from trio_ws.limits import Bucket, Census
 from trio_ws.settings import Settings
+from trio_ws.wire.head import Refusal
+from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
-Listener = trio.abc.Listener[trio.abc.HalfCloseableStream]
+Stream = trio.abc.HalfCloseableStream
+Listener = trio.abc.Listener[Stream]
+
+# What accept(2) says when the process or the machine has no more to give: it passes.
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+ACCEPT_RETRY_SECONDS = 0.1
+COMPLAINTS_PER_SECOND = 1  # log lines of one kind, however often it happens
+IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
+TURNED_AWAY = 100  # callers that are told at one time why there is no room; others are just hung up on
 
 
 async def serve(
@@ -70,7 +84,7 @@ async def serve(
                     partial(
                         trio.serve_listeners,
                         server.serve_connection,
-                        listeners,
+                        [_PatientListener(listener) for listener in listeners],
                         handler_nursery=connections,
                     )
                 )
@@ -86,15 +100,48 @@ async def _reload(services: Services, reloads: AsyncIterable[Settings]) -> None:
         logger.info("new settings are in force for new connections")
 
 
+class _PatientListener(Listener):
+    """Waits where trio would log ten tracebacks a second: when no file descriptor is left, or the like."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
+
+    async def accept(self) -> Stream:
+        while True:
+            try:
+                return await self._listener.accept()
+            except OSError as error:
+                if error.errno not in OUT_OF_RESOURCES:
+                    raise
+                if not self._complaints.take(trio.current_time()):
+                    logger.warning("can't accept connections: %s; trying on", error.strerror)
+            await trio.sleep(ACCEPT_RETRY_SECONDS)
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
 class _Server:
     """The connections that live."""
 
     def __init__(self, services: Services) -> None:
+        settings = services.settings
         self._services = services
         self._live: dict[Connection, None] = {}
+        self._census = Census(
+            settings.connections, settings.connections_per_address, settings.connections_per_second
+        )
+        self._turned_away = trio.CapacityLimiter(TURNED_AWAY)
+        self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
 
-    async def serve_connection(self, stream: trio.abc.HalfCloseableStream) -> None:
+    async def serve_connection(self, stream: Stream) -> None:
         """Serve one client; whatever fails ends this connection and no other."""
+        address = _address_of(stream)
+        full = self._census.enter(address, trio.current_time())
+        if full is not None:
+            await self._turn_away(stream, full)
+            return
         connection = Connection(stream, self._services)
         self._live[connection] = None
         try:
@@ -103,6 +150,29 @@ class _Server:
             logger.exception("connection %d failed", connection.number)
         finally:
             del self._live[connection]
+            self._census.leave(address)
+
+    async def _turn_away(self, stream: Stream, limit: str) -> None:
+        """Say that there is no room, to as many as that costs little; who accepted the stream closes it."""
+        if not self._complaints.take(trio.current_time()):
+            logger.warning("connections are turned away: %s is reached", limit)
+        try:
+            self._turned_away.acquire_on_behalf_of_nowait(stream)
+        except trio.WouldBlock:
+            return
+        wire = Wire(stream, self._services.settings)
+        try:
+            with trio.move_on_after(self._services.settings.close_seconds):
+                try:
+                    await wire.receive_head()
+                    refusal = unavailable(self._services.settings, "No more connections are taken now")
+                except Refusal as reason:
+                    refusal = reason
+                with suppress(trio.BrokenResourceError):
+                    await wire.send_all(refusal.encode())
+                await wire.hang_up()
+        finally:
+            self._turned_away.release_on_behalf_of(stream)
 
     def drain(self) -> float:
         """Ask all connections to finish what is under way, and return when they must have."""
@@ -113,3 +183,16 @@ class _Server:
             seconds = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
             connection.end(CloseCode.GOING_AWAY, f"retry_after={seconds:.1f}", seconds=settings.drain_seconds)
         return trio.current_time() + settings.drain_seconds + 2 * settings.close_seconds
+
+
+def _address_of(stream: Stream) -> str | None:
+    """Return where a client is, if known: of IPv6 the network, for who has an address has all of it."""
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    try:
+        address = ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
+    except (OSError, ValueError):  # it has gone already, or it is no internet socket
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))
+    return str(address)

@@ -23,6 +23,7 @@ TOKEN_VARIABLE = f"{PREFIX}TOKEN"  # who a client is: no setting of the server's
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
+Rate = Annotated[float, Meta(gt=0)]  # in one second
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
@@ -79,8 +80,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         Count, Meta(description="events kept in memory, for clients that catch up")
     ] = 33554432
 
+    connections: Annotated[Count | None, Meta(description="clients of one process")] = 10000
+    connections_per_address: Annotated[
+        Count | None, Meta(description="of those from one address; none behind a proxy")
+    ] = 1000
+    connections_per_second: Annotated[Count | None, Meta(description="clients that may come a second")] = 1000
+    head_bytes: Annotated[Count | None, Meta(description="longest request head")] = 8192
     head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
-    message_bytes: Annotated[Count, Meta(description="longest message from a client")] = 65536
+    message_bytes: Annotated[Count | None, Meta(description="longest message from a client")] = 65536
+    message_fragments: Annotated[Count | None, Meta(description="frames that it may come in")] = 128
+    control_frames_per_second: Annotated[
+        Count | None, Meta(description="pings and pongs from one client")
+    ] = 20
+    requests_per_second: Annotated[Rate | None, Meta(description="requests from one client")] = 100.0
+    requests_burst: Annotated[Count | None, Meta(description="of those at once")] = 200
     subscriptions: Annotated[Count | None, Meta(description="topics one connection may follow")] = 1000
     outbox_bytes: Annotated[Count, Meta(description="bytes that may wait for one client")] = 262144
     ping_seconds: Annotated[Seconds, Meta(description="pause between pings")] = 20.0

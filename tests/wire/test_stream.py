@@ -1,15 +1,28 @@
-"""The wire knows when the peer has gone and when half a frame is out, and hangs up gently."""
+"""The wire lets only whole frames in and out, knows when half a frame is out, and hangs up gently."""
+
+import socket
 
 import pytest
 import trio
-from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import (
+    MockClock,
+    lockstep_stream_pair,
+    memory_stream_pair,
+    wait_all_tasks_blocked,
+)
 
-from trio_ws.wire.stream import Wire
+from tests import raw
+from trio_ws.errors import CloseCode
+from trio_ws.settings import Settings
+from trio_ws.wire.head import Refusal
+from trio_ws.wire.stream import PROGRESS_BYTES, Wire
+
+SETTINGS = Settings(write_seconds=15)
 
 
 async def test_a_cancelled_send_tears_the_wire(autojump_clock: MockClock) -> None:
     ours, theirs = lockstep_stream_pair()
-    wire = Wire(ours)
+    wire = Wire(ours, SETTINGS)
     with trio.move_on_after(1):
         await wire.send_all(b"a frame that nobody reads")
     assert wire.torn
@@ -22,39 +35,135 @@ async def test_a_cancelled_send_tears_the_wire(autojump_clock: MockClock) -> Non
 
 async def test_whole_sends_leave_it_whole() -> None:
     ours, theirs = memory_stream_pair()
-    wire = Wire(ours)
+    wire = Wire(ours, SETTINGS)
     await wire.send_all(b"frame")
     assert not wire.torn
     assert await theirs.receive_some() == b"frame"
 
 
-async def test_the_end_of_the_peer_is_known() -> None:
-    ours, theirs = memory_stream_pair()
-    wire = Wire(ours)
-    await theirs.send_all(b"bytes")
-    assert await wire.receive_some() == b"bytes"
-    assert not wire.ended.is_set()
-    await theirs.send_eof()
-    assert await wire.receive_some() == b""
-    assert wire.ended.is_set()
-
-
-async def test_a_broken_line_is_known() -> None:
+async def test_sends_of_two_tasks_do_not_mix(autojump_clock: MockClock) -> None:
     ours, theirs = lockstep_stream_pair()
-    wire = Wire(ours)
+    wire = Wire(ours, SETTINGS)
+    frames = [bytes([number]) * 3 * PROGRESS_BYTES for number in range(3)]
+    async with trio.open_nursery() as nursery:
+        for frame in frames:
+            nursery.start_soon(wire.send_all, frame)
+        received = b""
+        while len(received) < 9 * PROGRESS_BYTES:
+            received += bytes(await theirs.receive_some())
+    assert (
+        sorted(received[at : at + 3 * PROGRESS_BYTES] for at in (0, 3 * PROGRESS_BYTES, 6 * PROGRESS_BYTES))
+        == frames
+    )
+
+
+async def test_a_peer_that_does_not_read_is_cut_off_in_time(autojump_clock: MockClock) -> None:
+    ours, theirs = lockstep_stream_pair()
+    wire = Wire(ours, SETTINGS)
+    with pytest.raises(trio.BrokenResourceError, match="does not read"):
+        await wire.send_all(b"x")
+    assert trio.current_time() == 15
+    assert await wire.receive_frames() == b"", "and who reads from it learns of it"
+    with pytest.raises(trio.BrokenResourceError):
+        await theirs.send_all(b"x")
+
+
+async def test_a_peer_that_reads_slowly_gets_it_all(autojump_clock: MockClock) -> None:
+    ours, theirs = lockstep_stream_pair()
+    wire = Wire(ours, SETTINGS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.send_all, b"x" * 10 * PROGRESS_BYTES)
+        received = 0
+        while received < 10 * PROGRESS_BYTES:
+            await trio.sleep(14)
+            received += len(await theirs.receive_some(PROGRESS_BYTES))
+    assert not wire.torn
+
+
+async def test_a_head_is_read_and_then_frames(autojump_clock: MockClock) -> None:
+    ours, theirs = memory_stream_pair()
+    wire = Wire(ours, SETTINGS)
+    frame = raw.frame(raw.TEXT, b"sent at once")
+    await theirs.send_all(raw.head() + frame[:4])
+    head = await wire.receive_head()
+    assert head is not None
+    assert head.path == "/"
+    await theirs.send_all(frame[4:])
+    assert await wire.receive_frames() == frame
+
+
+async def test_a_bad_head_is_refused() -> None:
+    ours, theirs = memory_stream_pair()
+    await theirs.send_all(b"\0")
+    with pytest.raises(Refusal):
+        await Wire(ours, SETTINGS).receive_head()
+
+
+async def test_the_end_of_the_peer_is_the_end() -> None:
+    ours, theirs = memory_stream_pair()
+    wire = Wire(ours, SETTINGS)
+    await theirs.send_all(raw.frame(raw.PING, b"bytes"))
+    assert await wire.receive_frames() == raw.frame(raw.PING, b"bytes")
+    await theirs.send_eof()
+    assert await wire.receive_frames() == b""
+    assert await Wire(ours, SETTINGS).receive_head() is None
+
+
+async def test_a_broken_line_is_the_end() -> None:
+    ours, theirs = lockstep_stream_pair()
+    wire = Wire(ours, SETTINGS)
     await trio.aclose_forcefully(ours)
-    with pytest.raises(trio.ClosedResourceError):
-        await wire.receive_some()
-    assert wire.ended.is_set()
+    assert await wire.receive_frames() == b""
+    with pytest.raises(trio.BrokenResourceError):
+        await wire.send_all(b"frame")
     await theirs.aclose()
 
 
-async def test_the_library_closing_it_leaves_the_socket_to_hang_up(autojump_clock: MockClock) -> None:
+async def test_a_violation_is_the_end_of_what_comes_and_not_of_what_goes() -> None:
     ours, theirs = memory_stream_pair()
-    wire = Wire(ours)
-    await wire.aclose()
-    assert wire.ended.is_set()
-    await theirs.send_all(b"still open")
+    wire = Wire(ours, SETTINGS)
+    good = raw.frame(raw.TEXT, b"{}")
+    await theirs.send_all(good + raw.frame(raw.TEXT, b"\xff") + good)
+    assert await wire.receive_frames() == good
+    assert await wire.receive_frames() == b""
+    assert wire.screen.violation is not None
+    assert wire.screen.violation.code == CloseCode.INVALID_TEXT
+    await wire.send_all(b"a reply")
+    assert await theirs.receive_some() == b"a reply"
+
+
+async def test_nothing_follows_our_close() -> None:
+    ours, theirs = memory_stream_pair()
+    wire = Wire(ours, SETTINGS)
+    await wire.close(b"\x03\xe9bye")
+    with pytest.raises(trio.BrokenResourceError):
+        await wire.send_all(b"a pong")
+    await wire.close(b"\x03\xe8")
+    assert await theirs.receive_some() == b"\x88\x05\x03\xe9bye"
+
+
+async def test_hanging_up_lets_the_peer_close_first_and_go_first(autojump_clock: MockClock) -> None:
+    ours, theirs = memory_stream_pair()
+    wire = Wire(ours, SETTINGS)
+    await wire.close(b"\x03\xe9")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.hang_up)
+        await theirs.receive_some()
+        await theirs.send_all(raw.frame(raw.TEXT, b"sent before the close came"))
+        with trio.move_on_after(1) as waiting:
+            await theirs.receive_some()
+        assert waiting.cancelled_caught, "no end before its close"
+        await theirs.send_all(raw.frame(raw.CLOSE, b"\x03\xe9"))
+        assert await theirs.receive_some() == b""
+        await wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1, "it reads on until the peer hangs up too"
+        await theirs.send_all(b"more")
+        await theirs.send_eof()
+
+
+async def test_hanging_up_without_a_close_waits_for_none(autojump_clock: MockClock) -> None:
+    ours, theirs = memory_stream_pair()
+    wire = Wire(ours, SETTINGS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wire.hang_up)
         assert await theirs.receive_some() == b""
@@ -67,7 +176,31 @@ async def test_the_library_closing_it_leaves_the_socket_to_hang_up(autojump_cloc
 async def test_hanging_up_can_be_cut_short(autojump_clock: MockClock) -> None:
     ours, theirs = memory_stream_pair()
     with trio.move_on_after(2):
-        await Wire(ours).hang_up()
+        await Wire(ours, SETTINGS).hang_up()
     assert trio.current_time() == 2
     with pytest.raises(trio.BrokenResourceError):
         await theirs.send_all(b"closed")
+
+
+async def test_a_socket_sends_at_once_and_gives_up_on_who_has_vanished() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with (
+        listener,
+        await trio.open_tcp_stream(*listener.socket.getsockname()),
+        await listener.accept() as ours,
+    ):
+        Wire(ours, SETTINGS)
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+
+
+async def test_a_socket_that_was_reset_is_no_trouble() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        theirs = await trio.open_tcp_stream(*listener.socket.getsockname())
+        async with await listener.accept() as ours:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            await theirs.aclose()
+            wire = Wire(ours, SETTINGS)
+            assert await wire.receive_head() is None
+            await wire.hang_up()

@@ -1,4 +1,4 @@
-"""One client's session: who it is now, and its place in the event log.
+"""One client's session: who it is now, how much it asks for, and its place in the event log.
 
 A token is minded for as long as its session lasts: the event log tells when it is revoked, whichever process
 did that, and a deadline when it expires.
@@ -12,12 +12,13 @@ import trio
 
 from trio_ws.actions.services import Services
 from trio_ws.database import queries
-from trio_ws.errors import CloseCode
+from trio_ws.errors import CloseCode, RateLimited
 from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
+from trio_ws.limits import Bucket
 from trio_ws.messages import Event
 
-LAST_WORDS_SECONDS = 0.5  # for what is being written when a token ends: its connections go within a second
+LAST_WORDS_SECONDS = 0.5  # for what is being written when it is ended: who has lost its token goes within 1 s
 
 
 class End(Protocol):
@@ -53,6 +54,21 @@ class Session:
         self._end = end
         self._expire_at = expire_at
         self._watched: str | None = None
+        settings = services.settings
+        self._requests = Bucket(settings.requests_per_second, settings.requests_burst)
+        self._refusals = Bucket(settings.requests_per_second, settings.requests_burst)
+
+    def count_request(self) -> RateLimited | None:
+        """Count a request, and return what it is answered if it is one too many.
+
+        Who goes on regardless, so that even such answers come to twice what is allowed, is ended.
+        """
+        now = trio.current_time()
+        if not (seconds := self._requests.take(now)):
+            return None
+        if self._refusals.take(now):
+            self._end(CloseCode.RATE_LIMITED, "kept sending too much", seconds=LAST_WORDS_SECONDS)
+        return RateLimited("Too many requests", math.ceil(seconds * 1000) / 1000)
 
     async def authenticate(self, token: str) -> Identity:
         """Become who the token says.

@@ -63,16 +63,19 @@ async def answer(frame: str | bytes, services: Services, session: Session) -> by
     """
     request_id: RequestId | None = None
     reply: Reply
+    limited = session.count_request()
     try:
         action = decode(frame)
         request_id = action.request_id
+        if limited is not None:
+            raise limited
         handler, scope = ACTIONS[type(action)]
         if scope is not None:
             session.identity.require(scope)
         reply = await handler(action, services, session)
     except DecodeFailure as failure:
         request_id = failure.request_id
-        reply = _failure(failure.error)
+        reply = _failure(limited or failure.error)
     except ActionError as error:
         reply = _failure(error)
     except Exception:  # a bug: logged whole, shown as nothing

@@ -1,33 +1,66 @@
-"""What a request head says about who calls: a token, and the page that a browser calls from."""
+"""Who may come in: the paths that lead here, the page that a browser calls from, the token that it brings."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from trio_websocket import WebSocketRequest
+from trio_ws.wire.head import Head, Refusal
 
+PATHS = ("/", "/ws")
 SUBPROTOCOL = "trio-ws"
 BEARER_SUBPROTOCOL = "bearer."  # what browsers can send: they set no header
 
 
-def find_token(request: WebSocketRequest) -> str | None:
+def refuse_plain(head: Head) -> Refusal:
+    """Return what a request is told that asks for no WebSocket: there is nothing else here."""
+    try:
+        check_place(head)
+    except Refusal as refusal:
+        return refusal
+    return Refusal(426, "This is a WebSocket server", Upgrade="websocket", Sec_WebSocket_Version="13")
+
+
+def check_place(head: Head) -> None:
+    """Let by what asks for something that is here, in the one way that there is.
+
+    Raises:
+        Refusal: another does.
+    """
+    if head.path not in PATHS:
+        raise Refusal(404, f"Nothing is here; try {' or '.join(PATHS)}")
+    if head.method != "GET":
+        raise Refusal(405, "Only GET is known here", Allow="GET")
+
+
+def check_origin(head: Head, origins: Sequence[str]) -> None:
+    """Let by what is no page's, or that of a page of the same host, or of one of the origins.
+
+    Raises:
+        Refusal: another page calls.
+    """
+    hosts = [host.lower() for host in head.values("host")]
+    for origin in head.values("origin"):
+        if origin not in origins and _host_of(origin) not in hosts:
+            raise Refusal(403, "Pages of this origin may not call")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # as for http://[
+        return None
+
+
+def find_token(head: Head) -> str | None:
     """Return the token that comes with the request; a header that holds none counts as a wrong one."""
-    for value in _values(request, b"authorization"):
+    for value in head.values("authorization"):
         scheme, _, token = value.partition(" ")
         return token.strip() if scheme.lower() == "bearer" else ""
-    for name in request.proposed_subprotocols:
+    for name in head.items("sec-websocket-protocol"):
         if name.startswith(BEARER_SUBPROTOCOL):
             return name.removeprefix(BEARER_SUBPROTOCOL)
     return None
 
 
-def is_welcome(request: WebSocketRequest, origins: Sequence[str]) -> bool:
-    """Tell whether the page that calls, if one does, is of the same host, or one of the origins."""
-    host = request._event.host  # noqa: SLF001 - it is taken out of the headers, and has no public name
-    return all(
-        origin in origins or urlsplit(origin).netloc.lower() == host.lower()
-        for origin in _values(request, b"origin")
-    )
-
-
-def _values(request: WebSocketRequest, name: bytes) -> list[str]:
-    return [value.decode("latin-1") for found, value in request.headers if found.lower() == name]
+def choose_subprotocol(head: Head) -> str | None:
+    """Return the subprotocol that is spoken, if the client knows it."""
+    return SUBPROTOCOL if SUBPROTOCOL in head.items("sec-websocket-protocol") else None

@@ -1,67 +1,138 @@
-"""The stream that trio-websocket is given instead of the socket.
+"""One client's bytes: the request head, then frames; nothing else reads or writes its socket.
 
-It knows three things that the library does not tell: that the peer has gone before it ever asked for a
-WebSocket, that a cancelled send may have left half a frame, and how to hang up so that the peer still
-reads our last frame.
+What comes in is screened before anybody sees it, and what goes out goes out whole. Each wait on a client that
+does not read ends in `write_seconds`; each other wait is the caller's to end.
 """
+
+import socket
+from contextlib import suppress
 
 import trio
 
-HANG_UP_CHUNK_BYTES = 65536
+from trio_ws.limits import Bucket
+from trio_ws.settings import Settings
+from trio_ws.wire.frames import CLOSE, Screen, encode_frame
+from trio_ws.wire.head import Head, HeadReader
+
+RECEIVE_BYTES = 16384
+HANG_UP_BYTES = 65536
+PROGRESS_BYTES = 16384  # what must go out in `write_seconds`; who takes less counts as not reading
 
 
-class Wire(trio.abc.Stream):
-    """One client's bytes.
+class Wire:
+    """A socket and what has come of it.
+
+    Args:
+        stream: The accepted socket, or anything like it.
+        settings: The settings in force.
 
     Attributes:
-        ended: Set once no more bytes come or the library has done with them.
+        screen: What the client sends, and how that ended.
         torn: Whether half a frame may have gone out; then nothing more may follow it.
     """
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
-        self._stream = stream
-        self.ended = trio.Event()
+    def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings) -> None:
+        control_frames = settings.control_frames_per_second
+        self.screen = Screen(
+            settings.message_bytes, settings.message_fragments, Bucket(control_frames, control_frames)
+        )
         self.torn = False
+        self._stream = stream
+        self._settings = settings
+        self._sending = trio.Lock()
+        self._closed = False  # by a close frame of ours
+        self._rest = b""  # what has come and was not looked at yet
+        if isinstance(stream, trio.SocketStream):
+            _set_timeout(stream, settings.write_seconds)
+
+    async def receive_head(self) -> Head | None:
+        """Return the request head, or None where the client goes before it is whole.
+
+        Raises:
+            Refusal: there is none that can be understood.
+        """
+        reader = HeadReader(self._settings.head_bytes)
+        while data := await self._receive():
+            if (head := reader.feed(data)) is not None:
+                self._rest = reader.rest
+                return head
+        return None
+
+    async def receive_frames(self) -> bytes:
+        """Return whole messages and control frames, as `Screen` lets them pass, or b"" at the end."""
+        while not self.screen.has_ended:
+            data, self._rest = self._rest or await self._receive(), b""
+            if not data:
+                return b""
+            if frames := self.screen.feed(data, trio.current_time()):
+                return frames
+        return b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send whole frames, which is how the library hands them over."""
-        if self.torn:
-            raise trio.BrokenResourceError("half a frame has gone out")
-        self.torn = True  # until it is out: a cancelled send does not say how far it came
-        await self._stream.send_all(data)
-        self.torn = False
+        """Send one or more whole frames, or a whole response.
 
-    async def wait_send_all_might_not_block(self) -> None:
-        """As the socket's."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """As the socket's."""
-        data: bytes | bytearray = b""
+        Raises:
+            trio.BrokenResourceError: nothing goes out any more.
+        """
         try:
-            data = await self._stream.receive_some(max_bytes)
+            self._sending.acquire_nowait()
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
+            if self.torn or self._closed:
+                raise trio.BrokenResourceError("nothing may go out any more")
+            self.torn = True  # until it is out: a cancelled send does not say how far it came
+            for start in range(0, len(data), PROGRESS_BYTES):
+                await self._send(memoryview(data)[start : start + PROGRESS_BYTES])
+            self.torn = False
         finally:
-            if not data:
-                self.ended.set()
-        return data
+            self._sending.release()
 
-    async def aclose(self) -> None:
-        """Note that the library has done; `hang_up` closes the socket."""
-        self.ended.set()
-        await trio.lowlevel.checkpoint()
+    async def close(self, payload: bytes) -> None:
+        """Send a close frame, the last one that goes out."""
+        try:
+            await self.send_all(encode_frame(CLOSE, payload))
+        except trio.BrokenResourceError:
+            return
+        self._closed = True
 
     async def hang_up(self) -> None:
-        """Close the socket so that the peer reads what was sent last.
+        """Close the socket so that the peer reads what was sent last, and can say goodbye.
 
         A socket closed with bytes unread answers them with a reset, which may overtake our close frame. So
         say that we are done, and read on until the peer is, or the caller's patience ends.
         """
         try:
             if not self.torn:
+                while self._closed and await self.receive_frames():
+                    pass  # The client closes first, where it knows what a close frame is.
                 await self._stream.send_eof()
-                while await self._stream.receive_some(HANG_UP_CHUNK_BYTES):
+                while await self._stream.receive_some(HANG_UP_BYTES):
                     pass
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # It has hung up on us.
         finally:
             await trio.aclose_forcefully(self._stream)
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    async def _send(self, data: memoryview) -> None:
+        with trio.move_on_after(self._settings.write_seconds) as sending:
+            try:
+                await self._stream.send_all(data)
+            except trio.ClosedResourceError:
+                raise trio.BrokenResourceError("hung up") from None
+        if sending.cancelled_caught:
+            await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
+            raise trio.BrokenResourceError("it does not read")
+
+
+def _set_timeout(stream: trio.SocketStream, seconds: float) -> None:
+    """Let the kernel give up on a client that takes nothing; trio has set TCP_NODELAY itself."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with suppress(OSError):  # it has gone already
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

@@ -1,0 +1,186 @@
+"""A request head is read as far as it may go, and what is wrong with it has a status and a sentence."""
+
+import http.client
+import io
+from collections.abc import Callable
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import raw
+from trio_ws.wire.admission import check_origin, check_place, choose_subprotocol, find_token, refuse_plain
+from trio_ws.wire.head import Head, HeadReader, Refusal
+
+
+def read(data: bytes, chunk: int = 10**9, limit: int | None = 8192) -> Head | None:
+    """Read a head in chunks."""
+    reader = HeadReader(limit)
+    for start in range(0, len(data), chunk):
+        if (head := reader.feed(data[start : start + chunk])) is not None:
+            return head
+    return None
+
+
+def admit(data: bytes) -> str:
+    """Do with a whole head what a connection does, but for tokens."""
+    head = read(data)
+    assert head is not None
+    if not head.asks_for_websocket:
+        raise refuse_plain(head)
+    check_place(head)
+    key = head.websocket_key()
+    check_origin(head, ["https://shop.example"])
+    return key
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 50, 10**9])
+def test_a_good_head_is_read_in_any_chunks(chunk: int) -> None:
+    head = read(raw.head("/ws?x=1", Origin="http://localhost"), chunk)
+    assert head is not None
+    assert (head.method, head.target, head.path, head.version) == ("GET", "/ws?x=1", "/ws", "1.1")
+    assert head.values("host") == ["localhost"]
+    assert head.asks_for_websocket
+
+
+def test_what_follows_a_head_is_kept() -> None:
+    reader = HeadReader(8192)
+    assert reader.feed(raw.head() + b"\x81\x80") is not None
+    assert reader.rest == b"\x81\x80"
+    short = raw.head()
+    reader = HeadReader(len(short))
+    assert reader.feed(short + b"x" * 100_000) is not None, "only the head counts"
+    assert reader.rest == b"x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        raw.head(),
+        raw.head("/ws"),
+        raw.head(Connection="keep-alive, Upgrade", Upgrade="WebSocket"),
+        raw.head(Origin="https://shop.example"),
+        raw.head(Origin="http://LOCALHOST"),
+        raw.head(Cookie="größe=1", X_Name="\xff"),
+        raw.head(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits"),
+        raw.head(Content_Length="0"),
+    ],
+)
+def test_a_good_handshake_comes_in(sent: bytes) -> None:
+    assert len(admit(sent)) == 24
+
+
+REFUSED = {
+    "not HTTP": (400, b"hello\r\n\r\n"),
+    "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100)),
+    "no Host": (400, raw.head(Host="")),
+    "two Hosts": (400, raw.head().replace(b"Host", b"Host: other\r\nHost")),
+    "a header that is none": (400, raw.head().replace(b"Host", b"no header\r\nHost")),
+    "HTTP/1.0": (400, raw.head().replace(b"HTTP/1.1", b"HTTP/1.0")),
+    "Host that is not ASCII": (400, raw.head(Host="\xe9")),
+    "Connection that is not ASCII": (400, raw.head(Connection="Upgrade, \xe9")),
+    "protocol that is not ASCII": (400, raw.head(Sec_WebSocket_Protocol="\xe9")),
+    "extension that is not ASCII": (400, raw.head(Sec_WebSocket_Extensions="\xe9")),
+    "token that is not ASCII": (400, raw.head(Authorization="Bearer \xe9")),
+    "Origin that is not ASCII": (400, raw.head(Origin="http://\xe9")),
+    "no Upgrade, but a key": (400, raw.head(Upgrade="")),
+    "no Connection: Upgrade": (400, raw.head(Connection="keep-alive")),
+    "no version": (400, raw.head(Sec_WebSocket_Version="")),
+    "no key": (400, raw.head(Sec_WebSocket_Key="")),
+    "a key that is too short": (400, raw.head(Sec_WebSocket_Key="c2hvcnQ=")),
+    "a key that is no base64": (400, raw.head(Sec_WebSocket_Key="!" * 24)),
+    "two keys": (400, raw.head().replace(b"Host", b"Sec-WebSocket-Key: eA==\r\nHost")),
+    "a body": (400, raw.head(Content_Length="5")),
+    "a body in chunks": (400, raw.head(Transfer_Encoding="chunked")),
+    "another origin": (403, raw.head(Origin="https://evil.example")),
+    "an origin that is none": (403, raw.head(Origin="http://[")),
+    "another path": (404, raw.head("/elsewhere")),
+    "a whole URL": (404, raw.head("http://localhost/")),
+    "another method": (405, raw.head(method="POST")),
+    "an older version": (426, raw.head(Sec_WebSocket_Version="8")),
+    "a plain GET": (426, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    "a plain GET in HTTP/1.0": (426, b"GET / HTTP/1.0\r\n\r\n"),
+    "a plain GET elsewhere": (404, b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    "a plain POST": (405, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"),
+    "a long head": (431, raw.head(X="x" * 8192)),
+    "a long head that never ends": (431, b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_wrong_has_a_status_and_a_sentence(name: str) -> None:
+    status, sent = REFUSED[name]
+    with pytest.raises(Refusal) as refused:
+        admit(sent)
+    assert refused.value.status == status
+    response = parse(refused.value.encode())
+    assert response.status == status
+    assert response.getheader("Connection") == "close"
+    assert response.read().decode().strip() == refused.value.reason != ""
+    if status == 426:
+        assert response.getheader("Sec-WebSocket-Version") == "13"
+    if status == 405:
+        assert response.getheader("Allow") == "GET"
+
+
+def parse(response: bytes) -> http.client.HTTPResponse:
+    """The response as another library reads it."""
+
+    class Sock:
+        makefile: Callable[..., io.BytesIO] = staticmethod(lambda *_, **__: io.BytesIO(response))
+
+    parsed = http.client.HTTPResponse(Sock())  # type: ignore[arg-type]
+    parsed.begin()
+    return parsed
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 10**9])
+def test_a_head_may_be_as_long_as_the_limit_and_no_longer(chunk: int) -> None:
+    sent = raw.head()
+    assert read(sent, chunk, limit=len(sent)) is not None
+    with pytest.raises(Refusal) as refused:
+        read(sent, chunk, limit=len(sent) - 1)
+    assert refused.value.status == 431
+
+
+def test_the_limit_can_be_lifted() -> None:
+    assert read(raw.head(X="x" * 1_000_000), limit=None) is not None
+
+
+def test_tokens_and_subprotocols() -> None:
+    head = read(raw.head(Authorization="bearer  abc", Sec_WebSocket_Protocol="trio-ws, bearer.def"))
+    assert head is not None
+    assert find_token(head) == "abc"
+    assert choose_subprotocol(head) == "trio-ws"
+    head = read(raw.head(Sec_WebSocket_Protocol="soap, bearer.def"))
+    assert head is not None
+    assert find_token(head) == "def"
+    assert choose_subprotocol(head) is None
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.tuples(st.binary(max_size=50), st.integers(0, 200)).map(
+            lambda cut: raw.head()[: cut[1]] + cut[0] + raw.head()[cut[1] :]
+        ),
+    ),
+    st.integers(1, 50),
+)
+def test_anything_in_any_chunks_is_a_head_or_refused(data: bytes, chunk: int) -> None:
+    try:
+        head = read(data, chunk, limit=400)
+        if head is not None and head.asks_for_websocket:
+            head.websocket_key()
+            check_origin(head, [])
+            find_token(head)
+    except Refusal as reason:
+        refusal = reason
+    else:
+        return
+    assert refusal.status in (400, 403, 426, 431)
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    client.receive_data(refusal.encode())
+    assert isinstance(client.next_event(), h11.Response)

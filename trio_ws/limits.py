@@ -1,0 +1,79 @@
+"""What is counted so that one client, or one address, can't use up what is there for all. No I/O."""
+
+import math
+from collections import Counter
+
+ROUNDING = 1e-6  # who waits just as long as it was told to must not be refused over the last bit of a float
+
+
+class Bucket:
+    """A token bucket: so many at once, and then so many a second.
+
+    Args:
+        per_second: How many; None: any number.
+        burst: How many at once; None: any number.
+    """
+
+    def __init__(self, per_second: float | None, burst: float | None) -> None:
+        self._per_second = math.inf if per_second is None else per_second
+        self._burst = math.inf if burst is None else burst
+        self._left = self._burst
+        self._then = -math.inf
+
+    def take(self, now: float) -> float:
+        """Take one and return 0; or return in how many seconds there will be one.
+
+        Args:
+            now: The time, in seconds, which never goes back.
+        """
+        if math.inf in (self._per_second, self._burst):
+            return 0.0
+        self._left = min(self._burst, self._left + (now - self._then) * self._per_second)
+        self._then = now
+        if self._left < 1 - ROUNDING:
+            return (1 - self._left) / self._per_second
+        self._left -= 1
+        return 0.0
+
+
+class Census:
+    """The connections that are there, by address, and how fast they come; None lifts a limit.
+
+    Args:
+        most: How many there may be.
+        most_of_address: How many of them from one address.
+        per_second: How many may come a second.
+    """
+
+    def __init__(self, most: int | None, most_of_address: int | None, per_second: int | None) -> None:
+        self._most = math.inf if most is None else most
+        self._most_of_address = math.inf if most_of_address is None else most_of_address
+        self._coming = Bucket(per_second, per_second)
+        self._all = 0
+        self._by_address: Counter[str] = Counter()
+
+    def enter(self, address: str | None, now: float) -> str | None:
+        """Count a connection in; or return why there is no room for it, and count nothing.
+
+        Args:
+            address: Where it comes from; None: not known.
+            now: The time, in seconds.
+        """
+        if self._all >= self._most:
+            return "connections"
+        if address is not None and self._by_address[address] >= self._most_of_address:
+            return "connections_per_address"
+        if self._coming.take(now):
+            return "connections_per_second"
+        self._all += 1
+        if address is not None:
+            self._by_address[address] += 1
+        return None
+
+    def leave(self, address: str | None) -> None:
+        """Count one out that was let in."""
+        self._all -= 1
+        if address is not None:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]

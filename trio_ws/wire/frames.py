@@ -1,0 +1,228 @@
+"""The frames that a client sends, followed byte for byte: RFC 6455 section 5. No I/O.
+
+Feed a `Screen` anything, in chunks of any size: it returns what may be passed on, whole messages and control
+frames in the order they came, and ends with the client's close or with a violation that carries a close code.
+Never anything else, so what reads behind it needs to fear nothing.
+"""
+
+import codecs
+import struct
+
+from trio_ws.errors import CloseCode
+from trio_ws.limits import Bucket
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+FIN, RESERVED, OPCODE, MASKED, LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F  # bits of a frame's first two bytes
+TWO_BYTES, EIGHT_BYTES = 126, 127  # lengths that say that the length follows
+EXTRA_BYTES = bytes(126) + bytes((2, 8))  # how many bytes of length follow each of them
+LONGEST_CONTROL = 125
+KEY_BYTES = 4
+NO_MASK = bytes(KEY_BYTES)
+
+# Those that an endpoint may send: section 7.4.1 and IANA's registry; from 3000 on they are free.
+CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
+
+
+class Violation(Exception):
+    """What a client broke.
+
+    Args:
+        code: What it is closed with.
+        reason: The same in words.
+    """
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Screen:
+    """One client's frames.
+
+    Args:
+        message_bytes: Longest message, over all its fragments; None: any.
+        message_fragments: How many frames a message may come in; None: any.
+        control_frames: How many pings and pongs may come.
+
+    Attributes:
+        violation: What the client broke, once it has.
+        close: The payload of the client's close frame, once it has come.
+    """
+
+    def __init__(
+        self, message_bytes: int | None, message_fragments: int | None, control_frames: Bucket
+    ) -> None:
+        self.violation: Violation | None = None
+        self.close: bytes | None = None
+        self._message_bytes = message_bytes
+        self._message_fragments = message_fragments
+        self._control_frames = control_frames
+        self._fragments: _Fragments | None = None  # of the message that is not whole yet
+        self._partial = bytearray()  # a frame that is not whole yet
+        self._wanted = 0  # how many bytes of it are needed to see more
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether nothing will be passed on any more."""
+        return self.violation is not None or self.close is not None
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """Take bytes as they come, and return the frames to pass on: each a whole message or control frame.
+
+        Args:
+            data: The bytes.
+            now: The time, in seconds.
+        """
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._wanted:
+                return b""
+            data = bytes(self._partial)
+            self._partial.clear()
+        passed: list[bytes] = []
+        at = 0
+        try:
+            while not self.has_ended and (end := self._find_end(data, at)):
+                passed.append(self._take(data, at, end, now))
+                at = end
+        except Violation as violation:
+            self.violation = violation
+        if not self.has_ended:
+            self._partial += data[at:]
+        return b"".join(passed)
+
+    def _find_end(self, data: bytes, at: int) -> int:
+        """Return where the frame ends that begins there, or 0 if it is not whole yet.
+
+        Raises:
+            Violation: its header is one that no client may send.
+        """
+        there = len(data) - at
+        self._wanted = 2
+        if there < self._wanted:
+            return 0
+        self._check_kind(data[at], data[at + 1])
+        length = data[at + 1] & LENGTH
+        extra = EXTRA_BYTES[length]
+        self._wanted += extra
+        if there < self._wanted:
+            return 0
+        if extra:
+            shortest = 1 << 16 if length == EIGHT_BYTES else TWO_BYTES
+            length = int.from_bytes(data[at + 2 : at + 2 + extra], "big")
+            if length < shortest or length >> 63:
+                raise Violation(CloseCode.PROTOCOL_ERROR, "length in more bytes than it takes")
+        if data[at] & OPCODE < CLOSE:
+            self._check_size(length)
+        self._wanted += KEY_BYTES + length
+        return at + self._wanted if there >= self._wanted else 0
+
+    def _check_kind(self, first: int, second: int) -> None:
+        opcode = first & OPCODE
+        if first & RESERVED:
+            raise Violation(CloseCode.PROTOCOL_ERROR, "reserved bit set")
+        if not second & MASKED:
+            raise Violation(CloseCode.PROTOCOL_ERROR, "frame without a mask")
+        if opcode in (CLOSE, PING, PONG):
+            if second & LENGTH > LONGEST_CONTROL or not first & FIN:
+                raise Violation(CloseCode.PROTOCOL_ERROR, "control frame too long or in fragments")
+        elif opcode not in (CONTINUATION, TEXT, BINARY):
+            raise Violation(CloseCode.PROTOCOL_ERROR, "unknown opcode")
+        elif (opcode == CONTINUATION) != (self._fragments is not None):
+            raise Violation(CloseCode.PROTOCOL_ERROR, "fragment out of place")
+
+    def _check_size(self, length: int) -> None:
+        begun = self._fragments
+        size, count = (0, 0) if begun is None else (len(begun.payload), begun.count)
+        if self._message_bytes is not None and size + length > self._message_bytes:
+            raise Violation(CloseCode.MESSAGE_TOO_BIG, f"message over {self._message_bytes} bytes")
+        if self._message_fragments is not None and count + 1 > self._message_fragments:
+            raise Violation(CloseCode.MESSAGE_TOO_BIG, f"message in over {self._message_fragments} fragments")
+
+    def _take(self, data: bytes, at: int, end: int, now: float) -> bytes:
+        """Take a whole frame whose header is good, and return what is passed on for it."""
+        opcode, fin = data[at] & OPCODE, bool(data[at] & FIN)
+        key = at + 2 + EXTRA_BYTES[data[at + 1] & LENGTH]
+        if opcode >= CLOSE:
+            if opcode == CLOSE:
+                self.close = _check_close(unmask(data[key : key + KEY_BYTES], data[key + KEY_BYTES : end]))
+                return b""
+            if self._control_frames.take(now):
+                raise Violation(CloseCode.RATE_LIMITED, "too many pings or pongs")
+        elif not fin or opcode == CONTINUATION:
+            payload = unmask(data[key : key + KEY_BYTES], data[key + KEY_BYTES : end])
+            return self._take_fragment(opcode, payload, fin=fin)
+        elif opcode == TEXT:
+            try:
+                unmask(data[key : key + KEY_BYTES], data[key + KEY_BYTES : end]).decode()
+            except UnicodeDecodeError:
+                raise Violation(CloseCode.INVALID_TEXT, "text is not UTF-8") from None
+        return data[at:end]
+
+    def _take_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> bytes:
+        """Collect a message's fragments, and return it as one frame once it is whole."""
+        message = self._fragments = self._fragments or _Fragments(opcode)
+        message.add(payload, fin=fin)
+        if not fin:
+            return b""
+        self._fragments = None
+        return encode_frame(message.opcode, bytes(message.payload), masked=True)
+
+
+class _Fragments:
+    """A message that comes in several frames, as far as it has come."""
+
+    def __init__(self, opcode: int) -> None:
+        self.opcode = opcode
+        self.count = 0
+        self.payload = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")() if opcode == TEXT else None
+
+    def add(self, payload: bytes, *, fin: bool) -> None:
+        self.count += 1
+        self.payload += payload
+        try:
+            if self._decoder is not None:
+                self._decoder.decode(payload, final=fin)
+        except UnicodeDecodeError:
+            raise Violation(CloseCode.INVALID_TEXT, "text is not UTF-8") from None
+
+
+def unmask(key: bytes, data: bytes) -> bytes:
+    """Return the data with the key taken off it, or put on it.
+
+    As one big number: 0.5 µs for 100 bytes, 30 µs for 64 KiB; a loop in Python takes 100 times that.
+    """
+    size = len(data)
+    mask = (key * ((size >> 2) + 1))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(mask, "little")).to_bytes(size, "little")
+
+
+def encode_frame(opcode: int, payload: bytes, *, masked: bool = False) -> bytes:
+    """Return a whole frame: a server's, or one as from a client, under the mask that changes nothing."""
+    size = len(payload)
+    first, bit, key = FIN | opcode, MASKED if masked else 0, NO_MASK if masked else b""
+    if size < TWO_BYTES:
+        return bytes((first, bit | size)) + key + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH", first, bit | TWO_BYTES, size) + key + payload
+    return struct.pack("!BBQ", first, bit | EIGHT_BYTES, size) + key + payload
+
+
+def encode_close(code: CloseCode, reason: str = "") -> bytes:
+    """Return the payload of a close frame; a reason that is too long for one is cut."""
+    room = LONGEST_CONTROL - 2
+    return code.to_bytes(2, "big") + reason.encode()[:room].decode(errors="ignore").encode()
+
+
+def _check_close(payload: bytes) -> bytes:
+    code = int.from_bytes(payload[:2], "big")
+    if payload and (len(payload) == 1 or code not in CLOSE_CODES):
+        raise Violation(CloseCode.PROTOCOL_ERROR, "close frame without a code that may be sent")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise Violation(CloseCode.INVALID_TEXT, "close reason is not UTF-8") from None
+    return payload
