@@ -39,11 +39,12 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, masked: bool = True)
 
 
 class RawClient:
-    """Reads and writes frames on a stream."""
+    """Reads and writes frames on a stream; answers no pings, and may skip them."""
 
     def __init__(self, stream: HalfCloseableStream) -> None:
         self.stream = stream
         self._buffer = b""
+        self.ignores_pings = False
 
     async def shake_hands(self, path: str = "/") -> str:
         """Open the WebSocket, and return the status line."""
@@ -71,6 +72,8 @@ class RawClient:
     async def receive_close(self) -> tuple[int, str]:
         """Return the code and reason of the server's close frame, answer it, and see the line end."""
         opcode, payload = await self.receive_frame()
+        while self.ignores_pings and opcode == PING:
+            opcode, payload = await self.receive_frame()
         assert opcode == CLOSE, (opcode, payload)
         await self.stream.send_all(frame(CLOSE, payload[:2]))
         await self.see_the_end()

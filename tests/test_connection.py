@@ -434,6 +434,25 @@ async def _open_later(gate: trio.Event, seconds: float) -> None:
     gate.set()
 
 
+async def test_a_client_that_reads_slowly_may_be_slow_with_its_pong_and_one_that_has_read_all_may_not(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(ping_seconds=20, pong_seconds=10, outbox_bytes=4096) as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        for _ in range(300):
+            line.publish(size=400)
+        seen = 0
+        while seen < 300:  # for five minutes, and answers no ping, which stands behind all this
+            opcode, _ = await line.client.receive_frame()
+            seen += opcode == raw.TEXT
+            await trio.sleep(1)
+        read_all = trio.current_time()
+        line.client.ignores_pings = True
+        assert await line.client.receive_close() == (CloseCode.UNRESPONSIVE, "no pong")
+        assert 30 <= trio.current_time() - read_all <= 30 + 60
+
+
 async def test_a_client_that_does_not_read_is_cut_off(autojump_clock: MockClock) -> None:
     async with open_line(write_seconds=15) as line:
         await line.client.send(action="ping")

@@ -21,14 +21,16 @@ def test_a_bucket_without_a_limit_is_never_empty(per_second: float | None, burst
 
 
 def test_a_place_is_free_again_when_its_connection_has_gone() -> None:
-    census = Census(most=2, most_of_address=None, per_second=None)
+    census = Census()
+    census.limit(2, None, None)
     assert [census.enter("a", 0), census.enter(None, 0), census.enter("b", 0)] == [None, None, "connections"]
     census.leave(None)
     assert [census.enter("b", 0), census.enter("b", 0)] == [None, "connections"]
 
 
 def test_one_address_may_not_take_all_places() -> None:
-    census = Census(most=None, most_of_address=2, per_second=None)
+    census = Census()
+    census.limit(None, 2, None)
     assert [census.enter("a", 0) for _ in range(3)] == [None, None, "connections_per_address"]
     assert census.enter("b", 0) is None
     assert census.enter(None, 0) is None
@@ -37,13 +39,14 @@ def test_one_address_may_not_take_all_places() -> None:
 
 
 def test_they_may_come_so_fast_and_no_faster() -> None:
-    census = Census(most=None, most_of_address=None, per_second=2)
+    census = Census()
+    census.limit(None, None, 2)
     assert [census.enter(None, 0) for _ in range(3)] == [None, None, "connections_per_second"]
     assert [census.enter(None, 0.5) for _ in range(2)] == [None, "connections_per_second"]
 
 
 def test_an_address_that_has_gone_is_forgotten() -> None:
-    census = Census(None, None, None)
+    census = Census()
     for number in range(100):
         census.enter(str(number), 0)
         census.leave(str(number))

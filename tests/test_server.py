@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 import pytest
@@ -326,6 +327,34 @@ async def test_who_comes_too_fast_is_told_to_come_again(autojump_clock: MockCloc
             await world.connect()
         await trio.sleep(0.2)
         await world.connect()
+
+
+async def test_limits_that_are_reloaded_hold_for_who_comes_and_what_is_asked_from_then_on(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    network, shutdown = SimulatedNetwork(), trio.Event()
+    to_reloads, reloads = trio.open_memory_channel[Settings](1)
+    async with trio.open_nursery() as nursery:
+        run = partial(
+            serve, Settings(auth="open", connections=1), database, [network], shutdown, reloads=reloads
+        )
+        await nursery.start(run)
+        async with trio.open_nursery() as clients:
+            client = await SimulatedClient.open(network, clients)
+            with pytest.raises(ConnectionRejected):
+                await SimulatedClient.open(network, clients)
+            await to_reloads.send(Settings(auth="open", connections=2, subscriptions=1))
+            await wait_all_tasks_blocked()
+            second = await SimulatedClient.open(network, clients)
+            await client.request(action="subscribe", type="invoice", id="a")
+            reply = await client.request(action="subscribe", type="invoice", id="b")
+            assert reply["code"] == "too_many_subscriptions"
+            with pytest.raises(ConnectionRejected):
+                await SimulatedClient.open(network, clients)
+            for one in (client, second):
+                await one.vanish()
+            clients.cancel_scope.cancel()
+        shutdown.set()
 
 
 async def test_those_turned_away_are_bounded_too(autojump_clock: MockClock) -> None:

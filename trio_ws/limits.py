@@ -37,20 +37,24 @@ class Bucket:
 
 
 class Census:
-    """The connections that are there, by address, and how fast they come; None lifts a limit.
+    """The connections that are there, by address, and how fast they come."""
 
-    Args:
-        most: How many there may be.
-        most_of_address: How many of them from one address.
-        per_second: How many may come a second.
-    """
+    def __init__(self) -> None:
+        self._all = 0
+        self._by_address: Counter[str] = Counter()
+        self.limit(None, None, None)
 
-    def __init__(self, most: int | None, most_of_address: int | None, per_second: int | None) -> None:
+    def limit(self, most: int | None, most_of_address: int | None, per_second: int | None) -> None:
+        """Set limits for those that come; None lifts one.
+
+        Args:
+            most: How many there may be.
+            most_of_address: How many of them from one address.
+            per_second: How many may come a second.
+        """
         self._most = math.inf if most is None else most
         self._most_of_address = math.inf if most_of_address is None else most_of_address
         self._coming = Bucket(per_second, per_second)
-        self._all = 0
-        self._by_address: Counter[str] = Counter()
 
     def enter(self, address: str | None, now: float) -> str | None:
         """Count a connection in; or return why there is no room for it, and count nothing.

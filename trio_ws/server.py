@@ -74,7 +74,7 @@ async def serve(
         background.start_soon(database.watch, tail.wake)
         background.start_soon(expire_invoices, database, tail)
         if reloads is not None:
-            background.start_soon(_reload, services, reloads)
+            background.start_soon(_reload, server, reloads)
         if settings.retention_seconds is not None:
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
@@ -95,8 +95,9 @@ async def serve(
         background.cancel_scope.cancel()
 
 
-async def _reload(services: Services, reloads: AsyncIterable[Settings]) -> None:
-    async for services.settings in reloads:
+async def _reload(server: "_Server", reloads: AsyncIterable[Settings]) -> None:
+    async for settings in reloads:
+        server.reload(settings)
         logger.info("new settings are in force for new connections")
 
 
@@ -126,14 +127,19 @@ class _Server:
     """The connections that live."""
 
     def __init__(self, services: Services) -> None:
-        settings = services.settings
         self._services = services
         self._live: dict[Connection, None] = {}
-        self._census = Census(
-            settings.connections, settings.connections_per_address, settings.connections_per_second
-        )
+        self._census = Census()
+        self.reload(services.settings)
         self._turned_away = trio.CapacityLimiter(TURNED_AWAY)
         self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
+
+    def reload(self, settings: Settings) -> None:
+        """Put settings into force for connections that come."""
+        self._services.settings = settings
+        self._census.limit(
+            settings.connections, settings.connections_per_address, settings.connections_per_second
+        )
 
     async def serve_connection(self, stream: Stream) -> None:
         """Serve one client; whatever fails ends this connection and no other."""

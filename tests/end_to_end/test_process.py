@@ -16,6 +16,7 @@ import pytest
 import trio
 from websockets.exceptions import ConnectionClosed
 
+from tests import raw
 from tests.database.test_embedded import wait_until_gone
 from tests.end_to_end.serving import (
     INVOICE,
@@ -264,3 +265,31 @@ async def read_some(events: Following) -> list[str]:
             if event.type == "invoice.updated":  # its creation may come too
                 found.append(event.data["memo"])
     return found
+
+
+def test_a_client_that_reads_slowly_and_steadily_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIO_WS_PING_SECONDS", "0.3")
+    monkeypatch.setenv("TRIO_WS_PONG_SECONDS", "0.3")
+    with serving(tmp_path) as server, server.connect() as client:
+        call(client, action="subscribe", type="account", id=1)
+        port = int(server.url.rpartition(":")[2])
+        with socket.socket() as line:
+            line.settimeout(PATIENCE_SECONDS)
+            line.connect(("127.0.0.1", port))
+            line.sendall(raw.head())
+            line.sendall(raw.frame(raw.TEXT, b'{"action":"subscribe","type":"account","id":1}'))
+            execute(
+                tmp_path,
+                "INSERT INTO invoices (account_id, amount, currency, memo)"
+                " SELECT 1, 1, 'USD', repeat('x', 1000) FROM generate_series(1, 800)",
+            )
+            seen = 0
+            tail = b""
+            while seen < 800:  # for seconds, and it answers no ping: it has not come to them yet
+                data = line.recv(20_000)
+                assert data, f"closed after {seen} events"
+                seen += (tail + data).count(b'"invoice.created"')
+                tail = data[-16:]
+                time.sleep(0.1)

@@ -4,6 +4,7 @@ What comes in is screened before anybody sees it, and what goes out goes out who
 does not read ends in `write_seconds`; each other wait is the caller's to end.
 """
 
+import math
 import socket
 from contextlib import suppress
 
@@ -17,6 +18,9 @@ from trio_ws.wire.head import Head, HeadReader
 RECEIVE_BYTES = 16384
 HANG_UP_BYTES = 65536
 PROGRESS_BYTES = 16384  # what must go out in `write_seconds`; who takes less counts as not reading
+# What the kernel may hold for a client that reads slowly; left alone, it lets that grow to some 4 MB
+# (net.ipv4.tcp_wmem), behind which our pings stand, and which no limit of ours counts.
+SEND_BUFFER_BYTES = 65536
 
 
 class Wire:
@@ -29,6 +33,7 @@ class Wire:
     Attributes:
         screen: What the client sends, and how that ended.
         torn: Whether half a frame may have gone out; then nothing more may follow it.
+        sent_at: When the client, or the kernel for it, took something last, on trio's clock.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings) -> None:
@@ -37,13 +42,14 @@ class Wire:
             settings.message_bytes, settings.message_fragments, Bucket(control_frames, control_frames)
         )
         self.torn = False
+        self.sent_at = -math.inf
         self._stream = stream
         self._settings = settings
         self._sending = trio.Lock()
         self._closed = False  # by a close frame of ours
         self._rest = b""  # what has come and was not looked at yet
         if isinstance(stream, trio.SocketStream):
-            _set_timeout(stream, settings.write_seconds)
+            _set_up(stream, settings.write_seconds)
 
     async def receive_head(self) -> Head | None:
         """Return the request head, or None where the client goes before it is whole.
@@ -129,10 +135,15 @@ class Wire:
         if sending.cancelled_caught:
             await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
             raise trio.BrokenResourceError("it does not read")
+        self.sent_at = trio.current_time()
 
 
-def _set_timeout(stream: trio.SocketStream, seconds: float) -> None:
-    """Let the kernel give up on a client that takes nothing; trio has set TCP_NODELAY itself."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        with suppress(OSError):  # it has gone already
+def _set_up(stream: trio.SocketStream, seconds: float) -> None:
+    """Have the kernel hold little for a client, and give up on one that takes nothing.
+
+    trio has set TCP_NODELAY itself.
+    """
+    with suppress(OSError):  # it has gone already
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
