@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec import Raw
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 from tests import raw
 from tests.raw import RawClient
+from tests.wire.test_frames import anything, chunked, good_streams
 from trio_ws import connection as connection_module
 from trio_ws.actions.services import Services
 from trio_ws.connection import Connection
@@ -90,6 +93,17 @@ async def _dribble(client: RawClient, data: bytes) -> None:
     for byte in data:
         await client.stream.send_all(bytes([byte]))
         await trio.sleep(1)
+
+
+@pytest.mark.parametrize("sent", [raw.head(), raw.head("/elsewhere")], ids=["accepted", "refused"])
+async def test_a_caller_that_does_not_read_its_answer_has_the_same_deadline(
+    autojump_clock: MockClock, sent: bytes
+) -> None:
+    async with open_line(handshake=False, head_seconds=10, write_seconds=100) as line:
+        await line.client.stream.send_all(sent)
+        await trio.sleep(11 + line.settings.close_seconds)
+        assert line.ended_at is not None
+        assert line.ended_at >= 10
 
 
 async def test_a_caller_that_hangs_up_leaves_at_once(autojump_clock: MockClock) -> None:
@@ -266,19 +280,14 @@ async def test_who_has_said_all_is_answered_before_it_is_hung_up_on(autojump_clo
         assert await line.client.see_the_end() == b""
 
 
-async def test_who_broke_something_and_does_not_read_is_not_waited_for_long(
-    autojump_clock: MockClock,
-) -> None:
+async def test_who_broke_something_and_reads_slowly_is_not_waited_for_long(autojump_clock: MockClock) -> None:
     async with open_line(write_seconds=10, drain_seconds=25) as line:
-        asked = raw.frame(raw.TEXT, b'{"action":"ping"}') * 8 + b"\xff\xff"
-        await line.client.stream.send_all(asked)
-        with trio.move_on_after(200):
-            while line.ended_at is None:
-                await trio.sleep(9)
-                with suppress(trio.BrokenResourceError):
-                    await line.client.stream.receive_some(1)
-        assert line.ended_at is not None
-        assert line.ended_at <= 25 + 2 * line.settings.close_seconds
+        await line.client.stream.send_all(raw.frame(raw.TEXT, b'{"action":"ping"}') * 8 + b"\xff\xff")
+        while line.ended_at is None:
+            await trio.sleep(9)
+            with suppress(trio.BrokenResourceError):
+                await line.client.stream.receive_some()
+        assert 25 <= line.ended_at <= 25 + 2 * line.settings.close_seconds
 
 
 async def test_requests_over_the_rate_are_refused_and_the_connection_lives(
@@ -368,6 +377,44 @@ async def test_a_bug_in_the_connection_ends_it_with_1011_and_is_logged(
         assert await line.client.receive_close() == (CloseCode.INTERNAL_ERROR, "")
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.exc_info
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
+@given(
+    st.lists(
+        st.one_of(anything, good_streams(), st.just(raw.frame(raw.TEXT, b'{"action":"ping"}'))), max_size=4
+    ),
+    st.lists(st.integers(0, 10**6), max_size=5),
+    st.sampled_from(["close", "end", "vanish", "stay"]),
+)
+def test_whatever_is_sent_the_connection_ends_in_time_and_without_a_bug(
+    sent: list[bytes], cuts: list[int], leaving: str
+) -> None:
+    async def live() -> None:
+        line = Line(ping_seconds=5, pong_seconds=5, write_seconds=5, drain_seconds=5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.live)  # which raises what is a bug
+            nursery.start_soon(_read_until_the_end, line.client)
+            await line.client.stream.send_all(raw.head())
+            with suppress(trio.BrokenResourceError):
+                for chunk in chunked(b"".join(sent), cuts):
+                    await line.client.stream.send_all(chunk)
+                if leaving == "close":
+                    await line.client.stream.send_all(raw.frame(raw.CLOSE, b"\x03\xe8"))
+                elif leaving == "end":
+                    await line.client.stream.send_eof()
+                elif leaving == "vanish":
+                    await trio.aclose_forcefully(line.client.stream)
+        assert line.ended_at is not None
+        assert line.ended_at <= 30
+
+    trio.run(live, clock=MockClock(autojump_threshold=0))
+
+
+async def _read_until_the_end(client: RawClient) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while await client.stream.receive_some(1000):
+            pass
 
 
 # Endings

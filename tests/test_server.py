@@ -371,6 +371,9 @@ async def test_those_turned_away_are_bounded_too(autojump_clock: MockClock) -> N
         await trio.sleep(world.settings.close_seconds)
         for stream in silent:
             assert await stream.receive_some() == b""
+        with pytest.raises(ConnectionRejected) as refused:
+            await world.connect()
+        assert refused.value.status_code == 503, "those who come later are told again"
 
 
 async def test_garbage_from_who_is_turned_away_is_garbage_all_the_same(autojump_clock: MockClock) -> None:

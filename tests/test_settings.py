@@ -41,10 +41,28 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
     assert load({}, {"TRIO_WS_DATABASE_URL": ""}).settings.database_url is None
 
 
-def test_a_limit_is_lifted_by_the_word_none_and_not_by_0() -> None:
-    assert load({}, {"TRIO_WS_SUBSCRIPTIONS": "none"}).settings.subscriptions is None
-    with pytest.raises(SettingsError, match=r"TRIO_WS_SUBSCRIPTIONS: Expected `int` >= 1"):
-        load({}, {"TRIO_WS_SUBSCRIPTIONS": "0"})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "connections",
+        "connections_per_address",
+        "connections_per_second",
+        "head_bytes",
+        "message_bytes",
+        "message_fragments",
+        "control_frames_per_second",
+        "requests_per_second",
+        "requests_burst",
+        "subscriptions",
+    ],
+)
+def test_a_limit_is_lifted_by_the_word_none_and_not_by_0(name: str) -> None:
+    variable = f"TRIO_WS_{name.upper()}"
+    assert getattr(load({}, {}).settings, name) > 0
+    assert getattr(load({}, {variable: "none"}).settings, name) is None
+    for value in ("0", "-1", "nan"):
+        with pytest.raises(SettingsError, match=rf"{variable}: Expected `(int|float)"):
+            load({}, {variable: value})
 
 
 @pytest.mark.parametrize(

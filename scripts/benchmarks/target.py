@@ -45,7 +45,8 @@ class Target:
 
 @contextmanager
 def serving(**settings):
-    """Run a server on a database of its own."""
+    """Run a server on a database of its own, which takes all clients from one address, and at once."""
+    settings = {"connections_per_address": "none", "connections_per_second": "none", **settings}
     environment = {f"TRIO_WS_{name.upper()}": str(value) for name, value in settings.items()}
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -202,16 +202,26 @@ def test_only_its_own_connection_ends(server: Server, bystander: ClientConnectio
     assert time.monotonic() - begin < PATIENCE_SECONDS / 2
 
 
-def test_a_bystander_does_not_notice_floods(server: Server, bystander: ClientConnection) -> None:
-    floods = [act for name, (act, _) in ACTS.items() if name in ("pings", "requests", "empty fragments")]
-    stop = time.monotonic() + 2
+FLOODS = {
+    "pings": PING * 10_000,
+    "requests": REQUEST * 10_000,
+    "empty messages": raw.frame(raw.TEXT, b"") * 10_000,
+    "empty fragments": (raw.frame(raw.TEXT, b"", fin=False) + raw.frame(0, b"", fin=False) * 120) * 100,
+}
 
-    def flood(act: Act) -> None:
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_bystander_does_not_notice_a_flood(server: Server, bystander: ClientConnection, name: str) -> None:
+    stop = time.monotonic() + 1.5
+
+    def flood() -> None:
         while time.monotonic() < stop:
-            with dial(server) as line:
-                act(line)
+            with dial(server) as line, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                line.sendall(raw.head() + FLOODS[name])
+                while line.recv(65536)[-50:].rfind(b"\x88") < 0:
+                    pass  # until it closes
 
-    threads = [threading.Thread(target=flood, args=[act]) for act in floods]
+    threads = [threading.Thread(target=flood) for _ in range(3)]
     for thread in threads:
         thread.start()
     waits = []
@@ -219,10 +229,11 @@ def test_a_bystander_does_not_notice_floods(server: Server, bystander: ClientCon
         begin = time.monotonic()
         assert call(bystander, action="ping")["type"] == "pong"
         waits.append(time.monotonic() - begin)
-        time.sleep(0.02)
+        time.sleep(0.02)  # under its own rate
     for thread in threads:
         thread.join()
-    assert sorted(waits)[len(waits) // 2] < 0.1, "on two cores that the flood shares"
+    # 99 of 100 take 20 to 40 ms on two cores that the flood, its clients and other tests share.
+    assert sorted(waits)[len(waits) * 9 // 10] < 0.1
 
 
 def test_pings_that_cross_our_close_break_nothing(tmp_path: Path) -> None:

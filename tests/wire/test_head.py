@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import raw
 from trio_ws.wire.admission import check_origin, check_place, choose_subprotocol, find_token, refuse_plain
 from trio_ws.wire.head import Head, HeadReader, Refusal
+
+on_any_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def read(data: bytes, chunk: int = 10**9, limit: int | None = 8192) -> Head | None:
@@ -159,6 +161,7 @@ def test_tokens_and_subprotocols() -> None:
     assert choose_subprotocol(head) is None
 
 
+@on_any_machine
 @given(
     st.one_of(
         st.binary(max_size=300),

@@ -8,7 +8,9 @@
             )
             ...
 
-Request `autojump_clock` in the test itself: pytest-trio takes the clock from the test's own arguments.
+Request `autojump_clock` in the test itself: pytest-trio takes the clock from the test's own arguments. Time
+stands still while nobody sleeps, so a test that asks for much at once lifts a limit of the server's:
+`simulated_server(requests_burst=None)`.
 """
 
 from trio_ws.testing.database import SimulatedDatabase

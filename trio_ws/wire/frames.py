@@ -193,7 +193,7 @@ class _Fragments:
 def unmask(key: bytes, data: bytes) -> bytes:
     """Return the data with the key taken off it, or put on it.
 
-    As one big number: 0.5 µs for 100 bytes, 30 µs for 64 KiB; a loop in Python takes 100 times that.
+    As one big number: 0.4 µs for 100 bytes, 0.14 ms for 64 KiB, a 25th of what it takes byte by byte.
     """
     size = len(data)
     mask = (key * ((size >> 2) + 1))[:size]
