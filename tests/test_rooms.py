@@ -16,6 +16,7 @@ FLOORS = {
     "connection": 6,
     "actions": 5,
     "expiry": 5,
+    "webhooks": 5,
     "events": 4,
     "database": 3,
     "codec": 3,
@@ -25,6 +26,7 @@ FLOORS = {
     "logs": 2,
     "settings": 1,
     "identity": 1,
+    "endpoint": 0,
     "errors": 0,
     "": 0,  # trio_ws itself: its version
 }

@@ -20,6 +20,8 @@ from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.settings import Settings
+from trio_ws.webhooks.delivery import Deliverer, Post
+from trio_ws.webhooks.post import Poster
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ async def serve(
     listeners: list[Listener],
     shutdown: trio.Event,
     *,
+    post: Post | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then drain.
@@ -41,6 +44,7 @@ async def serve(
         database: A migrated one.
         listeners: Open ones; they are closed on the way out.
         shutdown: What SIGTERM sets; so does a test.
+        post: How webhooks are sent; None: over the network.
         task_status: Told when connections are accepted.
 
     Raises:
@@ -52,6 +56,7 @@ async def serve(
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(expire_invoices, database, tail)
+        background.start_soon(Deliverer(database, dispatcher.log, settings, post or _poster(settings)).run)
         if settings.retention_seconds is not None:
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
@@ -70,6 +75,12 @@ async def serve(
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.deadline = server.drain()
         background.cancel_scope.cancel()
+
+
+def _poster(settings: Settings) -> Poster:
+    return Poster(
+        private_addresses=settings.webhook_private_addresses, answer_bytes=settings.webhook_answer_bytes
+    )
 
 
 class _Server:

@@ -78,6 +78,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         Count, Meta(description="events kept in memory, for clients that catch up")
     ] = 33554432
 
+    webhook_private_addresses: Annotated[
+        bool, Meta(description="whether webhooks may go to private and loopback addresses")
+    ] = False
+    webhook_seconds: Annotated[
+        Seconds, Meta(description="time for a webhook's receiver to answer, in all")
+    ] = 10.0
+    webhook_answer_bytes: Annotated[
+        Count, Meta(description="of a webhook's answer, what is read at most")
+    ] = 65536
+    webhook_retry_seconds: Annotated[
+        Annotated[float, Meta(gt=0, le=31536000)], Meta(description="how long a webhook is retried")
+    ] = 259200.0
+
     head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
     message_bytes: Annotated[Count, Meta(description="longest message from a client")] = 65536
     subscriptions: Annotated[Count | None, Meta(description="topics one connection may follow")] = 1000

@@ -13,6 +13,14 @@ Request `autojump_clock` in the test itself: pytest-trio takes the clock from th
 
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
+from trio_ws.testing.webhooks import SimulatedReceiver
 from trio_ws.testing.world import World, simulated_server
 
-__all__ = ["SimulatedClient", "SimulatedDatabase", "SimulatedNetwork", "World", "simulated_server"]
+__all__ = [
+    "SimulatedClient",
+    "SimulatedDatabase",
+    "SimulatedNetwork",
+    "SimulatedReceiver",
+    "World",
+    "simulated_server",
+]
