@@ -349,3 +349,16 @@ async def test_the_first_of_them_is_looked_for_at_once(
         await world.receiver.receive(len(world.receiver.posted) + 1)
         assert trio.current_time() - begin <= AGAIN_SECONDS
         await trio.sleep(0.2)
+
+
+async def test_what_was_given_up_is_forgotten_with_the_events_of_its_time(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    receiver = SimulatedReceiver()
+    receiver.answers[HOOK] = 500
+    async with simulated_server(database, receiver, retention_seconds=600, webhook_retry_seconds=5):
+        database.create_invoice(**invoice())
+        await trio.sleep(300)
+        assert database.webhooks.failed == [4]
+        await trio.sleep(600)
+        assert database.webhooks.failed == []

@@ -1,6 +1,8 @@
 """One POST to a real server on loopback that takes it, fails, hangs, lies, and points elsewhere."""
 
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -196,26 +198,19 @@ async def test_nobody_there_is_an_error() -> None:
 # Whom it connects to
 
 
-class Names(trio.abc.HostnameResolver):
+class Names:
     """A name server that answers as it is told, another time each time."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
         self.asked = 0
 
-    async def getaddrinfo(self, host: bytes | None, port: Any, *_: Any) -> Any:
+    def __call__(self, host: str, port: int, *, type: int) -> list[Any]:  # noqa: A002 - its name there
         addresses = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
-        await trio.lowlevel.checkpoint()
         if not addresses:
-            raise OSError("no such name")
-        return [
-            (trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET, 1, 6, "", (address, port))
-            for address in addresses
-        ]
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
-        raise NotImplementedError
+            raise socket.gaierror("no such name")
+        return [(0, type, 6, "", (address, port)) for address in addresses]
 
 
 class Calls:
@@ -239,9 +234,8 @@ async def test_a_name_that_leads_inside_is_not_connected_to(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     calls = Calls(monkeypatch)
-    trio.socket.set_custom_hostname_resolver(Names(addresses))
     with pytest.raises(PostError, match=r"^the host's address is not public$"):
-        await poster(private_addresses=False)("https://shop.example/", {}, BODY)
+        await poster(private_addresses=False, look_up=Names(addresses))("https://shop.example/", {}, BODY)
     assert calls.made == []
 
 
@@ -258,9 +252,8 @@ async def test_nor_is_what_leads_there_without_a_name(monkeypatch: pytest.Monkey
 async def test_a_name_that_changes_its_mind_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
     names = Names(["127.0.0.1", "8.8.8.8", "10.0.0.1"], ["127.0.0.1"])
-    trio.socket.set_custom_hostname_resolver(names)
     with pytest.raises(PostError, match=r"^can't connect$"):
-        await poster(private_addresses=False)("https://shop.example:8443/", {}, BODY)
+        await poster(private_addresses=False, look_up=names)("https://shop.example:8443/", {}, BODY)
     assert calls.made == [("8.8.8.8", 8443)]
     assert names.asked == 1
 
@@ -268,8 +261,8 @@ async def test_a_name_that_changes_its_mind_gains_nothing(monkeypatch: pytest.Mo
 async def test_the_next_address_is_tried_when_nobody_is_at_the_first(nursery: trio.Nursery) -> None:
     receiver = Receiver(b"HTTP/1.1 200 OK\r\n\r\n")
     await nursery.start(receiver.serve)
-    trio.socket.set_custom_hostname_resolver(Names(["::1", "127.0.0.1"]))
-    assert await poster()(f"http://shop.example:{receiver.port}/", {}, BODY) == 200
+    names = Names(["::1", "127.0.0.1"])
+    assert await poster(look_up=names)(f"http://shop.example:{receiver.port}/", {}, BODY) == 200
 
 
 @pytest.mark.parametrize(
@@ -282,9 +275,28 @@ async def test_what_is_no_url_is_said(url: str) -> None:
 
 
 async def test_a_name_that_leads_nowhere_is_said() -> None:
-    trio.socket.set_custom_hostname_resolver(Names([]))
     with pytest.raises(PostError, match=r"^the host's name leads nowhere$"):
-        await poster()("https://shop.example/", {}, BODY)
+        await poster(look_up=Names([]))("https://shop.example/", {}, BODY)
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_others(nursery: trio.Nursery) -> None:
+    answering = threading.Event()
+
+    def look_up(host: str, port: int, *, type: int) -> list[Any]:  # noqa: A002 - its name there
+        if host == "silent.example":
+            answering.wait(PATIENCE_SECONDS)
+        return [(0, type, 6, "", ("127.0.0.1", port))]
+
+    receiver = Receiver(b"HTTP/1.1 200 OK\r\n\r\n")
+    await nursery.start(receiver.serve)
+    send = poster(look_up=look_up)
+    async with trio.open_nursery() as waiting:
+        for _ in range(100):  # more than trio has threads for
+            waiting.start_soon(send, "http://silent.example/", {}, BODY)
+        await wait_all_tasks_blocked()
+        assert await send(f"http://shop.example:{receiver.port}/", {}, BODY) == 200
+        waiting.cancel_scope.cancel()
+    answering.set()
 
 
 # TLS
@@ -301,7 +313,6 @@ async def serve_tls(nursery: trio.Nursery) -> Receiver:
     tls.load_cert_chain(KEYS / "receiver.pem")
     receiver = Receiver(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", tls)
     await nursery.start(receiver.serve)
-    trio.socket.set_custom_hostname_resolver(Names(["127.0.0.1"]))
     return receiver
 
 
@@ -309,7 +320,7 @@ async def test_over_tls_it_is_the_urls_host_that_has_to_prove_who_it_is(
     nursery: trio.Nursery, trusting: ssl.SSLContext
 ) -> None:
     receiver = await serve_tls(nursery)
-    send = poster(tls=trusting)
+    send = poster(tls=trusting, look_up=Names(["127.0.0.1"]))
     assert await send(f"https://receiver.test:{receiver.port}/", {}, BODY) == 200
     for host in ("other.test", "127.0.0.1"):
         with pytest.raises(PostError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -320,7 +331,7 @@ async def test_over_tls_it_is_the_urls_host_that_has_to_prove_who_it_is(
 async def test_a_certificate_that_nobody_vouches_for_is_refused(nursery: trio.Nursery) -> None:
     receiver = await serve_tls(nursery)
     with pytest.raises(PostError, match=r"^the connection broke \(CERTIFICATE_VERIFY_FAILED\)$"):
-        await poster()(f"https://receiver.test:{receiver.port}/", {}, BODY)
+        await poster(look_up=Names(["127.0.0.1"]))(f"https://receiver.test:{receiver.port}/", {}, BODY)
     assert receiver.requests == []
 
 

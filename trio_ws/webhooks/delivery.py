@@ -119,7 +119,7 @@ class Deliverer:
                 await self._settle(webhooks.finish, seq)
             else:
                 pause, most = self._pause(delivery.attempts), self._settings.webhook_retry_seconds
-                logger.info("webhook %d, attempt %d: %s", seq, delivery.attempts, error)
+                logger.debug("webhook %d, attempt %d: %s", seq, delivery.attempts, error)
                 if await self._settle(webhooks.put_off, delivery, error, pause, most):
                     logger.warning("webhook %d of account %d was given up", seq, delivery.account_id)
         except Exception:

@@ -6,8 +6,11 @@ the receiver can finish, and thrown away.
 """
 
 import ipaddress
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import h11
 import trio
@@ -16,6 +19,9 @@ from trio_ws.endpoint import Endpoint, is_public
 
 HEAD_BYTES = 16384  # of an answer; what h11 takes unless told
 CONNECT_SECONDS = 3.0  # for one of several addresses, so that the next one has its turn
+# At a time: a look-up that nobody answers goes on in its thread after we have given it up. Under trio's own
+# limit, of 40, a few such names would hold up all others, and what else takes threads from there.
+LOOKUPS = 256
 ADDRESSES = 3  # that are tried
 READ_BYTES = 16384
 
@@ -31,13 +37,21 @@ class Poster:
         private_addresses: Whether addresses that are not public may be connected to.
         answer_bytes: How much of an answer is read.
         tls: How certificates are checked; None: as the system does.
+        look_up: How names are looked up, in a thread.
     """
 
     def __init__(
-        self, *, private_addresses: bool, answer_bytes: int, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        private_addresses: bool,
+        answer_bytes: int,
+        tls: ssl.SSLContext | None = None,
+        look_up: Callable[..., list[Any]] = socket.getaddrinfo,
     ) -> None:
         self._private_addresses = private_addresses
         self._answer_bytes = answer_bytes
+        self._look_up = look_up
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
         self._tls = tls or ssl.create_default_context()
 
     async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
@@ -63,7 +77,7 @@ class Poster:
     async def _connect(self, endpoint: Endpoint) -> trio.abc.Stream:
         addresses = [
             address
-            for address in await _resolve(endpoint)
+            for address in await self._resolve(endpoint)
             if self._private_addresses or is_public(ipaddress.ip_address(address.partition("%")[0]))
         ]
         if not addresses:
@@ -78,6 +92,15 @@ class Poster:
                     return stream
                 return trio.SSLStream(stream, self._tls, server_hostname=endpoint.host, https_compatible=True)
         raise PostError("can't connect")
+
+    async def _resolve(self, endpoint: Endpoint) -> list[str]:
+        """Return the host's addresses, the resolver's favourite first."""
+        look_up = partial(self._look_up, endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        try:
+            found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=self._lookups)
+        except (OSError, UnicodeError):
+            raise PostError("the host's name leads nowhere") from None
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     async def _converse(
         self, stream: trio.abc.Stream, endpoint: Endpoint, headers: Mapping[str, str], body: bytes
@@ -114,15 +137,6 @@ class Poster:
         if status is None:
             raise PostError("the answer has no end")
         return status
-
-
-async def _resolve(endpoint: Endpoint) -> list[str]:
-    """Return the host's addresses, the resolver's favourite first."""
-    try:
-        found = await trio.socket.getaddrinfo(endpoint.host, endpoint.port, type=trio.socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise PostError("the host's name leads nowhere") from None
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def _why(what: str, error: BaseException) -> str:
