@@ -171,23 +171,41 @@ async def test_nor_of_one_that_never_begins(nursery: trio.Nursery) -> None:
     assert receiver.sent < 16 * 2**20
 
 
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"])
+class Hanging(Receiver):
+    """A receiver that says something and then nothing.
+
+    Attributes:
+        left: Set when the line has ended.
+    """
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(self._answer)
+        self.left = trio.Event()
+        self._said = said
+
+    async def _answer(self, stream: trio.abc.Stream) -> None:
+        await stream.send_all(self._said)
+        assert await stream.receive_some() == b"", "the line has ended"
+        self.left.set()
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n"])
 async def test_who_hangs_is_left_when_the_caller_has_waited_enough(
     nursery: trio.Nursery, said: bytes
 ) -> None:
-    async def answer(stream: trio.abc.Stream) -> None:
-        await stream.send_all(said)
-        assert await stream.receive_some() == b"", "the line has ended"
-        left.set()
-
-    left = trio.Event()
-    receiver = Receiver(answer)
-    await nursery.start(receiver.serve)
+    receiver = Hanging(said)
     with trio.move_on_after(0.2) as waiting:
-        await poster()(f"http://127.0.0.1:{receiver.port}/", {}, BODY)
+        await post(receiver, nursery)
     assert waiting.cancelled_caught
     with trio.fail_after(PATIENCE_SECONDS):
-        await left.wait()
+        await receiver.left.wait()
+
+
+async def test_who_hangs_after_the_status_has_said_enough(nursery: trio.Nursery) -> None:
+    receiver = Hanging(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    assert await post(receiver, nursery) == 200
+    with trio.fail_after(PATIENCE_SECONDS):
+        await receiver.left.wait()
 
 
 async def test_nobody_there_is_an_error() -> None:

@@ -129,20 +129,21 @@ class Deliverer:
 
     async def _attempt(self, delivery: Delivery) -> str | None:
         """Return what went wrong; None: nothing."""
-        body = encode_event(delivery.event, delivery.epoch)
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "trio-ws",
-            "trio-ws-delivery": str(Position(delivery.epoch, delivery.event.seq)),
-            signature.HEADER: signature.sign(body, int(self._now()), delivery.secrets),
-        }
+        seconds = self._settings.webhook_seconds
         try:
-            with trio.fail_after(self._settings.webhook_seconds):
+            body = encode_event(delivery.event, delivery.epoch)
+            headers = {
+                "content-type": "application/json",
+                "user-agent": "trio-ws",
+                "trio-ws-delivery": str(Position(delivery.epoch, delivery.event.seq)),
+                signature.HEADER: signature.sign(body, int(self._now()), delivery.secrets),
+            }
+            with trio.fail_after(seconds):
                 status = await self._post(delivery.url, headers, body)
         except PostError as error:
             return str(error)[:ERROR_CHARACTERS]
         except trio.TooSlowError:
-            return f"no answer in {self._settings.webhook_seconds:g} s"
+            return f"no answer in {seconds:g} s"
         except Exception:
             logger.exception("webhook %d failed; it comes again", delivery.event.seq)
             return "an internal error, which the server's log has"

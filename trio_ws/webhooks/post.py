@@ -24,6 +24,7 @@ CONNECT_SECONDS = 3.0  # for one of several addresses, so that the next one has 
 LOOKUPS = 256
 ADDRESSES = 3  # that are tried
 READ_BYTES = 16384
+REST_SECONDS = 1.0  # for what comes after the status
 
 
 class PostError(Exception):
@@ -117,26 +118,36 @@ class Poster:
             if isinstance(error.__cause__, ssl.SSLError):
                 raise
             # It may have answered before it had read all, and that is in the line.
-        status: int | None = None
-        left = self._answer_bytes
-        while left > 0:
+        answer = _Answer(stream, http, self._answer_bytes)
+        while not isinstance(event := await answer.next_event(), h11.Response):
+            if event is None:
+                raise PostError("the answer has no end")
+        with trio.move_on_after(REST_SECONDS):
             try:
-                event = http.next_event()
-                if event is h11.NEED_DATA:
-                    received = bytes(await stream.receive_some(min(READ_BYTES, left)))
-                    left -= len(received)
-                    http.receive_data(received)
-                elif isinstance(event, h11.Response):
-                    status = event.status_code
-                elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
-                    break
+                while not isinstance(await answer.next_event(), h11.EndOfMessage | None):
+                    pass
             except (h11.RemoteProtocolError, trio.BrokenResourceError):
-                if status is None:
-                    raise
-                break  # It has said what counts.
-        if status is None:
-            raise PostError("the answer has no end")
-        return status
+                pass  # It has said what counts.
+        return event.status_code
+
+
+class _Answer:
+    """Reads an answer as it comes, up to so many bytes."""
+
+    def __init__(self, stream: trio.abc.Stream, http: h11.Connection, most_bytes: int) -> None:
+        self._stream = stream
+        self._http = http
+        self._left = most_bytes
+
+    async def next_event(self) -> h11.Event | None:
+        """Return what comes next; None: that would be too much."""
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            if self._left <= 0:
+                return None
+            received = bytes(await self._stream.receive_some(min(READ_BYTES, self._left)))
+            self._left -= len(received)
+            self._http.receive_data(received)
+        return event if isinstance(event, h11.Event) else None
 
 
 def _why(what: str, error: BaseException) -> str:
