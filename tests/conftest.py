@@ -101,6 +101,15 @@ async def guarded(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[tu
         yield world, program
 
 
+@pytest.fixture
+async def serverless(
+    kind: str, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Database, OtherProgram]]:
+    """A database as a server sees it, and a program that writes to it; no server runs."""
+    async with _contract(kind, request) as (database, program):
+        yield database, program
+
+
 @asynccontextmanager
 async def _contract(
     kind: str, request: pytest.FixtureRequest

@@ -16,6 +16,7 @@ FLOORS = {
     "connection": 6,
     "actions": 5,
     "expiry": 5,
+    "webhooks": 5,
     "events": 4,
     "database": 3,
     "codec": 3,
@@ -28,6 +29,7 @@ FLOORS = {
     "currencies": 1,
     "systemd": 1,
     "limits": 1,
+    "endpoint": 0,
     "errors": 0,
     "": 0,  # trio_ws itself: its version
 }

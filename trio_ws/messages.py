@@ -87,6 +87,7 @@ class CreateInvoice(_Action, tag="create_invoice"):
     account_id: AccountId | UnsetType = UNSET
     memo: Memo | None = None
     address: Word | None = None
+    webhook_url: Url | None = None
     redirect_url: Url | None = None
     expires_in_seconds: Annotated[float, Meta(gt=0, le=MAX_EXPIRY_SECONDS)] | None = None
     idempotency_key: Word | None = None

@@ -26,6 +26,8 @@ from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.limits import Bucket, Census
 from trio_ws.settings import Settings
+from trio_ws.webhooks.delivery import Deliverer, Post
+from trio_ws.webhooks.post import Poster
 from trio_ws.wire.head import Refusal
 from trio_ws.wire.stream import Wire
 
@@ -50,6 +52,7 @@ async def serve(
     *,
     reloads: AsyncIterable[Settings] | None = None,
     alive: Callable[[], None] = lambda: None,
+    post: Post | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then drain.
@@ -61,6 +64,7 @@ async def serve(
         shutdown: What SIGTERM sets; so does a test.
         reloads: Settings that come into force later, for the connections that come then.
         alive: Called again and again, as long as the event loop and the log's tail make progress.
+        post: How webhooks are sent; None: over the network.
         task_status: Told when connections are accepted.
 
     Raises:
@@ -75,6 +79,7 @@ async def serve(
         background.start_soon(expire_invoices, database, tail)
         if reloads is not None:
             background.start_soon(_reload, server, reloads)
+        background.start_soon(Deliverer(database, dispatcher.log, settings, post or _poster(settings)).run)
         if settings.retention_seconds is not None:
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
@@ -121,6 +126,12 @@ class _PatientListener(Listener):
 
     async def aclose(self) -> None:
         await self._listener.aclose()
+
+
+def _poster(settings: Settings) -> Poster:
+    return Poster(
+        private_addresses=settings.webhook_private_addresses, answer_bytes=settings.webhook_answer_bytes
+    )
 
 
 class _Server:

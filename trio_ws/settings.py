@@ -86,6 +86,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 1000
     connections_per_second: Annotated[Count | None, Meta(description="clients that may come a second")] = 1000
     head_bytes: Annotated[Count | None, Meta(description="longest request head")] = 8192
+    webhook_private_addresses: Annotated[
+        bool, Meta(description="whether webhooks may go to private and loopback addresses")
+    ] = False
+    webhook_seconds: Annotated[
+        Seconds, Meta(description="time for a webhook's receiver to answer, in all")
+    ] = 10.0
+    webhook_answer_bytes: Annotated[
+        Count, Meta(description="of a webhook's answer, what is read at most")
+    ] = 65536
+    webhook_retry_seconds: Annotated[
+        Annotated[float, Meta(gt=0, le=31536000)], Meta(description="how long a webhook is retried")
+    ] = 259200.0
+
     head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
     message_bytes: Annotated[Count | None, Meta(description="longest message from a client")] = 65536
     message_fragments: Annotated[Count | None, Meta(description="frames that it may come in")] = 128
@@ -109,21 +122,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
-FIXED = (
-    *(
-        "host",
-        "port",
-        "workers",
-        "database_url",
-        "listen_url",
-        "data_dir",
-        "postgres_bindir",
-        "migrate",
-        "auth",
-    ),
-    *("log_format", "database_connections", "statement_seconds", "poll_seconds"),
-    *("retention_seconds", "log_memory_bytes"),
+_FIXED = (
+    "host port workers database_url listen_url data_dir postgres_bindir migrate auth log_format"
+    " database_connections statement_seconds poll_seconds retention_seconds log_memory_bytes"
+    " webhook_private_addresses webhook_seconds webhook_answer_bytes webhook_retry_seconds"
 )
+FIXED = frozenset(_FIXED.split())
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 

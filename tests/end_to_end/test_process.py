@@ -272,14 +272,16 @@ def test_a_client_that_reads_slowly_and_steadily_is_not_taken_for_dead(
 ) -> None:
     monkeypatch.setenv("TRIO_WS_PING_SECONDS", "0.3")
     monkeypatch.setenv("TRIO_WS_PONG_SECONDS", "0.3")
-    with serving(tmp_path) as server, server.connect() as client:
-        call(client, action="subscribe", type="account", id=1)
+    with serving(tmp_path) as server:
         port = int(server.url.rpartition(":")[2])
         with socket.socket() as line:
             line.settimeout(PATIENCE_SECONDS)
             line.connect(("127.0.0.1", port))
             line.sendall(raw.head())
             line.sendall(raw.frame(raw.TEXT, b'{"action":"subscribe","type":"account","id":1}'))
+            data = b""
+            while b'"recovered"' not in data:
+                data += line.recv(20_000)
             execute(
                 tmp_path,
                 "INSERT INTO invoices (account_id, amount, currency, memo)"

@@ -7,7 +7,8 @@ import msgspec
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.database import queries
-from trio_ws.errors import NotFound
+from trio_ws.endpoint import Endpoint
+from trio_ws.errors import InvalidValue, NotFound
 from trio_ws.messages import (
     CancelInvoice,
     CreateInvoice,
@@ -21,6 +22,7 @@ from trio_ws.messages import (
 async def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Success:
     """Store an invoice; the reply is sent after its commit."""
     account_id = session.identity.account_for(action.account_id)
+    _check_webhook(action, services)
     action = msgspec.structs.replace(action, account_id=account_id)
     invoice = await services.database.run(queries.create_invoice, action)
     services.tail.wake()
@@ -47,6 +49,18 @@ async def update_invoice(action: UpdateInvoice, services: Services, session: Ses
     invoice = await services.database.run(queries.change_status, _uid(action.uid), action.status, owner)
     services.tail.wake()
     return Success(data=invoice)
+
+
+def _check_webhook(action: CreateInvoice, services: Services) -> None:
+    """Refuse a webhook that can't be; where a host's name leads is seen when it is delivered."""
+    if action.webhook_url is None:
+        return
+    try:
+        endpoint = Endpoint.parse(action.webhook_url)
+    except ValueError as error:
+        raise InvalidValue(f"{error} - at `$.webhook_url`") from None
+    if endpoint.is_inside() and not services.settings.webhook_private_addresses:
+        raise InvalidValue("Webhooks may not go to private addresses - at `$.webhook_url`")
 
 
 def _uid(text: str) -> UUID:

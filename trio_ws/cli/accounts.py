@@ -1,24 +1,16 @@
 """Accounts and their tokens: made, listed and revoked in the database of a server that runs."""
 
 import re
-from collections.abc import Callable
-from typing import Annotated, TypeVar, TypeVarTuple
+from typing import Annotated
 
-import psycopg
 from cyclopts import Parameter
 
-from trio_ws.cli.database import running_database
+from trio_ws.cli.database import run_query
 from trio_ws.cli.options import NO_OPTIONS, Options
-from trio_ws.database import migrations, queries
-from trio_ws.database.queries import Connection
-from trio_ws.errors import ActionError, StartupError
+from trio_ws.database import queries
 from trio_ws.identity import SCOPES, hash_token, new_token
 from trio_ws.settings import SettingsError
 
-T = TypeVar("T")
-Arguments = TypeVarTuple("Arguments")
-
-STATEMENT_SECONDS = 5.0
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # of a duration, in seconds
 
 
@@ -27,7 +19,7 @@ def create_account(*, name: str, options: Options = NO_OPTIONS) -> None:
 
     Example: trio-ws account create --name "The corner shop"
     """
-    print(_run(options, queries.create_account, name))
+    print(run_query(options, queries.create_account, name))
 
 
 def create_token(
@@ -46,14 +38,16 @@ def create_token(
         raise SettingsError(f"--scope: {unknown[0]!r} is none of {', '.join(SCOPES)}")
     seconds = None if expires is None else _seconds(expires)
     token = new_token()
-    number = _run(options, queries.create_token, account, hash_token(token), scopes, seconds)
+    number = run_query(options, queries.create_token, account, hash_token(token), scopes, seconds)
     print(f"token {number} of account {account}, {','.join(scopes)}; it is shown this once:")
     print(token)
 
 
 def list_tokens(*, options: Options = NO_OPTIONS) -> None:
     """Print a line for each token: id, account, scopes, and when it was made, expires, was revoked."""
-    for number, account, scopes, created_at, expires_at, revoked_at in _run(options, queries.list_tokens):
+    for number, account, scopes, created_at, expires_at, revoked_at in run_query(
+        options, queries.list_tokens
+    ):
         end = f"revoked {revoked_at}" if revoked_at else f"expires {expires_at or 'never'}"
         print(f"{number}  account {account}  {','.join(scopes)}  created {created_at}  {end}")
 
@@ -65,21 +59,8 @@ def revoke_token(
     options: Options = NO_OPTIONS,
 ) -> None:
     """Have a token be good no more; what is connected with it is disconnected within a second."""
-    _run(options, queries.revoke_token, token)
+    run_query(options, queries.revoke_token, token)
     print(f"revoked token {token}")
-
-
-def _run(options: Options, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-    settings, _ = options.load()
-    conninfo = running_database(settings)
-    migrations.require_migrated(conninfo)
-    try:
-        with psycopg.connect(conninfo) as connection:
-            queries.prepare_connection(connection, STATEMENT_SECONDS)
-            connection.execute("SELECT set_config('trio_ws.wakes_itself', 'no', false)")  # nobody else would
-            return query(connection, *args)
-    except (ActionError, psycopg.Error) as error:
-        raise StartupError(str(error)) from None
 
 
 def _seconds(text: str) -> float:

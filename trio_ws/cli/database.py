@@ -2,18 +2,26 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, TypeVarTuple
+
+import psycopg
 
 from trio_ws.cli.options import NO_OPTIONS, Options
-from trio_ws.database import embedded, migrations
-from trio_ws.errors import StartupError
+from trio_ws.database import embedded, migrations, queries
+from trio_ws.database.queries import Connection
+from trio_ws.errors import ActionError, StartupError
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings, data_dir
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+STATEMENT_SECONDS = 5.0
 
 
 def migrate(*, options: Options = NO_OPTIONS) -> None:
@@ -76,3 +84,21 @@ def running_database(settings: Settings) -> str:
     if conninfo is None:
         raise StartupError(f"no server runs on {folder}: start it, or name another --data-dir")
     return conninfo
+
+
+def run_query(options: Options, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+    """Return what a query says of the database in use, whose server runs already.
+
+    Raises:
+        StartupError: there is none, or it refuses.
+    """
+    settings, _ = options.load()
+    conninfo = running_database(settings)
+    migrations.require_migrated(conninfo)
+    try:
+        with psycopg.connect(conninfo) as connection:
+            queries.prepare_connection(connection, STATEMENT_SECONDS)
+            connection.execute("SELECT set_config('trio_ws.wakes_itself', 'no', false)")  # nobody else would
+            return query(connection, *args)
+    except (ActionError, psycopg.Error) as error:
+        raise StartupError(str(error)) from None

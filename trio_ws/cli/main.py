@@ -15,6 +15,7 @@ from trio_ws.cli.database import database_url, migrate
 from trio_ws.cli.events import tail
 from trio_ws.cli.options import check_config
 from trio_ws.cli.serving import serve, work
+from trio_ws.cli.webhooks import list_deliveries, retry, secret
 from trio_ws.errors import StartupError
 from trio_ws.settings import SettingsError
 
@@ -26,16 +27,20 @@ app = App(
 )
 account = App(name="account", help="Accounts.", result_action="return_value")
 token = App(name="token", help="Tokens: who may come, and do what.", result_action="return_value")
+webhooks = App(name="webhooks", help="Invoices' events, POSTed.", result_action="return_value")
 events = App(name="events", help="The event log in the database.", result_action="return_value")
 
 for command in (serve, migrate, check_config, database_url, listen, call):
     app.command(command)
-for group in (account, token, events):
+for group in (account, token, webhooks, events):
     app.command(group)
 account.command(create_account, name="create")
 token.command(create_token, name="create")
 token.command(list_tokens, name="list")
 token.command(revoke_token, name="revoke")
+webhooks.command(list_deliveries, name="list")
+webhooks.command(retry)
+webhooks.command(secret)
 events.command(tail)
 app.command(work, name="worker", show=False)  # what `serve --workers` starts
 

@@ -77,7 +77,9 @@ class Process:
     def take(self, new: Settings) -> None:
         """Put settings into force, as far as that goes without a new start."""
         # What was not set is not what is in force: `auth` depends on the address, for one.
-        waiting = [name for name in FIXED if getattr(new, name) not in (None, getattr(self.settings, name))]
+        waiting = [
+            name for name in sorted(FIXED) if getattr(new, name) not in (None, getattr(self.settings, name))
+        ]
         if waiting:
             logger.warning("a new start is needed for %s", ", ".join(waiting))
         self.settings = reloaded(self.settings, new)

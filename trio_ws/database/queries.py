@@ -54,15 +54,16 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
         IdempotencyMismatch: the key stands for another request.
     """
     created = connection.execute(
-        "INSERT INTO invoices (account_id, amount, currency, memo, address, redirect_url, expires_at,"
-        " idempotency_key, request_hash)"
-        " SELECT id, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s), %s, %s"
+        "INSERT INTO invoices (account_id, amount, currency, memo, address, webhook_url, redirect_url,"
+        " expires_at, idempotency_key, request_hash)"
+        " SELECT id, %s, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s), %s, %s"
         " FROM accounts WHERE id = %s"
         " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
         " RETURNING invoice_json(invoices)",
         (
-            *(action.amount, action.currency, action.memo, action.address, action.redirect_url),
-            *(action.expires_in_seconds, action.idempotency_key, action.fingerprint(), action.account_id),
+            *(action.amount, action.currency, action.memo, action.address),
+            *(action.webhook_url, action.redirect_url, action.expires_in_seconds),
+            *(action.idempotency_key, action.fingerprint(), action.account_id),
         ),
     )
     if row := created.fetchone():

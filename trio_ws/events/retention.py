@@ -4,7 +4,7 @@ import logging
 
 import trio
 
-from trio_ws.database import queries
+from trio_ws.database import queries, webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.errors import ActionError
 
@@ -21,6 +21,7 @@ async def trim_log(database: Database, retention_seconds: float) -> None:
         trimmed = 0
         try:
             trimmed = await database.run(queries.trim_events, retention_seconds, BATCH)
+            await database.run(webhooks.trim, retention_seconds)
         except ActionError:
             pass  # The database is away or busy: there is no hurry.
         except Exception:

@@ -22,6 +22,7 @@ from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized, Unavailable
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Status, Topic
+from trio_ws.testing.webhooks import SimulatedQueue
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -51,6 +52,7 @@ class SimulatedDatabase:
         away: While true, queries fail, as without PostgreSQL.
         lose_wakes: While true, notifications do not arrive.
         epoch: Which event log this is; another one after a restore.
+        webhooks: The queue of what is to be POSTed.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -69,6 +71,7 @@ class SimulatedDatabase:
         self._numbered = 0
         self._trimmed = 0
         self._watchers: dict[Callable[[], None], None] = {}
+        self.webhooks = SimulatedQueue(self._now)
         for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
             self.set_price(currency, Decimal(value))
 
@@ -82,7 +85,11 @@ class SimulatedDatabase:
                 await self.gate.wait()
         if self.away:
             raise Unavailable("The database can't be reached")
-        answer: T = self.answers[query](self, *args)
+        answer: T
+        if query in SimulatedQueue.answers:
+            answer = SimulatedQueue.answers[query](self.webhooks, *args)
+        else:
+            answer = self.answers[query](self, *args)
         return answer
 
     run_ahead = run  # it is never busy
@@ -149,7 +156,9 @@ class SimulatedDatabase:
         return self._read_position(), Raw(codec.encode(state))
 
     def _number_events(self, most: int) -> None:
-        self._numbered = min(len(self._events), self._numbered + most)
+        before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
+        for event in self._events[before : self._numbered]:
+            self.webhooks.add(event, self.epoch)
 
     def _read_events(self, after: int, most: int) -> LogRead:
         events = self._events[max(after, self._trimmed) : min(self._numbered, after + most)]
@@ -316,6 +325,7 @@ class SimulatedDatabase:
             created_at=now,
             updated_at=now,
             memo=UNSET if action.memo is None else action.memo,
+            webhook_url=UNSET if action.webhook_url is None else action.webhook_url,
             redirect_url=UNSET if action.redirect_url is None else action.redirect_url,
             address=UNSET if action.address is None else action.address,
             expires_at=UNSET

@@ -1,0 +1,203 @@
+"""Webhooks, the whole: real processes, a real receiver, and kill -9 in between."""
+
+import itertools
+import json
+import queue
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, call, execute, serving
+from tests.end_to_end.test_accounts import ask
+from tests.test_cli import assert_one_line, trio_ws_command
+from tests.webhooks.test_signature import Verifier, is_from_trio_ws
+
+__all__ = ["is_from_trio_ws"]  # a fixture
+
+
+class Posted(NamedTuple):
+    """What came, and which answer it got."""
+
+    headers: dict[str, str]
+    body: bytes
+    answer: int
+
+    @property
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads(self.body)["data"]
+        return data
+
+
+class Receiver:
+    """An HTTP server on loopback.
+
+    Attributes:
+        url: What leads to it.
+        answer: Chooses the status for each request, by its number.
+        posted: What comes.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}/hook?key=a-secret-key"
+        self.answer: Callable[[int], int] = lambda _: 200
+        self.posted: queue.Queue[Posted] = queue.Queue()
+
+    def next(self) -> Posted:
+        return self.posted.get(timeout=2 * PATIENCE_SECONDS)
+
+    def delivered(self, count: int) -> list[Posted]:
+        """Wait until so many were taken, and return them."""
+        taken: list[Posted] = []
+        while len(taken) < count:
+            if (posted := self.next()).answer == 200:
+                taken.append(posted)
+        return taken
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    numbers = itertools.count()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            answer = receiver.answer(next(numbers))
+            receiver.posted.put(Posted(dict(self.headers.items()), body, answer))
+            self.send_response(answer)
+            self.end_headers()
+            self.wfile.write(b"seen")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver = Receiver(server.server_port)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _allow_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_WS_WEBHOOK_PRIVATE_ADDRESSES", "true")
+    monkeypatch.setenv("TRIO_WS_WEBHOOK_SECONDS", "1")  # and a killed server's claims last little longer
+
+
+def test_a_paid_invoice_arrives_signed_and_in_order_though_the_server_is_killed(
+    tmp_path: Path, is_from_trio_ws: Verifier
+) -> None:
+    with receiving() as receiver:
+        receiver.answer = lambda number: 500 if number < 2 else 200
+        with serving(tmp_path) as server:
+            (secret,) = ask(tmp_path, "webhooks", "secret", "--account", "1")
+            with server.connect() as client:
+                created = call(client, **INVOICE, webhook_url=receiver.url)["data"]
+                assert created["webhook_url"] == receiver.url
+            execute(tmp_path, "UPDATE invoices SET status = 'confirming'")
+            assert receiver.next().answer == 500
+            while "answered 500" not in ask(tmp_path, "webhooks", "list")[0]:
+                pass  # else what it has claimed comes when its lease is over, and we would wait so long
+            server.stop(signal.SIGKILL)
+            assert "a-secret-key" not in "".join(server.log())
+        with serving(tmp_path):
+            execute(tmp_path, "UPDATE invoices SET status = 'paid'")
+            taken = receiver.delivered(3)
+    assert [posted.data["status"] for posted in taken] == ["unpaid", "confirming", "paid"]
+    assert [posted.data["version"] for posted in taken] == [1, 2, 3]
+    for posted in taken:
+        assert is_from_trio_ws(posted.headers["trio-ws-signature"], posted.body, secret)
+        assert posted.headers["trio-ws-delivery"] == json.loads(posted.body)["position"]
+
+
+def test_several_processes_deliver_each_event_once(tmp_path: Path) -> None:
+    with receiving() as receiver, serving(tmp_path, "--workers", "2") as server:
+        with server.connect() as client:
+            for _ in range(20):
+                assert call(client, **INVOICE, webhook_url=receiver.url)["status"] == "success"
+        execute(tmp_path, "UPDATE invoices SET memo = 'x'")
+        taken = receiver.delivered(40)
+        assert server.stop() == 0
+        assert receiver.posted.empty()
+    told: dict[int, list[int]] = {}
+    for posted in taken:
+        told.setdefault(posted.data["id"], []).append(posted.data["version"])
+    assert told == {id_: [1, 2] for id_ in range(1, 21)}
+
+
+def test_what_was_given_up_is_listed_and_retried_from_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIO_WS_WEBHOOK_RETRY_SECONDS", "0.1")
+    with receiving() as receiver, serving(tmp_path) as server:
+        receiver.answer = lambda _: 410
+        with server.connect() as client:
+            uid = call(client, **INVOICE, webhook_url=receiver.url)["data"]["uid"]
+        assert receiver.next().answer == 410
+        while not (lines := ask(tmp_path, "webhooks", "list", "--failed", "--account", "1")):
+            pass
+        endpoint = re.escape(receiver.url.partition("/hook")[0])
+        line = rf"4  account 1  invoice\.created  {uid}  {endpoint}  attempts \d  failed [^ ]+  answered 410"
+        assert re.fullmatch(line, lines[0])
+        assert ask(tmp_path, "webhooks", "list") == lines
+        assert ask(tmp_path, "webhooks", "list", "--account", "2") == []
+        receiver.answer = lambda _: 200
+        assert ask(tmp_path, "webhooks", "retry", "4") == ["retrying 1"]
+        assert receiver.delivered(1)[0].data["uid"] == uid
+        while ask(tmp_path, "webhooks", "list"):
+            pass
+        assert ask(tmp_path, "webhooks", "retry", "--failed") == ["retrying 0"]
+        assert server.stop() == 0
+        assert "a-secret-key" not in "".join(server.log())
+
+
+def test_secrets_are_changed_from_a_shell(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        (first,) = ask(tmp_path, "webhooks", "secret", "--account", "1")
+        second, kept = ask(tmp_path, "webhooks", "secret", "--account", "1", "--new")
+        assert (kept, len({first, second})) == (first, 2)
+        third, kept = ask(tmp_path, "webhooks", "secret", "--account", "1", "--new")
+        assert kept == second
+        assert ask(tmp_path, "webhooks", "secret", "--account", "1") == [third, second]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "pattern"),
+    [
+        (["retry", "7"], 1, "Delivery not found, or delivered"),
+        (["retry"], 2, "webhooks retry: give either an ID or --failed"),
+        (["retry", "7", "--failed"], 2, "webhooks retry: give either an ID or --failed"),
+        (["secret", "--account", "7"], 1, "Account not found"),
+        (["secret", "--account", "7", "--new"], 1, "Account not found"),
+        (["secret"], 2, ".*--account.*"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    conninfo: str, arguments: list[str], status: int, pattern: str
+) -> None:
+    done = trio_ws_command("webhooks", *arguments, "--database-url", conninfo)
+    assert_one_line(done, status, pattern)
+
+
+def test_loopback_is_refused_unless_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIO_WS_WEBHOOK_PRIVATE_ADDRESSES")
+    with receiving() as receiver, serving(tmp_path) as server, server.connect() as client:
+        assert call(client, **INVOICE, webhook_url=receiver.url)["code"] == "invalid_value"
+        execute(
+            tmp_path,
+            f"INSERT INTO invoices (account_id, amount, currency, webhook_url)"  # noqa: S608
+            f" VALUES (1, 1, 'USD', '{receiver.url}')",
+        )
+        while not any("not public" in line for line in ask(tmp_path, "webhooks", "list")):
+            pass
+        assert receiver.posted.empty()

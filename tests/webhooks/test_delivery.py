@@ -1,0 +1,364 @@
+"""Deliveries under the mock clock: order, patience, and what others must not feel."""
+
+import hashlib
+import hmac
+import itertools
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any, TypeVar, TypeVarTuple
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_ws.database import webhooks
+from trio_ws.database.queries import Connection
+from trio_ws.events.log import Log
+from trio_ws.settings import Settings
+from trio_ws.testing import SimulatedDatabase, SimulatedReceiver, World, simulated_server
+from trio_ws.testing.webhooks import SECRETS, Posted
+from trio_ws.webhooks.delivery import (
+    AGAIN_SECONDS,
+    EACH,
+    LEASE_SECONDS,
+    LOOK_SECONDS,
+    MOST,
+    PAUSE_SECONDS,
+    Deliverer,
+)
+from trio_ws.webhooks.post import PostError
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+HOOK, OTHER = "https://shop.example/hook", "https://other.example/hook"
+SOON = 2 * (LOOK_SECONDS + AGAIN_SECONDS)
+
+
+def invoice(url: str = HOOK, **fields: Any) -> dict[str, Any]:
+    return {"amount": 1, "currency": "USD", "account_id": 1, "webhook_url": url, **fields}
+
+
+def posted_to(url: str, world: World) -> list[Posted]:
+    return [post for post in world.receiver.posted if post.url == url]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - whatever it is that is waited for
+        await trio.sleep(0.1)
+
+
+def statuses(posted: list[Posted]) -> list[str]:
+    return [post.event["data"]["status"] for post in posted]
+
+
+async def test_an_invoices_events_are_posted_as_followers_are_told_them(
+    autojump_clock: MockClock, world: World
+) -> None:
+    follower = await world.connect()
+    await follower.request(action="subscribe", type="account", id=1)
+    created = await follower.request(action="create_invoice", **invoice())
+    told = [await follower.receive()]
+    for status in ("confirming", "paid"):
+        await follower.request(action="update_invoice", uid=created["data"]["uid"], status=status)
+        told.append(await follower.receive())
+    posted = await world.receiver.receive(3)
+    assert [post.event for post in posted] == told
+    assert [list(post.event) for post in posted] == [list(event) for event in told]
+    for post in posted:
+        assert post.headers["content-type"] == "application/json"
+        assert post.headers["trio-ws-delivery"] == post.event["position"]
+    assert trio.current_time() < SOON
+
+
+async def test_each_is_signed_with_both_secrets_over_time_and_body(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    database.create_invoice(**invoice(memo="Zwei Kaffee ☕"))
+    (post,) = await world.receiver.receive(1)
+    timestamp, *signatures = post.headers["trio-ws-signature"].split(",")
+    assert abs(int(timestamp.removeprefix("t=")) - time.time()) < 60
+    assert signatures == [
+        "v1="
+        + hmac.new(
+            secret.encode(), timestamp.removeprefix("t=").encode() + b"." + post.body, hashlib.sha256
+        ).hexdigest()
+        for secret in SECRETS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "taken"),
+    [
+        *((status, True) for status in (200, 201, 204, 299)),
+        *((status, False) for status in (101, 199, 300, 301, 302, 307, 400, 404, 410, 429, 500, 503)),
+        (PostError("can't connect"), False),
+    ],
+)
+async def test_200_to_299_is_taken_and_all_else_comes_again(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    world: World,
+    answer: int | Exception,
+    taken: bool,  # noqa: FBT001
+) -> None:
+    world.receiver.answers[HOOK] = answer
+    database.create_invoice(**invoice())
+    await trio.sleep(60)
+    assert (len(world.receiver.posted) == 1) is taken
+    assert (database.webhooks.waiting == []) is taken
+    assert len({post.headers["trio-ws-delivery"] for post in world.receiver.posted}) == 1
+
+
+async def test_who_does_not_take_one_gets_no_later_one_of_that_invoice_before_it(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    world.receiver.answers[HOOK] = 500
+    uid = database.create_invoice(**invoice())
+    for status in ("confirming", "paid"):
+        await trio.sleep(20)
+        database.update_invoice(uid, status=status)
+    await trio.sleep(60)
+    assert set(statuses(world.receiver.posted)) == {"unpaid"}
+    world.receiver.answers.clear()
+    await until(lambda: not database.webhooks.waiting)
+    assert statuses(world.receiver.posted)[-3:] == ["unpaid", "confirming", "paid"]
+
+
+async def test_pauses_grow_with_jitter_until_it_is_given_up_and_the_next_event_goes_on(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    receiver = SimulatedReceiver()
+    receiver.answers[HOOK] = 500
+    settings = Settings(webhook_retry_seconds=8 * 3600)
+    assert Settings().webhook_retry_seconds == 3 * 86400
+    uid = database.create_invoice(**invoice())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliver_from, database, receiver, settings, Random(3))
+        await trio.sleep(1)
+        database.update_invoice(uid, status="confirming")
+        number(database)
+        await trio.sleep(9 * 3600)
+        nursery.cancel_scope.cancel()
+    times = [
+        post.at
+        for post, status in zip(receiver.posted, statuses(receiver.posted), strict=True)
+        if status == "unpaid"
+    ]
+    first, longest = PAUSE_SECONDS
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    for attempt, pause in enumerate(pauses):
+        assert pause <= min(longest, first * 2**attempt) + SOON
+    assert max(pauses) > 600
+    assert len(pauses) > 14
+    assert min(pauses[12:]) < longest / 2, "jitter"
+    assert times[-1] - times[0] == pytest.approx(8 * 3600, abs=SOON), "the last one is when its time is over"
+    assert set(statuses(receiver.posted)[len(times) :]) == {"confirming"}
+    assert len(database.webhooks.failed) == 2
+
+
+def number(database: SimulatedDatabase) -> None:
+    """Number what has happened, as a tail does."""
+    database._number_events(1000)  # noqa: SLF001 - what the query does, in this very moment
+
+
+async def deliver_from(
+    database: SimulatedDatabase, receiver: SimulatedReceiver, settings: Settings, chance: Random
+) -> None:
+    number(database)
+    await Deliverer(database, Log(database, 1000), settings, receiver.post, chance=chance).run()
+
+
+async def test_one_slow_endpoint_delays_no_other(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    world.receiver.seconds[HOOK] = 9
+    for _ in range(200):
+        database.create_invoice(**invoice())
+    await trio.sleep(3)
+    for number in range(1, 21):
+        begin = trio.current_time()
+        database.create_invoice(**invoice(OTHER))
+        await until(lambda count=number: len(posted_to(OTHER, world)) == count)  # type: ignore[misc]
+        assert trio.current_time() - begin < SOON
+    assert world.receiver.most == {HOOK: EACH, OTHER: 1}
+
+
+async def test_many_slow_endpoints_delay_others_by_one_attempt_at_most(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    slow = [f"https://slow-{number}.example/" for number in range(MOST // EACH + 9)]
+    world.receiver.seconds = dict.fromkeys(slow, 9.0)
+    for url in slow * 10:
+        database.create_invoice(**invoice(url))
+    await trio.sleep(3)
+    assert sum(world.receiver.most.values()) >= MOST
+    begin = trio.current_time()
+    database.create_invoice(**invoice(OTHER))
+    await until(lambda: OTHER in world.receiver.most)
+    assert trio.current_time() - begin < 9
+
+
+async def test_an_answer_has_to_come_in_time(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    world.receiver.seconds[HOOK] = 3600
+    database.create_invoice(**invoice())
+    await trio.sleep(60)
+    first, second = world.receiver.posted[:2]
+    assert 10 <= second.at - first.at <= 10 + PAUSE_SECONDS[0] + SOON
+
+
+async def test_two_servers_deliver_each_event_once_and_in_order(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    receivers = [SimulatedReceiver(), SimulatedReceiver()]
+    merged: list[Posted] = []
+    for receiver in receivers:
+        receiver.posted = merged
+        receiver.seconds = {f"https://{number}.example/": 0.3 for number in range(20)}
+    async with simulated_server(database, receivers[0]), simulated_server(database, receivers[1]):
+        uids = [
+            database.create_invoice(**invoice(f"https://{number % 20}.example/")) for number in range(100)
+        ]
+        for status in ("confirming", "paid"):
+            await trio.sleep(1)
+            for uid in uids:
+                database.update_invoice(uid, status=status)
+        await until(lambda: len(merged) >= 300)
+        await until(lambda: not database.webhooks.waiting)
+    told: dict[str, list[str]] = {}
+    for post in merged:
+        told.setdefault(post.event["data"]["uid"], []).append(post.event["data"]["status"])
+    assert told == {str(uid): ["unpaid", "confirming", "paid"] for uid in uids}
+    assert all(receiver.most for receiver in receivers), "both have had some"
+
+
+async def test_a_server_that_was_killed_is_followed_by_another_when_its_leases_end(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    receiver = SimulatedReceiver()
+    receiver.seconds[HOOK] = 9
+    uid = database.create_invoice(**invoice())
+    database.update_invoice(uid, status="confirming")
+    async with simulated_server(database, receiver):
+        await receiver.receive(1)
+        database.away = True  # what is killed gives nothing back
+    database.away = False
+    async with simulated_server(database, receiver):
+        await receiver.receive(3)
+    assert statuses(receiver.posted) == ["unpaid", "unpaid", "confirming"]
+    first, second, _ = receiver.posted
+    assert second.at - first.at == pytest.approx(10 + LEASE_SECONDS, abs=SOON)
+
+
+async def test_a_server_that_stops_gives_back_what_it_has_not_delivered(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    receiver = SimulatedReceiver()
+    receiver.seconds[HOOK] = 9
+    database.create_invoice(**invoice())
+    async with simulated_server(database, receiver):
+        await receiver.receive(1)
+    async with simulated_server(database, receiver):
+        await receiver.receive(2)
+    assert receiver.posted[1].at - receiver.posted[0].at < SOON
+
+
+async def test_an_outage_loses_nothing_and_doubles_nothing(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    world.receiver.seconds[HOOK] = 5
+    uid = database.create_invoice(**invoice())
+    await world.receiver.receive(1)
+    database.away = True
+    await trio.sleep(20)
+    database.update_invoice(uid, status="confirming")
+    database.away = False
+    await world.receiver.receive(2)
+    await trio.sleep(60)
+    assert statuses(world.receiver.posted) == ["unpaid", "confirming"]
+    assert database.webhooks.waiting == []
+
+
+@pytest.mark.logs_errors
+async def test_a_bug_is_logged_and_the_webhook_comes_again(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    world: World,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world.receiver.answers[HOOK] = ZeroDivisionError()
+    database.create_invoice(**invoice(memo="a secret"))
+    database.create_invoice(**invoice(OTHER))
+    await trio.sleep(10)
+    world.receiver.answers.clear()
+    await until(lambda: not database.webhooks.waiting)
+    assert len(posted_to(OTHER, world)) == 1
+    assert "webhook 4 failed; it comes again" in caplog.messages
+    assert "a secret" not in caplog.text
+
+
+async def test_what_fails_is_logged_without_what_is_nobodys_business(
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "trio_ws")
+    url = "https://shop.example/hook?key=a-secret-key"
+    receiver = SimulatedReceiver()
+    receiver.answers[url] = 500
+    async with simulated_server(database, receiver, webhook_retry_seconds=5) as world:
+        database.create_invoice(**invoice(url, memo="a secret memo"))
+        await trio.sleep(60)
+        assert world.receiver.posted
+    assert "webhook 4 of account 1 was given up" in caplog.messages
+    assert "webhook 4, attempt 1: answered 500" in caplog.messages
+    for secret in ("a-secret-key", "a secret memo", *SECRETS):
+        assert secret not in caplog.text
+
+
+class CountingDatabase(SimulatedDatabase):
+    """Counts the looks at the queue."""
+
+    claims = 0
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        self.claims += query is webhooks.claim  # type: ignore[comparison-overlap] # one of many
+        return await super().run(query, *args)
+
+
+async def test_a_busy_log_without_webhooks_costs_some_looks_a_second(autojump_clock: MockClock) -> None:
+    database = CountingDatabase()
+    async with simulated_server(database):
+        for _ in range(1000):
+            database.create_invoice(amount=1, currency="USD", account_id=1)
+            await trio.sleep(0.01)
+        assert database.claims < 10 / AGAIN_SECONDS + 5
+        database.claims = 0
+        await trio.sleep(100)
+        assert database.claims < 100 / LOOK_SECONDS
+
+
+async def test_the_first_of_them_is_looked_for_at_once(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    await trio.sleep(10)
+    for _ in range(20):
+        begin = trio.current_time()
+        database.create_invoice(**invoice())
+        await world.receiver.receive(len(world.receiver.posted) + 1)
+        assert trio.current_time() - begin <= AGAIN_SECONDS
+        await trio.sleep(0.2)
+
+
+async def test_what_was_given_up_is_forgotten_with_the_events_of_its_time(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    receiver = SimulatedReceiver()
+    receiver.answers[HOOK] = 500
+    async with simulated_server(database, receiver, retention_seconds=600, webhook_retry_seconds=5):
+        database.create_invoice(**invoice())
+        await trio.sleep(300)
+        assert database.webhooks.failed == [4]
+        await trio.sleep(600)
+        assert database.webhooks.failed == []
