@@ -357,7 +357,7 @@ async def test_a_bug_in_an_action_is_answered_and_logged_and_the_connection_live
         await line.client.send(action="ping")
         assert (await line.client.receive())["type"] == "pong"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert "r-7" in record.getMessage()
+    assert vars(record)["figures"] == {"request_id": "r-7"}
     assert record.exc_info
 
 

@@ -27,6 +27,8 @@ FLOORS = {
     "settings": 1,
     "identity": 1,
     "currencies": 1,
+    "metrics": 1,
+    "pages": 3,
     "systemd": 1,
     "limits": 1,
     "endpoint": 0,

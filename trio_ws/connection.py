@@ -17,15 +17,18 @@ from typing import NamedTuple
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
+from trio_ws import logs, metrics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.actions.table import answer
 from trio_ws.errors import ActionError, CloseCode, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
+from trio_ws.pages import Pages, respond
 from trio_ws.settings import Settings
 from trio_ws.wire import library
 from trio_ws.wire.admission import (
+    PATHS,
     check_origin,
     check_place,
     choose_subprotocol,
@@ -68,11 +71,14 @@ class Connection:
         self._outbox = Outbox(self._settings.outbox_bytes)
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._session = Session(services, self._follower, self.end, self._expire_at)
+        self._session.log_fields["connection"] = self.number
         self._to_inbox, self._inbox = trio.open_memory_channel[str | bytes](INBOX_MESSAGES)
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._running = trio.CancelScope()
+        self._opened_at = 0.0
+        self._requests = self._messages = self._bytes = 0  # for the log
 
     async def run(self) -> None:
         """Serve the client until either side ends it.
@@ -80,10 +86,13 @@ class Connection:
         Whatever the client sends, this returns; whatever happens here, it leaves no task, no subscription
         and no socket behind.
         """
+        logs.fields.set(self._session.log_fields)
         try:
             async with trio.open_nursery() as nursery:  # trio-websocket's own reader lives in it
                 socket = await self._open(nursery)
                 if socket is not None:
+                    metrics.OPENED.inc()
+                    self._opened_at = trio.current_time()
                     nursery.start_soon(self._keep_alive, socket)
                     await self._converse(socket)
                     await self._close()
@@ -93,6 +102,11 @@ class Connection:
             self._session.close()
             with trio.move_on_after(self._settings.close_seconds, shield=True):
                 await self._wire.hang_up()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits for the client to read."""
+        return self._outbox.waiting_bytes
 
     def end(self, code: CloseCode, reason: str = "", *, seconds: float = 0.0) -> None:
         """Begin to end the connection; the first call's code is the one that counts.
@@ -114,18 +128,19 @@ class Connection:
 
     async def _open(self, nursery: trio.Nursery) -> WebSocketConnection | None:
         """Return the WebSocket, or None where it did not come to one in time."""
-        deadline = trio.current_time() + self._settings.head_seconds
-        self._waiting.deadline = min(self._waiting.deadline, deadline)
         head = key = refusal = None
         with self._waiting:
             try:
-                if (head := await self._wire.receive_head()) is not None:
+                head = await receive_handshake(
+                    self._wire, self._services.pages, self._settings.head_seconds, self._waiting
+                )
+                if head is not None:
                     key = await self._admit(head)
             except Refusal as reason:
                 refusal = reason
         if head is not None and self._ending is not None:
             refusal = unavailable(self._settings, "The server is stopping")
-        with trio.move_on_at(deadline):
+        with trio.move_on_at(self._waiting.deadline):
             if refusal is not None:
                 await self._refuse(refusal)
             elif head is not None and key is not None:
@@ -138,8 +153,6 @@ class Connection:
         Raises:
             Refusal: it may not.
         """
-        if not head.asks_for_websocket:
-            raise refuse_plain(head)
         check_place(head)
         key = head.websocket_key()
         check_origin(head, self._settings.origins)
@@ -153,7 +166,8 @@ class Connection:
         return key
 
     async def _refuse(self, refusal: Refusal) -> None:
-        logger.debug("connection %d: refused with %d: %s", self.number, refusal.status, refusal.reason)
+        logger.debug("refused with %d: %s", refusal.status, refusal.reason)
+        metrics.REFUSED.labels(refusal.status).inc()
         with suppress(trio.BrokenResourceError):  # it has gone, and will not be told
             await self._wire.send_all(refusal.encode())
 
@@ -168,7 +182,8 @@ class Connection:
                     nursery.start_soon(self._write)
                     await self._answer()  # joins the two tasks
         except Exception:
-            logger.exception("connection %d failed", self.number)
+            logger.exception("the connection failed")
+            metrics.BUGS.inc()
             self.end(CloseCode.INTERNAL_ERROR)
 
     async def _read(self, socket: WebSocketConnection) -> None:
@@ -189,6 +204,7 @@ class Connection:
         async with self._inbox:
             try:
                 async for message in self._inbox:
+                    self._requests += 1
                     await self._outbox.reply(await self._respond(message))
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
@@ -201,7 +217,10 @@ class Connection:
     async def _write(self) -> None:
         try:
             while True:
-                await self._wire.send_all(self._encode(await self._follower.take()))
+                frame = self._encode(await self._follower.take())
+                await self._wire.send_all(frame)
+                self._messages += 1
+                self._bytes += len(frame)
         except (trio.EndOfChannel, trio.BrokenResourceError):
             pass  # All is said, or nobody listens.
         finally:
@@ -238,15 +257,55 @@ class Connection:
     async def _close(self) -> None:
         """Say why it ends: by our will, by a violation, or as the client closed; or it has just gone."""
         screen = self._wire.screen
-        payload = screen.close
-        if self._ending is not None:
-            payload = encode_close(self._ending.code, self._ending.reason)
-        elif screen.violation is not None:
-            logger.debug("connection %d: %s", self.number, screen.violation)
-            payload = encode_close(screen.violation.code, screen.violation.reason)
+        ending = self._ending
+        if ending is None and screen.violation is not None:
+            ending = _Ending(screen.violation.code, screen.violation.reason)
+        payload = screen.close if ending is None else encode_close(ending.code, ending.reason)
         if payload is not None:
             with trio.move_on_after(self._settings.close_seconds):
                 await self._wire.close(payload)
+        # A client may close with thousands of codes, which are no names for counters.
+        how = ("gone" if payload is None else "client") if ending is None else str(int(ending.code))
+        metrics.CLOSED.labels(how).inc()
+        self._say_how_it_ended(how, "" if ending is None else ending.reason)
+
+    def _say_how_it_ended(self, how: str, reason: str) -> None:
+        figures = {
+            "seconds": round(trio.current_time() - self._opened_at, 3),
+            "requests": self._requests,
+            "messages": self._messages,
+            "bytes": self._bytes,
+        }
+        logger.info("ended: %s %s", how, reason, extra={"figures": figures})
+
+
+async def receive_handshake(
+    wire: Wire, pages: Pages, head_seconds: float, waiting: trio.CancelScope
+) -> Head | None:
+    """Serve plain requests until one asks for a WebSocket, and return that, or None at their end.
+
+    Args:
+        wire: The client's.
+        pages: What plain requests find.
+        head_seconds: Time for each head to come.
+        waiting: The scope that this is called in.
+
+    Raises:
+        Refusal: what is asked for is not there; nothing follows that.
+    """
+    while True:
+        waiting.deadline = min(waiting.deadline, trio.current_time() + head_seconds)
+        head = await wire.receive_head()
+        if head is None or head.asks_for_websocket:
+            return head
+        if head.path in PATHS:
+            raise refuse_plain(head)
+        response, is_kept = respond(head, pages)
+        with suppress(trio.BrokenResourceError):  # it has gone
+            await wire.send_all(response)
+        if not is_kept:
+            return None
+        waiting.deadline = math.inf
 
 
 def unavailable(settings: Settings, reason: str) -> Refusal:

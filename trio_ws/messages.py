@@ -304,6 +304,7 @@ class Event(Struct, frozen=True):
         topics: Whom it concerns, as `str(Topic)`.
         data: The row's whole new state, as JSON.
         previous: The changed fields' old values, as JSON; none for a new invoice.
+        at: When it was written down, in Unix seconds by the database's clock.
     """
 
     seq: int
@@ -311,6 +312,7 @@ class Event(Struct, frozen=True):
     topics: tuple[str, ...]
     data: Raw
     previous: Raw | None
+    at: float = 0.0
 
 
 class EventMessage(Struct):

@@ -8,14 +8,15 @@ import errno
 import ipaddress
 import logging
 import random
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
 import trio
 
+from trio_ws import metrics
 from trio_ws.actions.services import Services
-from trio_ws.connection import Connection, unavailable
+from trio_ws.connection import Connection, receive_handshake, unavailable
 from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
@@ -25,6 +26,7 @@ from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.limits import Bucket, Census
+from trio_ws.pages import Pages, health, measurements, readiness
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
@@ -41,6 +43,7 @@ OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 ACCEPT_RETRY_SECONDS = 0.1
 COMPLAINTS_PER_SECOND = 1  # log lines of one kind, however often it happens
 IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
+READ_SECONDS = 5.0  # how long a look at the log may take before we call ourselves not ready
 TURNED_AWAY = 100  # callers that are told at one time why there is no room; others are just hung up on
 
 
@@ -50,6 +53,7 @@ async def serve(
     listeners: list[Listener],
     shutdown: trio.Event,
     *,
+    page_listeners: Sequence[Listener] = (),
     reloads: AsyncIterable[Settings] | None = None,
     alive: Callable[[], None] = lambda: None,
     post: Post | None = None,
@@ -62,6 +66,7 @@ async def serve(
         database: A migrated one.
         listeners: Open ones; they are closed on the way out.
         shutdown: What SIGTERM sets; so does a test.
+        page_listeners: Where plain HTTP is served and nothing else; then `/metrics` is there alone.
         reloads: Settings that come into force later, for the connections that come then.
         alive: Called again and again, as long as the event loop and the log's tail make progress.
         post: How webhooks are sent; None: over the network.
@@ -74,6 +79,7 @@ async def serve(
     tail = Tail(database, dispatcher, settings.poll_seconds, alive)
     services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher))
     server = _Server(services)
+    services.pages = server.pages(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(expire_invoices, database, tail)
@@ -83,6 +89,8 @@ async def serve(
         if settings.retention_seconds is not None:
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
+        if page_listeners:
+            await background.start(trio.serve_listeners, server.serve_pages, list(page_listeners))
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:  # stops first
                 await accepting.start(
@@ -144,6 +152,13 @@ class _Server:
         self.reload(services.settings)
         self._turned_away = trio.CapacityLimiter(TURNED_AWAY)
         self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
+        tail, log = services.tail, services.dispatcher.log
+        metrics.watch(metrics.CONNECTIONS, lambda: len(self._live))
+        metrics.watch(metrics.SUBSCRIPTIONS, services.dispatcher.count)
+        metrics.watch(metrics.OUTBOX_BYTES, lambda: sum(one.waiting_bytes for one in self._live))
+        metrics.watch(metrics.LOG_POSITION, lambda: log.end.seq)
+        metrics.watch(metrics.LOG_FIRST, lambda: log.first)
+        metrics.watch(metrics.LOG_AGE, lambda: trio.current_time() - tail.read_at)
 
     def reload(self, settings: Settings) -> None:
         """Put settings into force for connections that come."""
@@ -169,8 +184,40 @@ class _Server:
             del self._live[connection]
             self._census.leave(address)
 
+    async def serve_pages(self, stream: Stream) -> None:
+        """Serve one who asks for pages alone."""
+        wire = Wire(stream, self._services.settings)
+        refusal = None
+        with trio.CancelScope() as waiting:
+            try:
+                head_seconds = self._services.settings.head_seconds
+                if await receive_handshake(wire, self.pages(with_metrics=True), head_seconds, waiting):
+                    refusal = Refusal(404, "No WebSocket is here")
+            except Refusal as reason:
+                refusal = reason
+        with trio.move_on_after(self._services.settings.close_seconds):
+            if refusal is not None:
+                with suppress(trio.BrokenResourceError):
+                    await wire.send_all(refusal.encode())
+            await wire.hang_up()
+
+    def pages(self, *, with_metrics: bool) -> Pages:
+        """Return what plain HTTP finds here."""
+        found = {"/healthz": health, "/readyz": readiness(self._trouble)}
+        return {**found, "/metrics": measurements} if with_metrics else found
+
+    def _trouble(self) -> str | None:
+        """Return why no clients should be sent here, if so."""
+        if self._services.drains:
+            return "draining"
+        age = trio.current_time() - self._services.tail.read_at
+        if age > READ_SECONDS + self._services.settings.poll_seconds:
+            return f"the event log was read last {age:.0f} s ago: is the database away?"
+        return None
+
     async def _turn_away(self, stream: Stream, limit: str) -> None:
         """Say that there is no room, to as many as that costs little; who accepted the stream closes it."""
+        metrics.TURNED_AWAY.labels(limit).inc()
         if not self._complaints.take(trio.current_time()):
             logger.warning("connections are turned away: %s is reached", limit)
         try:
@@ -194,6 +241,7 @@ class _Server:
     def drain(self) -> float:
         """Ask all connections to finish what is under way, and return when they must have."""
         settings = self._services.settings
+        self._services.drains = True
         logger.info("draining %d connections", len(self._live))
         for connection in self._live:
             # Spread, so that the clients do not all come back in the same moment.

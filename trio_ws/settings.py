@@ -60,6 +60,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     origins: Annotated[
         tuple[str, ...], Meta(description="pages' origins that may call, besides those of our own host")
     ] = ()
+    metrics_listen: Annotated[
+        Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}\Z")] | None,
+        Meta(
+            description="HOST:PORT for `/metrics`, off the port of clients; each next worker, the next port"
+        ),
+    ] = None
     log_format: Annotated[Literal["text", "json"], Meta(description="form of log lines")] = "text"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
@@ -123,8 +129,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
 _FIXED = (
-    "host port workers database_url listen_url data_dir postgres_bindir migrate auth log_format"
-    " database_connections statement_seconds poll_seconds retention_seconds log_memory_bytes"
+    "host port workers database_url listen_url data_dir postgres_bindir migrate auth metrics_listen"
+    " log_format database_connections statement_seconds poll_seconds retention_seconds log_memory_bytes"
     " webhook_private_addresses webhook_seconds webhook_answer_bytes webhook_retry_seconds"
 )
 FIXED = frozenset(_FIXED.split())

@@ -33,7 +33,7 @@ class Workers:
     """The workers, seen from their parent.
 
     Args:
-        command: What a worker is.
+        command: What a worker is; its number is put behind it.
         orders: What it is told, one line.
         shutdown: When it is set, all of them are told to stop.
         patience_seconds: How long they may take for that; then they are killed.
@@ -95,7 +95,7 @@ class Workers:
 
     async def _run_one(self, number: int, say_that_it_serves: Callable[[], None]) -> int:
         """Run a worker to its end, and return its exit status."""
-        async with self._process() as process, trio.open_nursery() as nursery:
+        async with self._process(number) as process, trio.open_nursery() as nursery:
             assert process.stdout  # noqa: S101 - a pipe
             await _tell(process, self._orders + b"\n")
             nursery.start_soon(self._stop_in_time, process)
@@ -108,11 +108,11 @@ class Workers:
         return status
 
     @asynccontextmanager
-    async def _process(self) -> AsyncIterator[trio.Process]:
+    async def _process(self, number: int) -> AsyncIterator[trio.Process]:
         """Run a worker, which has ended in the end."""
         # In a process group of its own, else Ctrl-C would reach it beside our word to stop.
         process: trio.Process = await trio.lowlevel.open_process(
-            list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            [*self._command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
         assert process.stdio  # noqa: S101 - two pipes
         self._living.append(process)

@@ -184,9 +184,12 @@ def test_a_numbering_that_is_rolled_back_leaves_no_gap(conninfo: str, connection
 
 def test_the_logs_end_comes_with_its_events(connection: Connection) -> None:
     queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
-    assert queries.read_events(connection, 3, 10) == (queries.read_position(connection), 1, [])
+    read = queries.read_events(connection, 3, 10)
+    assert (read.end, read.first, read.events) == (queries.read_position(connection), 1, [])
     (event,) = new_events(connection)
-    assert queries.read_events(connection, 3, 10).end == queries.read_position(connection)
+    read = queries.read_events(connection, 3, 10)
+    assert read.end == queries.read_position(connection)
+    assert 0 < read.now - read.events[0].at < 60, "how old it was when it was read"
     assert queries.read_position(connection).seq == event.seq == 4
 
 

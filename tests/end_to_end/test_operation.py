@@ -1,13 +1,15 @@
 """A server that runs, as whoever operates it sees it: systemd's messages, and settings read anew."""
 
+import re
 import signal
 import socket
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.serving import PATIENCE_SECONDS, Server, call, serving
+from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, free_port, serving
 
 
 def wait_for_line(server: Server, text: str) -> None:
@@ -62,3 +64,32 @@ def how_many_topics(server: Server) -> int:
         while call(client, action="subscribe", type="invoice", id=f"i{count}")["status"] == "success":
             count += 1
         return count
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310 - http, ours
+        return str(answer.read().decode())
+
+
+def test_pages_are_beside_the_websockets(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, server.connect() as client:
+        url = server.url.replace("ws://", "http://")
+        call(client, **INVOICE)
+        assert (fetch(f"{url}/healthz"), fetch(f"{url}/readyz")) == ("ok\n", "ok\n")
+        measured = fetch(f"{url}/metrics")
+        assert "process_resident_memory_bytes " in measured
+        assert 'trio_ws_requests_total{action="create_invoice",code="success"} 1.0' in measured
+        assert 'trio_ws_database_seconds_count{query="create_invoice"} 1.0' in measured
+
+
+def test_each_worker_has_an_address_for_its_measurements(tmp_path: Path) -> None:
+    port = free_port()
+    with serving(tmp_path, "--workers", "2", "--metrics-listen", f"127.0.0.1:{port}") as server:
+        found = {
+            re.search(
+                r'trio_ws_info\{version="[^"]+"\} 1.0', fetch(f"http://127.0.0.1:{port + number}/metrics")
+            )
+            for number in range(2)
+        }
+        assert None not in found
+        assert server.stop() == 0

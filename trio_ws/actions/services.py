@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trio_ws.database.gateway import Database
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.pages import Pages
 from trio_ws.settings import Settings
 
 
@@ -18,6 +19,8 @@ class Services:
     Args:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
+        pages: What plain HTTP finds here, by path.
+        drains: Whether the server stops.
     """
 
     settings: Settings
@@ -26,3 +29,5 @@ class Services:
     tail: Tail
     prices: Prices
     now: Callable[[], float] = time.time
+    pages: Pages = field(default_factory=dict)
+    drains: bool = False

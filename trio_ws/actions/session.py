@@ -39,6 +39,7 @@ class Session:
 
     Attributes:
         identity: Who it is.
+        log_fields: What each log line about it says.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Session:
     ) -> None:
         self.identity = ANYBODY if services.settings.auth == "open" else NOBODY
         self.follower = follower
+        self.log_fields: dict[str, object] = {}
         self._services = services
         self._end = end
         self._expire_at = expire_at
@@ -89,6 +91,7 @@ class Session:
                 raise
         self.identity = identity
         self.follower.account = f"account:{identity.account_id}"
+        self.log_fields["account"] = identity.account_id
         if "read" not in identity.scopes:
             self._services.dispatcher.unsubscribe_all(self.follower)
         left = math.inf if identity.seconds_left is None else identity.seconds_left

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from trio_ws import metrics
 from trio_ws.actions import identities, invoices, prices, topics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
@@ -61,12 +62,13 @@ async def answer(frame: str | bytes, services: Services, session: Session) -> by
         services: The server's.
         session: The client's.
     """
+    name = "unknown"
     request_id: RequestId | None = None
     reply: Reply
     limited = session.count_request()
     try:
         action = decode(frame)
-        request_id = action.request_id
+        name, request_id = str(action.__struct_config__.tag), action.request_id
         if limited is not None:
             raise limited
         handler, scope = ACTIONS[type(action)]
@@ -79,8 +81,10 @@ async def answer(frame: str | bytes, services: Services, session: Session) -> by
     except ActionError as error:
         reply = _failure(error)
     except Exception:  # a bug: logged whole, shown as nothing
-        logger.exception("request %r failed", request_id)
+        logger.exception("%s failed", name, extra={"figures": {"request_id": request_id}})
+        metrics.BUGS.inc()
         reply = Failure(message="Internal server error", code="internal")
+    metrics.REQUESTS.labels(name, getattr(reply, "code", "success")).inc()
     if request_id is not None:
         reply.request_id = request_id
     return encode(reply)

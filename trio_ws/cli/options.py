@@ -40,6 +40,9 @@ class ServeOptions(Options):
     host: Annotated[str | None, Parameter(help="Address to listen on. Default: 127.0.0.1.")] = None
     port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
     auth: Annotated[str | None, Parameter(help="open or token. Default: open, on loopback.")] = None
+    metrics_listen: Annotated[
+        str | None, Parameter(help="HOST:PORT for /metrics. Default: beside the clients.")
+    ] = None
     workers: Annotated[str | None, Parameter(help="Processes that serve. Default: 1.")] = None
     migrate: Annotated[
         bool | None, Parameter(help="Bring the schema up to date, or refuse to start on an old one.")

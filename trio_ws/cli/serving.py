@@ -20,7 +20,7 @@ from trio_ws import server, workers
 from trio_ws.cli.database import open_database
 from trio_ws.cli.options import NO_SERVE_OPTIONS, ServeOptions
 from trio_ws.cli.process import STOPPING, Process
-from trio_ws.cli.sockets import bind, share, url, who_may_come
+from trio_ws.cli.sockets import bind, bind_metrics, share, url, who_may_come
 from trio_ws.database import embedded, migrations
 from trio_ws.database.gateway import Gateway
 from trio_ws.errors import ActionError, StartupError, leaves
@@ -68,10 +68,10 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     logger.info("stopped")
 
 
-def work() -> None:
+def work(number: int, /) -> None:
     """Serve as one of several processes; the parent says how on stdin, which lasts as long as it does."""
-    for number in STOPPING:
-        signal.signal(number, _unwind)
+    for stopping in STOPPING:
+        signal.signal(stopping, _unwind)
     orders = msgspec.json.decode(workers.read_orders(), type=Orders)
     configure_logs(orders.settings)
     sockets = share(orders.addresses)
@@ -81,8 +81,12 @@ def work() -> None:
     def obey(line: bytes) -> None:
         process.take(msgspec.json.decode(line, type=Orders).settings)
 
-    heed = partial(workers.heed_parent, process.shutdown, obey)
-    trio.run(_until_stopped, process, partial(_serve, process, orders.settings.database_url, sockets), heed)
+    trio.run(
+        _until_stopped,
+        process,
+        partial(_serve, process, orders.settings.database_url, sockets, number),
+        partial(workers.heed_parent, process.shutdown, obey),
+    )
 
 
 async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:
@@ -98,20 +102,26 @@ async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:
         raise leaves(errors)[0] from None
 
 
-async def _serve(process: Process, conninfo: str, sockets: list[socket.socket]) -> None:
+async def _serve(process: Process, conninfo: str, sockets: list[socket.socket], number: int = 1) -> None:
     gateway = Gateway(conninfo, process.settings)
-    listeners: list[server.Listener] = [
-        trio.SocketListener(trio.socket.from_stdlib_socket(opened)) for opened in sockets
-    ]
-    run = partial(server.serve, reloads=process.reloads, alive=process.alive)
+    run = partial(
+        server.serve,
+        page_listeners=_listeners(bind_metrics(process.settings, number)),
+        reloads=process.reloads,
+        alive=process.alive,
+    )
     try:
         async with trio.open_nursery() as serving:
-            await serving.start(run, process.settings, gateway, listeners, process.shutdown)
+            await serving.start(run, process.settings, gateway, _listeners(sockets), process.shutdown)
             _say_where(process, sockets)
     except* ActionError as errors:
         raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None
     finally:
         gateway.close()
+
+
+def _listeners(sockets: list[socket.socket]) -> list[server.Listener]:
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(opened)) for opened in sockets]
 
 
 async def _keep_workers(process: Process, conninfo: str, sockets: list[socket.socket]) -> None:

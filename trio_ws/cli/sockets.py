@@ -56,6 +56,28 @@ def _take(family: int, address: Any, *, alone: bool) -> socket.socket:
     return opened
 
 
+def bind_metrics(settings: Settings, number: int) -> list[socket.socket]:
+    """Take the address where measurements are served, if one is set.
+
+    Args:
+        settings: The settings in force.
+        number: Which worker we are, from 1: each has a port of its own, the first one that which is set.
+    """
+    if settings.metrics_listen is None:
+        return []
+    host, _, port_text = settings.metrics_listen.rpartition(":")
+    port = int(port_text)
+    port += number - 1 if port else 0
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        opened = socket.create_server((host.strip("[]"), port), family=family)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StartupError(f"{host} port {port} can't be listened on ({why}): see metrics_listen") from None
+    logger.info("measurements are on http://%s:%d/metrics", host, opened.getsockname()[1])
+    return [opened]
+
+
 def share(addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> list[socket.socket]:
     """Listen on addresses that another process keeps, beside it and others like us."""
     return [

@@ -18,6 +18,7 @@ import psycopg
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
+from trio_ws import metrics
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Timeout, Unavailable
@@ -147,11 +148,16 @@ class Gateway:
 
     def _use(self, connection: Connection, query: Callable[..., T], *args: Any) -> T:
         """Run a query under the watchdog's eyes."""
-        self._busy_since[connection] = time.monotonic()
+        began = self._busy_since[connection] = time.monotonic()
         try:
-            return query(connection, *args)
+            answer = query(connection, *args)
+        except psycopg.Error:
+            metrics.DATABASE_FAILURES.labels(query.__name__).inc()
+            raise
         finally:
             del self._busy_since[connection]
+        metrics.DATABASE_SECONDS.labels(query.__name__).observe(time.monotonic() - began)
+        return answer
 
     def _take_idle(self) -> Connection | None:
         while True:
@@ -216,6 +222,7 @@ class Gateway:
 
     def _open(self, conninfo: str) -> Connection:
         connection = _connect(conninfo)
+        metrics.DATABASE_CONNECTS.inc()
         try:
             self._use(connection, queries.prepare_connection, self._statement_seconds)
         except psycopg.Error:

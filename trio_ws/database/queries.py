@@ -201,11 +201,19 @@ def number_events(connection: Connection, most: int) -> None:
 
 
 class LogRead(NamedTuple):
-    """What was read of the event log: its end, the number of its first event, and some events."""
+    """What was read of the event log.
+
+    Args:
+        end: Where it ends.
+        first: The number of its first event.
+        events: Some of it.
+        now: When it was read, in Unix seconds by the database's clock.
+    """
 
     end: Position
     first: int
     events: list[Event]
+    now: float = 0.0
 
 
 def read_events(connection: Connection, after: int, most: int) -> LogRead:
@@ -215,15 +223,17 @@ def read_events(connection: Connection, after: int, most: int) -> LogRead:
     that is made once, and the events come by their index: a read costs the same, however long the log is.
     """
     rows = connection.execute(
-        "WITH log AS MATERIALIZED (SELECT event_epoch(), last, first FROM event_log)"
-        " SELECT log.*, found.* FROM log LEFT JOIN LATERAL (SELECT seq, type, topics, data, previous"
-        " FROM event WHERE seq > %s ORDER BY seq LIMIT %s) found ON true ORDER BY seq",
+        "WITH log AS MATERIALIZED (SELECT event_epoch(), last, first,"
+        " extract(epoch FROM clock_timestamp())::float8 FROM event_log) SELECT log.*, found.*"
+        " FROM log LEFT JOIN LATERAL (SELECT seq, type, topics, data, previous,"
+        " extract(epoch FROM at)::float8 FROM event WHERE seq > %s ORDER BY seq LIMIT %s) found ON true"
+        " ORDER BY seq",
         (after, most),
     ).fetchall()
-    epoch, last, first = rows[0][:3]
-    found = (row[3:] for row in rows if row[3] is not None)
-    events = [Event(seq, type_, tuple(topics), *json) for seq, type_, topics, *json in found]
-    return LogRead(Position(epoch, last), first, events)
+    epoch, last, first, now = rows[0][:4]
+    found = (row[4:] for row in rows if row[4] is not None)
+    events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in found]
+    return LogRead(Position(epoch, last), first, events, now)
 
 
 def trim_events(connection: Connection, age_seconds: float, most: int) -> int:

@@ -7,6 +7,7 @@ after run.
 from collections.abc import Sequence
 from typing import Protocol
 
+from trio_ws import metrics
 from trio_ws.codec import encode_event
 from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
@@ -65,6 +66,10 @@ class Dispatcher:
         if not self._watches[name]:
             del self._watches[name]
 
+    def count(self) -> int:
+        """Return how many topics are followed, each counted for each follower."""
+        return sum(map(len, self._followers.values()))
+
     def publish(self, event: Event) -> None:
         """Tell each follower of the event, once, however many of its topics they follow."""
         self.log.append(event)
@@ -77,6 +82,7 @@ class Dispatcher:
             frame = encode_event(event, self.log.end.epoch)
             for follower in followers:
                 follower.tell(event, frame)
+            metrics.EVENTS_SENT.inc(len(followers))
         for watcher in watchers:
             watcher.on_event(event)
 

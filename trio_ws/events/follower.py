@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 import trio
 
+from trio_ws import metrics
 from trio_ws.codec import encode_event
 from trio_ws.errors import ActionError, CloseCode
 from trio_ws.events.log import Log, LogTrimmedError
@@ -58,12 +59,14 @@ class Follower:
             self.topics[topic] = min(after, self.topics.get(topic, after))
         if after < reached:
             self._read_from(after)
+            metrics.REPLAYS.inc()
 
     def tell(self, event: Event, frame: bytes) -> None:
         """Queue an event at once; where there is no room, fall back to the log."""
         if self._cursor is None and self._may_see(event) and not self.outbox.push(frame):
             self._read_from(event.seq - 1)
             self._fell_behind = True
+            metrics.CATCH_UPS.inc()
 
     async def take(self) -> bytes:
         """Return the next frame: what is queued, and then, where it is behind, what the log has.
@@ -92,7 +95,10 @@ class Follower:
         event = self._ahead.popleft()
         self._cursor = event.seq
         wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
-        return encode_event(event, self._log.end.epoch) if wanted and self._may_see(event) else None
+        if not (wanted and self._may_see(event)):
+            return None
+        metrics.EVENTS_SENT.inc()
+        return encode_event(event, self._log.end.epoch)
 
     def _may_see(self, event: Event) -> bool:
         return self.account is None or self.account in event.topics or event.type == "price.updated"

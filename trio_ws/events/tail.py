@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import trio
 
+from trio_ws import metrics
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.errors import ActionError
@@ -89,8 +90,13 @@ class Tail:
                 self._dispatcher.restart(read.end)
                 return True
             self._dispatcher.log.first = read.first
+            # Ages by the database's clock alone, and then how long it took since by ours.
+            read_at = trio.current_time()
+            if read.events:
+                metrics.LOG_BATCH.observe(len(read.events))
             for event in read.events:
                 self._dispatcher.publish(event)
+                metrics.LAG.observe(read.now - event.at + trio.current_time() - read_at)
                 await trio.lowlevel.checkpoint()  # a thousand followers take milliseconds
             more = len(read.events) == BATCH
         self.read_at = began

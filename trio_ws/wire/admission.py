@@ -11,7 +11,7 @@ BEARER_SUBPROTOCOL = "bearer."  # what browsers can send: they set no header
 
 
 def refuse_plain(head: Head) -> Refusal:
-    """Return what a request is told that asks for no WebSocket: there is nothing else here."""
+    """Return what a request is told that asks for no WebSocket where there is nothing else."""
     try:
         check_place(head)
     except Refusal as refusal:

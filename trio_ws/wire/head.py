@@ -7,6 +7,7 @@ an HTTP status, and a sentence that says why.
 import base64
 import binascii
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -37,16 +38,17 @@ class Refusal(Exception):
 
     def encode(self) -> bytes:
         """Return the response; nothing follows it on its connection."""
-        body = f"{self.reason}\n"
-        headers = {
-            "Content-Type": "text/plain",
-            "Content-Length": str(len(body)),
-            "Connection": "close",
-            **self.headers,
-        }
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join([*lines, "", body]).encode("ascii")
+        headers = {"Content-Type": "text/plain", "Connection": "close", **self.headers}
+        return encode_response(self.status, f"{self.reason}\n".encode("ascii"), headers)
+
+
+def encode_response(
+    status: int, body: bytes, headers: Mapping[str, str], *, only_head: bool = False
+) -> bytes:
+    """Return a whole HTTP response; to HEAD, without the body that it tells of."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if only_head else body)
 
 
 class Head(NamedTuple):
@@ -74,6 +76,16 @@ class Head(NamedTuple):
         """Whether it is meant as a WebSocket's opening handshake, good or not."""
         return "websocket" in self.tokens("upgrade") or bool(self.values("sec-websocket-key"))
 
+    @property
+    def has_body(self) -> bool:
+        """Whether more follows than the head."""
+        return bool(self.tokens("transfer-encoding")) or self.values("content-length") not in ([], ["0"])
+
+    @property
+    def keeps_its_connection(self) -> bool:
+        """Whether another request may follow: RFC 9112 section 9.3."""
+        return self.version == "1.1" and "close" not in self.tokens("connection")
+
     def values(self, name: str) -> list[str]:
         """Return the values of a header."""
         return [value for found, value in self.headers if found == name]
@@ -99,7 +111,7 @@ class Head(NamedTuple):
             raise Refusal(
                 400, "Expected `Upgrade: websocket` and `Connection: Upgrade`: does a proxy drop them?"
             )
-        if self.tokens("transfer-encoding") or self.values("content-length") not in ([], ["0"]):
+        if self.has_body:
             raise Refusal(400, "A WebSocket opens without a body")
         if not (versions := self.items("sec-websocket-version")):
             raise Refusal(400, "Expected Sec-WebSocket-Version")

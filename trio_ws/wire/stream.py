@@ -58,7 +58,8 @@ class Wire:
             Refusal: there is none that can be understood.
         """
         reader = HeadReader(self._settings.head_bytes)
-        while data := await self._receive():
+        while data := self._rest or await self._receive():
+            self._rest = b""
             if (head := reader.feed(data)) is not None:
                 self._rest = reader.rest
                 return head

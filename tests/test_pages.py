@@ -1,0 +1,280 @@
+"""Plain HTTP on the clients' port: health, readiness, measurements, and whatever else somebody may ask."""
+
+import re
+
+import h11
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests import raw
+from trio_ws.server import serve
+from trio_ws.settings import Settings
+from trio_ws.testing import SimulatedDatabase, SimulatedNetwork, World, simulated_server
+
+INVOICE = {"amount": 1, "currency": "USD", "account_id": 1}
+
+
+class Browser:
+    """Asks for pages on one connection, and reads answers as h11 does."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self.stream = stream
+        self._http = h11.Connection(h11.CLIENT)
+
+    async def ask(self, target: str, method: str = "GET", *headers: tuple[str, str]) -> tuple[int, str]:
+        """Return status and body; the next answer comes on the same connection, if it is kept."""
+        request = h11.Request(method=method, target=target, headers=[("Host", "localhost"), *headers])
+        await self.stream.send_all(self._http.send(request) or b"")
+        self._http.send(h11.EndOfMessage())
+        status, body = 0, b""
+        while not isinstance(event := self._http.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                self._http.receive_data(bytes(await self.stream.receive_some()))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+        return status, body.decode()
+
+
+@pytest.fixture
+async def browser(world: World) -> Browser:
+    """One connection to a server."""
+    return Browser(await world.network.call())
+
+
+async def ask(world: World, target: str, method: str = "GET", *headers: tuple[str, str]) -> tuple[int, str]:
+    """Ask once, on a connection of its own."""
+    stream = await world.network.call()
+    answer = await Browser(stream).ask(target, method, *headers)
+    await trio.aclose_forcefully(stream)
+    await wait_all_tasks_blocked()  # and the server has seen it go
+    return answer
+
+
+async def test_it_says_that_it_lives_and_that_it_serves(browser: Browser) -> None:
+    for _ in range(3):  # on one connection
+        assert await browser.ask("/healthz") == (200, "ok\n")
+        assert await browser.ask("/readyz?verbose") == (200, "ok\n")
+
+
+async def test_head_is_answered_without_the_body(browser: Browser) -> None:
+    assert await browser.ask("/healthz", "HEAD") == (200, "")
+    assert await browser.ask("/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "status"),
+    [
+        ("/nowhere", "GET", 404),
+        ("/healthz/", "GET", 404),
+        ("/healthz", "POST", 405),
+        ("/metrics", "DELETE", 405),
+        ("/", "GET", 426),
+        ("/ws", "GET", 426),
+        ("/ws", "PUT", 405),
+    ],
+)
+async def test_what_is_not_there_is_said(browser: Browser, target: str, method: str, status: int) -> None:
+    assert (await browser.ask(target, method))[0] == status
+
+
+async def test_a_body_is_not_wanted(world: World) -> None:
+    assert (await ask(world, "/healthz", "GET", ("Transfer-Encoding", "chunked")))[0] == 400
+
+
+async def test_requests_may_come_one_behind_the_other(world: World) -> None:
+    stream = await world.network.call()
+    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, one * 3 + one.replace(b"Host", b"Connection: close\r\nHost"))
+        answers = b""
+        while data := await stream.receive_some():
+            answers += data
+    assert answers.count(b"HTTP/1.1 200 OK") == 4
+
+
+async def test_a_websocket_may_follow_on_the_same_connection(world: World) -> None:
+    stream = await world.network.call()
+    assert (await Browser(stream).ask("/healthz"))[0] == 200
+    client = raw.RawClient(stream)
+    assert (await client.shake_hands()).startswith("HTTP/1.1 101 ")
+
+
+async def test_who_asks_no_more_is_hung_up_on(autojump_clock: MockClock, world: World) -> None:
+    browser = Browser(await world.network.call())
+    await trio.sleep(world.settings.head_seconds - 1)
+    assert (await browser.ask("/healthz"))[0] == 200
+    begin = trio.current_time()
+    assert await browser.stream.receive_some() == b""
+    assert trio.current_time() - begin == world.settings.head_seconds
+
+
+async def test_it_is_not_ready_while_the_log_can_t_be_read(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    database.away = True
+    await trio.sleep(4)
+    assert await ask(world, "/readyz") == (200, "ok\n"), "it may be back at once"
+    await trio.sleep(4)
+    status, reason = await ask(world, "/readyz")
+    assert (status, reason) == (503, "the event log was read last 8 s ago: is the database away?\n")
+    assert (await ask(world, "/healthz"))[0] == 200
+    database.away = False
+    await trio.sleep(1)
+    assert await ask(world, "/readyz") == (200, "ok\n")
+
+
+async def test_it_is_not_ready_when_it_drains(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
+    network, pages, shutdown = SimulatedNetwork(), SimulatedNetwork(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_serving, database, network, pages, shutdown)
+        stream = await network.call()
+        client = raw.RawClient(stream)
+        await client.shake_hands()
+        database.gate = trio.Event()
+        await client.send(action="list_prices")
+        await wait_all_tasks_blocked()
+        shutdown.set()
+        await wait_all_tasks_blocked()
+        assert await Browser(await pages.call()).ask("/readyz") == (503, "draining\n")
+        database.gate.set()
+        assert (await client.receive())["status"] == "success"
+        await trio.aclose_forcefully(stream)
+
+
+async def _serving(
+    database: SimulatedDatabase,
+    network: SimulatedNetwork,
+    pages: SimulatedNetwork,
+    shutdown: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    await serve(
+        Settings(auth="open"), database, [network], shutdown, page_listeners=[pages], task_status=task_status
+    )
+
+
+async def test_measurements_may_have_an_address_of_their_own(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    network, pages, shutdown = SimulatedNetwork(), SimulatedNetwork(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_serving, database, network, pages, shutdown)
+        assert (await Browser(await network.call()).ask("/metrics"))[0] == 404
+        assert (await Browser(await network.call()).ask("/healthz"))[0] == 200
+        assert (await Browser(await pages.call()).ask("/metrics"))[0] == 200
+        there = raw.RawClient(await pages.call())
+        assert (await there.shake_hands("/metrics")).startswith("HTTP/1.1 404 ")
+        shutdown.set()
+
+
+# What is measured
+
+
+class Measured:
+    """What Prometheus would read, now and before."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._before: dict[str, float] = {}
+
+    async def read(self) -> dict[str, float]:
+        _, text = await ask(self._world, "/metrics")
+        return {
+            name: float(value)
+            for line in text.splitlines()
+            if (match := re.fullmatch(r"(trio_ws_[^ ]+) ([^ ]+)", line))
+            for name, value in [match.groups()]
+        }
+
+    async def changes(self) -> dict[str, float]:
+        """What has grown since this was asked last."""
+        now = await self.read()
+        before, self._before = self._before, now
+        return {
+            name: value - before.get(name, 0) for name, value in now.items() if value != before.get(name, 0)
+        }
+
+
+@pytest.fixture
+async def measured(world: World) -> Measured:
+    found = Measured(world)
+    await found.changes()
+    return found
+
+
+async def test_requests_are_counted_by_action_and_code(
+    autojump_clock: MockClock, world: World, measured: Measured
+) -> None:
+    client = await world.connect()
+    await client.request(action="ping")
+    await client.request(action="fetch_invoice", id="x")
+    await client.request(action="dance")
+    changes = await measured.changes()
+    assert changes['trio_ws_requests_total{action="ping",code="success"}'] == 1
+    assert changes['trio_ws_requests_total{action="fetch_invoice",code="not_found"}'] == 1
+    assert changes['trio_ws_requests_total{action="unknown",code="invalid_message"}'] == 1
+
+
+async def test_clients_topics_events_and_their_lag_are_measured(
+    autojump_clock: MockClock, world: World, measured: Measured, database: SimulatedDatabase
+) -> None:
+    clients = [await world.connect() for _ in range(3)]
+    for client in clients:
+        await client.request(action="subscribe", type="account", id=1)
+    database.create_invoice(**INVOICE)
+    for client in clients:
+        await client.receive()
+    changes = await measured.changes()
+    assert changes["trio_ws_connections_opened_total"] == 3
+    assert changes["trio_ws_events_sent_total"] == 3
+    assert changes["trio_ws_lag_seconds_count"] == 1
+    now = await measured.read()
+    assert (now["trio_ws_connections"], now["trio_ws_subscriptions"]) == (4, 3)  # who asks is one, too
+    assert now["trio_ws_log_position"] == 4
+    await clients[0].aclose()
+    await clients[1].vanish()
+    await wait_all_tasks_blocked()
+    changes = await measured.changes()
+    assert changes['trio_ws_connections_closed_total{code="client"}'] == 1
+    assert changes['trio_ws_connections_closed_total{code="gone"}'] == 1
+    assert changes["trio_ws_connections"] < 0
+
+
+async def test_what_is_refused_and_what_we_end_is_counted(
+    autojump_clock: MockClock, world: World, measured: Measured
+) -> None:
+    await ask(world, "/nowhere")
+    client = raw.RawClient(await world.network.call())
+    await client.shake_hands()
+    await client.stream.send_all(b"\xff\xff")
+    assert (await client.receive_close())[0] == 1002
+    changes = await measured.changes()
+    assert changes['trio_ws_refused_total{status="404"}'] == 1
+    assert changes['trio_ws_connections_closed_total{code="1002"}'] == 1
+
+
+async def test_who_falls_behind_and_who_asks_for_a_replay_is_counted(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, outbox_bytes=100) as world:
+        measured = Measured(world)
+        await measured.changes()
+        client = await world.connect()
+        position = (await client.request(action="subscribe", type="account", id=1))["data"]["position"]
+        for _ in range(5):
+            database.create_invoice(**INVOICE)
+        for _ in range(5):
+            await client.receive()
+        await client.request(action="resume", after=position, topics=[{"type": "account", "id": 1}])
+        for _ in range(5):
+            await client.receive()
+        changes = await measured.changes()
+        assert changes["trio_ws_catch_ups_total"] == 1
+        assert changes["trio_ws_replays_total"] == 1
+        assert changes["trio_ws_events_sent_total"] >= 10

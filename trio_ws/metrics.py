@@ -1,0 +1,86 @@
+"""What is counted and measured, for Prometheus: one registry a process, under names that stay.
+
+Where something has a size at any moment, it is asked when Prometheus asks; nothing is counted for each frame.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+import trio_ws
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # what `generate_latest` makes
+
+_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # s
+_BATCHES = (1, 2, 5, 10, 25, 50, 100, 250, 500)
+
+INFO = Gauge("trio_ws_info", "Which trio_ws this is.", ["version"], registry=REGISTRY)
+INFO.labels(trio_ws.__version__).set(1)
+
+CONNECTIONS = Gauge("trio_ws_connections", "Clients that are there.", registry=REGISTRY)
+SUBSCRIPTIONS = Gauge(
+    "trio_ws_subscriptions", "Topics that clients follow, each for each.", registry=REGISTRY
+)
+OUTBOX_BYTES = Gauge("trio_ws_outbox_bytes", "What waits for clients to read.", registry=REGISTRY)
+OPENED = Counter("trio_ws_connections_opened", "WebSockets that were opened.", registry=REGISTRY)
+CLOSED = Counter(
+    "trio_ws_connections_closed", "WebSockets that ended, by close code.", ["code"], registry=REGISTRY
+)
+REFUSED = Counter("trio_ws_refused", "Requests turned away, by HTTP status.", ["status"], registry=REGISTRY)
+TURNED_AWAY = Counter("trio_ws_turned_away", "Connections over a limit.", ["limit"], registry=REGISTRY)
+
+REQUESTS = Counter(
+    "trio_ws_requests",
+    "Requests answered; the code is that of the error.",
+    ["action", "code"],
+    registry=REGISTRY,
+)
+BUGS = Counter("trio_ws_bugs", "What went wrong that nobody foresaw; the log has it.", registry=REGISTRY)
+
+EVENTS_SENT = Counter(
+    "trio_ws_events_sent", "Events put on their way, each to each client.", registry=REGISTRY
+)
+CATCH_UPS = Counter(
+    "trio_ws_catch_ups", "Clients that fell behind, and read on from the log.", registry=REGISTRY
+)
+REPLAYS = Counter("trio_ws_replays", "Clients that asked for what they missed.", registry=REGISTRY)
+LAG = Histogram(
+    "trio_ws_lag_seconds", "From a change to its event being sent.", buckets=_LATENCIES, registry=REGISTRY
+)
+LOG_POSITION = Gauge("trio_ws_log_position", "Number of the last event that was told.", registry=REGISTRY)
+LOG_FIRST = Gauge("trio_ws_log_first", "Number of the first event that can be replayed.", registry=REGISTRY)
+LOG_AGE = Gauge("trio_ws_log_read_age_seconds", "Since the log was read last, to its end.", registry=REGISTRY)
+LOG_BATCH = Histogram(
+    "trio_ws_log_batch_events", "Events that came with one read.", buckets=_BATCHES, registry=REGISTRY
+)
+
+DATABASE_SECONDS = Histogram(
+    "trio_ws_database_seconds", "Queries, by name.", ["query"], buckets=_LATENCIES, registry=REGISTRY
+)
+DATABASE_FAILURES = Counter(
+    "trio_ws_database_failures", "Queries without an answer.", ["query"], registry=REGISTRY
+)
+DATABASE_CONNECTS = Counter(
+    "trio_ws_database_connects", "Connections opened to PostgreSQL.", registry=REGISTRY
+)
+
+
+def watch(gauge: Gauge, value: Callable[[], float]) -> None:
+    """Have a gauge ask for its value when it is read."""
+    gauge.set_function(value)
+
+
+def page() -> bytes:
+    """Return all of it as Prometheus reads it."""
+    return generate_latest(REGISTRY)

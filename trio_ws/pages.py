@@ -1,0 +1,71 @@
+"""Plain HTTP on the same port: whether we live, whether we serve, and what was measured. No I/O.
+
+GET and HEAD, connections that are kept, and for all else the status that says what is wrong.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from trio_ws import metrics
+from trio_ws.wire.head import Head, Refusal, encode_response
+
+METHODS = ("GET", "HEAD")
+TEXT = "text/plain; charset=utf-8"
+
+
+class Page(NamedTuple):
+    """What is answered."""
+
+    body: bytes
+    content_type: str = TEXT
+    status: int = 200
+
+
+Pages = Mapping[str, Callable[[], Page]]
+
+
+def health() -> Page:
+    """Say that this process lives: its event loop has just done so."""
+    return Page(b"ok\n")
+
+
+def readiness(trouble: Callable[[], str | None]) -> Callable[[], Page]:
+    """Return a page that says whether clients should be sent here, and if not, why not."""
+
+    def page() -> Page:
+        reason = trouble()
+        return Page(b"ok\n") if reason is None else Page(f"{reason}\n".encode(), status=503)
+
+    return page
+
+
+def measurements() -> Page:
+    """Return what was measured, for Prometheus."""
+    return Page(metrics.page(), metrics.CONTENT_TYPE)
+
+
+def respond(head: Head, pages: Pages) -> tuple[bytes, bool]:
+    """Return the response to a request that asks for no WebSocket, and whether its connection is kept.
+
+    Raises:
+        Refusal: there is no such page.
+    """
+    if (make := pages.get(head.path)) is None:
+        raise Refusal(404, f"Nothing is here; try {', '.join(pages)}")
+    if head.method not in METHODS:
+        raise Refusal(405, "Only GET and HEAD are known here", Allow=", ".join(METHODS))
+    if head.has_body:
+        raise Refusal(400, "A request for a page has no body")
+    page = make()
+    kept = head.keeps_its_connection
+    response = encode_response(
+        page.status,
+        page.body,
+        {
+            "Content-Type": page.content_type,
+            "Cache-Control": "no-store",
+            "Connection": "keep-alive" if kept else "close",
+        },
+        only_head=head.method == "HEAD",
+    )
+    return response, kept
