@@ -17,7 +17,6 @@ START = b'{"type":"invoice.created"'
 
 def measure():
     """Return the line."""
-    # Nobody here answers pings.
     with serving(log_memory_bytes=1_000_000, write_seconds=600, ping_seconds=600) as target:
         with psycopg.connect(target.conninfo, autocommit=True) as database:
             database.execute("INSERT INTO accounts SELECT FROM generate_series(2, %s)", (CLIENTS,))
@@ -54,7 +53,7 @@ def _tell(target, reader):
     reader.settimeout(60)
     while told < EVENTS * CLIENTS:
         received = reader.recv(1 << 20)
-        assert received, "the server has closed the line of one who reads"
+        assert received, "the server has hung up"
         data = rest + received
         told += data.count(START)
         rest = data[-len(START) + 1 :]
