@@ -276,6 +276,7 @@ def test_running_out_of_file_descriptors_is_borne_and_passes(tmp_path: Path) -> 
     with serving_with(tmp_path, "") as server:
         pid = server.process.pid
         with server.connect() as client:
+            assert call(client, action="list_prices")["status"] == "success"
             in_use = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names are enough
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 5, 4096))
             begin = time.monotonic()
