@@ -37,6 +37,15 @@ def test_what_a_running_server_cannot_change_stays() -> None:
     assert set(FIELDS) > FIXED
 
 
+def test_what_is_no_network_is_refused() -> None:
+    given = load({}, {"TRIO_WS_TRUSTED_PROXIES": "10.0.0.0/8, ::1"}).settings.trusted_proxies
+    assert given == ("10.0.0.0/8", "::1")
+    with pytest.raises(
+        SettingsError, match=r"TRIO_WS_TRUSTED_PROXIES: '10\.0\.0\.999' does not appear to be"
+    ):
+        load({}, {"TRIO_WS_TRUSTED_PROXIES": "10.0.0.999"})
+
+
 def test_an_empty_variable_is_as_good_as_none() -> None:
     assert load({}, {"TRIO_WS_DATABASE_URL": ""}).settings.database_url is None
 

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -61,11 +62,18 @@ class Connection:
     Args:
         stream: The accepted socket, or anything like it.
         services: The server's.
+        locate: Called with the head of who comes in; returns the limit on its address, if that is reached.
     """
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, services: Services) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        services: Services,
+        locate: Callable[[Head], str | None] = lambda _: None,
+    ) -> None:
         self.number = next(_numbers)
         self._services = services
+        self._locate = locate
         self._settings = services.settings
         self._wire = Wire(stream, services.settings)
         self._outbox = Outbox(self._settings.outbox_bytes)
@@ -156,6 +164,8 @@ class Connection:
         check_place(head)
         key = head.websocket_key()
         check_origin(head, self._settings.origins)
+        if self._locate(head) is not None:
+            raise unavailable(self._settings, "No more connections are taken from there")
         try:
             if (token := find_token(head)) is not None:
                 await self._session.authenticate(token)

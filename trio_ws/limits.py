@@ -60,19 +60,28 @@ class Census:
         """Count a connection in; or return why there is no room for it, and count nothing.
 
         Args:
-            address: Where it comes from; None: not known.
+            address: Where it comes from; None: not known, or not yet.
             now: The time, in seconds.
         """
         if self._all >= self._most:
             return "connections"
-        if address is not None and self._by_address[address] >= self._most_of_address:
+        if not self._has_room_for(address):
             return "connections_per_address"
         if self._coming.take(now):
             return "connections_per_second"
         self._all += 1
-        if address is not None:
-            self._by_address[address] += 1
+        self._by_address.update([address] if address else [])
         return None
+
+    def locate(self, address: str) -> str | None:
+        """Count where one comes from who was let in without; or return why there is no room for it."""
+        if not self._has_room_for(address):
+            return "connections_per_address"
+        self._by_address[address] += 1
+        return None
+
+    def _has_room_for(self, address: str | None) -> bool:
+        return address is None or self._by_address[address] < self._most_of_address
 
     def leave(self, address: str | None) -> None:
         """Count one out that was let in."""

@@ -30,11 +30,13 @@ from trio_ws.pages import Pages, health, measurements, readiness
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
-from trio_ws.wire.head import Refusal
+from trio_ws.wire.admission import find_client
+from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Stream = trio.abc.HalfCloseableStream
 Listener = trio.abc.Listener[Stream]
 
@@ -163,18 +165,32 @@ class _Server:
     def reload(self, settings: Settings) -> None:
         """Put settings into force for connections that come."""
         self._services.settings = settings
+        self._proxies = [ipaddress.ip_network(network, strict=False) for network in settings.trusted_proxies]
         self._census.limit(
             settings.connections, settings.connections_per_address, settings.connections_per_second
         )
 
     async def serve_connection(self, stream: Stream) -> None:
         """Serve one client; whatever fails ends this connection and no other."""
-        address = _address_of(stream)
+        peer = _peer_of(stream)
+        is_proxy = any(peer in network for network in self._proxies if peer is not None)
+        address = None if peer is None or is_proxy else _name_of(peer)
         full = self._census.enter(address, trio.current_time())
         if full is not None:
             await self._turn_away(stream, full)
             return
-        connection = Connection(stream, self._services)
+
+        def locate(head: Head) -> str | None:
+            """Count where a client is that comes by a proxy, and return the limit that is reached."""
+            nonlocal address
+            if not is_proxy or peer is None:
+                return None
+            told = _name_of(find_client(head, peer, self._proxies))
+            if (full := self._census.locate(told)) is None:
+                address = told
+            return full
+
+        connection = Connection(stream, self._services, locate)
         self._live[connection] = None
         try:
             await connection.run()
@@ -250,14 +266,20 @@ class _Server:
         return trio.current_time() + settings.drain_seconds + 2 * settings.close_seconds
 
 
-def _address_of(stream: Stream) -> str | None:
-    """Return where a client is, if known: of IPv6 the network, for who has an address has all of it."""
-    if not isinstance(stream, trio.SocketStream):
+def _peer_of(stream: Stream) -> Address | None:
+    """Return the address at the other end, if there is one."""
+    transport = getattr(stream, "transport", stream)  # of TLS, what is under it
+    if not isinstance(transport, trio.SocketStream):
         return None
     try:
-        address = ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
+        address = ipaddress.ip_address(transport.socket.getpeername()[0].partition("%")[0])
     except (OSError, ValueError):  # it has gone already, or it is no internet socket
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _name_of(address: Address) -> str:
+    """Return what is counted as one place: of IPv6 the network, for who has an address has all of it."""
+    if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))
     return str(address)

@@ -6,6 +6,7 @@ the word `none`; 0 never means "no limit".
 """
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -59,6 +60,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     origins: Annotated[
         tuple[str, ...], Meta(description="pages' origins that may call, besides those of our own host")
+    ] = ()
+    tls_cert: Annotated[
+        str | None, Meta(description="PEM file of a certificate and its chain; none: no TLS")
+    ] = None
+    tls_key: Annotated[str | None, Meta(description="PEM file of its key; none: in the same file")] = None
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(description="addresses or networks whose `X-Forwarded-For` says where clients are"),
     ] = ()
     metrics_listen: Annotated[
         Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}\Z")] | None,
@@ -129,9 +138,10 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
 _FIXED = (
-    "host port workers database_url listen_url data_dir postgres_bindir migrate auth metrics_listen"
-    " log_format database_connections statement_seconds poll_seconds retention_seconds log_memory_bytes"
-    " webhook_private_addresses webhook_seconds webhook_answer_bytes webhook_retry_seconds"
+    "host port workers database_url listen_url data_dir postgres_bindir migrate auth tls_cert tls_key"
+    " metrics_listen log_format database_connections statement_seconds poll_seconds"
+    " retention_seconds log_memory_bytes webhook_private_addresses webhook_seconds"
+    " webhook_answer_bytes webhook_retry_seconds"
 )
 FIXED = frozenset(_FIXED.split())
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
@@ -227,9 +237,13 @@ def _convert(origin: str, name: str, value: object) -> object:
     if isinstance(value, str) and get_origin(get_args(FIELDS[name].type)[0]) is tuple:
         value = [part.strip() for part in value.split(",")]
     try:
-        return msgspec.convert(value, type=FIELDS[name].type, strict=False)
-    except msgspec.ValidationError as error:
+        converted = msgspec.convert(value, type=FIELDS[name].type, strict=False)
+        if name == "trusted_proxies":
+            for network in converted:
+                ipaddress.ip_network(network, strict=False)
+    except ValueError as error:  # msgspec.ValidationError is one
         raise SettingsError(f"{origin}: {error}") from None
+    return converted
 
 
 def _flag(name: str, value: object) -> str:

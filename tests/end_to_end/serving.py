@@ -32,7 +32,7 @@ class Server:
         self._lines: list[str] = []
         assert process.stdout
         line = process.stdout.readline()
-        assert re.match(r"Listening on ws://[0-9.]+:", line), line
+        assert re.match(r"Listening on wss?://[0-9.]+:", line), line
         self.url = line.removeprefix("Listening on ").strip()
 
     def connect(self, path: str = "/") -> ClientConnection:

@@ -3,13 +3,17 @@
 import re
 import signal
 import socket
+import ssl
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, free_port, serving
+from tests.test_cli import assert_one_line, trio_ws_command
 
 
 def wait_for_line(server: Server, text: str) -> None:
@@ -93,3 +97,69 @@ def test_each_worker_has_an_address_for_its_measurements(tmp_path: Path) -> None
         }
         assert None not in found
         assert server.stop() == 0
+
+
+def test_limits_are_for_clients_and_not_for_the_proxy_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIO_WS_TRUSTED_PROXIES", "127.0.0.0/8, ::1")
+    monkeypatch.setenv("TRIO_WS_CONNECTIONS_PER_ADDRESS", "1")
+
+    def come_from(address: str) -> ClientConnection:
+        return connect(server.url, additional_headers={"X-Forwarded-For": address})
+
+    with serving(tmp_path) as server, come_from("198.51.100.1") as first, come_from("198.51.100.2"):
+        with pytest.raises(InvalidStatus) as refused, come_from("198.51.100.1"):
+            pass
+        assert refused.value.response.status_code == 503
+        first.close()
+        with come_from("198.51.100.1") as again:
+            assert call(again, **INVOICE)["status"] == "success"
+
+
+CERTIFICATES = Path(__file__).parent.parent / "webhooks" / "keys"  # of receiver.test, for tests alone
+
+
+def test_tls_is_spoken_and_its_certificate_is_read_anew(tmp_path: Path, checkout: Path) -> None:
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes((CERTIFICATES / "receiver.pem").read_bytes())
+    trust = ssl.create_default_context(cafile=CERTIFICATES / "authority.pem")
+    with serving(tmp_path / "data", "--tls-cert", str(certificate)) as server:
+        assert server.url.startswith("wss://")
+        for _ in range(2):
+            with connect(server.url, ssl=trust, server_hostname="receiver.test") as client:
+                assert call(client, **INVOICE)["status"] == "success"
+            server.process.send_signal(signal.SIGHUP)
+            wait_for_line(server, "new settings are in force")
+        certificate.write_text("none")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for_line(server, "the certificate stays as it was")
+        with connect(server.url, ssl=trust, server_hostname="receiver.test") as client:
+            call(client, action="subscribe", type="account", id=1)
+            assert server.stop() == 0
+            with pytest.raises(ConnectionClosed) as closed:
+                client.recv(timeout=PATIENCE_SECONDS)
+            assert closed.value.rcvd
+            assert closed.value.rcvd.code == 1001
+
+
+def test_who_speaks_no_tls_is_hung_up_on(tmp_path: Path) -> None:
+    with serving(tmp_path, "--tls-cert", str(CERTIFICATES / "receiver.pem")) as server:
+        port = int(server.url.rpartition(":")[2])
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff", b"\0" * 1000):
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as line:
+                line.sendall(garbage)
+                line.shutdown(socket.SHUT_WR)
+                try:
+                    while line.recv(1000):
+                        pass
+                except ConnectionResetError:
+                    pass  # hung up on, too
+        assert server.stop() == 0
+
+
+def test_a_certificate_that_is_none_is_said(tmp_path: Path) -> None:
+    done = trio_ws_command("serve", "--port", "0", "--data-dir", str(tmp_path), "--tls-cert", "/nowhere.pem")
+    assert_one_line(
+        done, 1, r"can't use /nowhere\.pem for TLS \(.*No such file.*\): see tls_cert and tls_key"
+    )

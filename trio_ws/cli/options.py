@@ -40,6 +40,8 @@ class ServeOptions(Options):
     host: Annotated[str | None, Parameter(help="Address to listen on. Default: 127.0.0.1.")] = None
     port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
     auth: Annotated[str | None, Parameter(help="open or token. Default: open, on loopback.")] = None
+    tls_cert: Annotated[str | None, Parameter(help="PEM file of a certificate. Default: no TLS.")] = None
+    tls_key: Annotated[str | None, Parameter(help="PEM file of its key. Default: in the same file.")] = None
     metrics_listen: Annotated[
         str | None, Parameter(help="HOST:PORT for /metrics. Default: beside the clients.")
     ] = None

@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from trio_ws.errors import ActionError, StartupError, leaves
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings
 from trio_ws.systemd import Notifier
+from trio_ws.wire.tls import TlsListener, make_context
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     notifier = Notifier(os.environ)
     settings, sources = options.load()
     configure_logs(settings)
+    _load_certificate(settings)  # before anything is started that would have to be stopped
     sockets = bind(settings)
     settings = msgspec.structs.replace(settings, auth=who_may_come(settings, sources, sockets))
     with open_database(settings, shared=False) as database:
@@ -104,20 +107,47 @@ async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:
 
 async def _serve(process: Process, conninfo: str, sockets: list[socket.socket], number: int = 1) -> None:
     gateway = Gateway(conninfo, process.settings)
+    listeners = _listeners(sockets)
+    reloads: AsyncIterable[Settings] = process.reloads
+    if (context := _load_certificate(process.settings)) is not None:
+        listeners = [TlsListener(listener, context) for listener in listeners]
+        reloads = _reload_certificate(process, context)
     run = partial(
         server.serve,
         page_listeners=_listeners(bind_metrics(process.settings, number)),
-        reloads=process.reloads,
+        reloads=reloads,
         alive=process.alive,
     )
     try:
         async with trio.open_nursery() as serving:
-            await serving.start(run, process.settings, gateway, _listeners(sockets), process.shutdown)
+            await serving.start(run, process.settings, gateway, listeners, process.shutdown)
             _say_where(process, sockets)
     except* ActionError as errors:
         raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None
     finally:
         gateway.close()
+
+
+def _load_certificate(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    try:
+        return make_context(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise StartupError(
+            f"can't use {settings.tls_cert} for TLS ({error}): see tls_cert and tls_key"
+        ) from None
+
+
+async def _reload_certificate(process: Process, context: ssl.SSLContext) -> AsyncIterator[Settings]:
+    """Hand settings on as they are reloaded, each time with the certificate as it is then."""
+    async for settings in process.reloads:
+        assert settings.tls_cert is not None  # noqa: S101 - or there would be no context
+        try:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        except OSError as error:
+            logger.warning("the certificate stays as it was: can't use %s: %s", settings.tls_cert, error)
+        yield settings
 
 
 def _listeners(sockets: list[socket.socket]) -> list[server.Listener]:
@@ -177,5 +207,6 @@ def _unwind(_: int, __: object) -> None:
 
 def _say_where(process: Process, sockets: list[socket.socket]) -> None:
     for opened in sockets:
-        print(f"Listening on {url(opened)}", flush=True)
+        scheme = "ws" if process.settings.tls_cert is None else "wss"
+        print(f"Listening on {url(opened, scheme)}", flush=True)
     process.ready()

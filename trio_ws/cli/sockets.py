@@ -107,7 +107,7 @@ def _is_loopback(opened: socket.socket) -> bool:
     return ipaddress.ip_address(opened.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def url(opened: socket.socket) -> str:
+def url(opened: socket.socket, scheme: str = "ws") -> str:
     """Return where clients find it."""
     host, port = opened.getsockname()[:2]
-    return f"ws://[{host}]:{port}" if opened.family == socket.AF_INET6 else f"ws://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if opened.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"

@@ -1,9 +1,13 @@
 """Who may come in: the paths that lead here, the page that a browser calls from, the token that it brings."""
 
+import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from trio_ws.wire.head import Head, Refusal
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PATHS = ("/", "/ws")
 SUBPROTOCOL = "trio-ws"
@@ -48,6 +52,18 @@ def _host_of(origin: str) -> str | None:
         return urlsplit(origin).netloc.lower()
     except ValueError:  # as for http://[
         return None
+
+
+def find_client(head: Head, peer: Address, proxies: Sequence[Network]) -> Address:
+    """Return where a client is: the last hop that was told by a proxy that we trust, and is none itself."""
+    hops = head.items("x-forwarded-for")
+    while hops and any(peer in network for network in proxies):
+        try:
+            told = ipaddress.ip_address(hops.pop())
+        except ValueError:  # "unknown", or nonsense
+            break
+        peer = getattr(told, "ipv4_mapped", None) or told
+    return peer
 
 
 def find_token(head: Head) -> str | None:

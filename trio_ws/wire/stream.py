@@ -48,8 +48,9 @@ class Wire:
         self._sending = trio.Lock()
         self._closed = False  # by a close frame of ours
         self._rest = b""  # what has come and was not looked at yet
-        if isinstance(stream, trio.SocketStream):
-            _set_up(stream, settings.write_seconds)
+        transport = getattr(stream, "transport", stream)  # of TLS, what is under it
+        if isinstance(transport, trio.SocketStream):
+            _set_up(transport, settings.write_seconds)
 
     async def receive_head(self) -> Head | None:
         """Return the request head, or None where the client goes before it is whole.

@@ -1,0 +1,72 @@
+"""Lines under TLS, which look like any other to who reads and writes them."""
+
+import ssl
+
+import trio
+
+Stream = trio.abc.HalfCloseableStream
+
+
+def make_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return what TLS needs to know: TLS 1.2 and later, as Python thinks best.
+
+    Args:
+        certificate: File of the certificate and the chain behind it, as PEM.
+        key: File of its key; None: it is in the same file.
+
+    Raises:
+        OSError: the files can't be read, or are no certificate and its key.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+class TlsStream(Stream):
+    """One line.
+
+    Attributes:
+        transport: The socket under it.
+    """
+
+    def __init__(self, transport: Stream, context: ssl.SSLContext) -> None:
+        self.transport = transport
+        # Many clients hang up without TLS's goodbye, which tells nothing that a close frame has not told.
+        self._tls = trio.SSLStream(transport, context, server_side=True, https_compatible=True)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See trio; the first call shakes hands."""
+        await self._tls.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See trio."""
+        await self._tls.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See trio; the first call shakes hands."""
+        return await self._tls.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        """Say goodbye as TLS does, and go on with what is under it."""
+        await self._tls.unwrap()
+        await self.transport.send_eof()
+
+    async def aclose(self) -> None:
+        """See trio."""
+        await trio.aclose_forcefully(self.transport)
+
+
+class TlsListener(trio.abc.Listener[Stream]):
+    """Takes lines, and puts TLS on them. Hands are shaken later, by who reads: it is his to wait for."""
+
+    def __init__(self, listener: trio.abc.Listener[Stream], context: ssl.SSLContext) -> None:
+        self._listener = listener
+        self._context = context
+
+    async def accept(self) -> Stream:
+        """See trio."""
+        return TlsStream(await self._listener.accept(), self._context)
+
+    async def aclose(self) -> None:
+        """See trio."""
+        await self._listener.aclose()
