@@ -1,9 +1,9 @@
 """Who may do what: every action, scope and ownership; and a token's end, under the mock clock."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, TypeVar, TypeVarTuple, get_args
 from uuid import UUID
 
 import pytest
@@ -12,9 +12,14 @@ from trio.testing import MockClock
 from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected
 
 from tests.test_protocol import INVOICE, Contract, request
+from trio_ws.database.queries import Connection
+from trio_ws.errors import Unavailable
 from trio_ws.identity import SCOPES, Scope
 from trio_ws.messages import Action
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, World, simulated_server
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 # What each action takes, on an invoice of account 1; None: nothing.
 SCOPE_OF: dict[str, Scope | None] = {
@@ -347,6 +352,60 @@ async def test_a_token_revoked_while_it_is_looked_up_is_not_let_in(
         raise AssertionError("no answer")
     assert refused
     assert token
+
+
+class Busy(SimulatedDatabase):
+    """A database that something happens in while a token is looked up, and that fails the second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_up = 0
+        self.meanwhile: list[Callable[[], None]] = []
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        if query.__name__ == "identify" and self.meanwhile:
+            self.looked_up += 1
+            answer = await super().run(query, *args)
+            self.meanwhile.pop(0)()
+            await trio.sleep(0.5)
+            if self.looked_up == 2:
+                raise Unavailable("busy")
+            return answer
+        return await super().run(query, *args)
+
+
+async def test_the_old_token_is_minded_while_a_new_one_is_looked_up_in_vain(
+    autojump_clock: MockClock,
+) -> None:
+    database = Busy()
+    old, new = database.create_token(), database.create_token()
+    async with simulated_server(database, auth="token") as world:
+        client = await world.connect(authorization=bearer(old))
+        database.meanwhile = [
+            lambda: database.set_price("BTC", Decimal(1)),  # so that it is looked up again
+            lambda: database.revoke_token(old),
+        ]
+        await client.send(action="authenticate", token=new)
+        code, reason, _ = await closes(client)
+        assert (code, reason) == (4401, "the token was revoked")
+        assert database.looked_up == 2
+
+
+async def test_a_new_token_that_is_revoked_while_it_is_looked_up_again_costs_the_old_one_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    database = Busy()
+    database.looked_up = 10
+    old, new = database.create_token(), database.create_token()
+    async with simulated_server(database, auth="token") as world:
+        client = await world.connect(authorization=bearer(old))
+        database.meanwhile = [
+            lambda: database.set_price("BTC", Decimal(1)),
+            lambda: database.revoke_token(new),
+        ]
+        reply = await request(client, action="authenticate", token=new)
+        assert reply["code"] == "unauthorized"
+        assert (await request(client, action="list_prices"))["status"] == "success"
 
 
 # Pages

@@ -54,8 +54,10 @@ async def test_a_price_that_was_set_is_told_and_listed(contract: Contract) -> No
     event = await receive(follower)
     assert (event["type"], event["data"]) == ("price.updated", price)
     assert event["previous"] == {"amount": 4300000, "value": 43000}
-    again = await request(client, **SET, value=43000.25)
-    assert again["data"] == price, "what is so already does not change"
+    again = (await request(client, **SET, value=43000.25))["data"]
+    assert again == {**price, "updatedAt": again["updatedAt"]}, "what is so already is said anew"
+    event = await receive(follower)
+    assert (event["data"], event["previous"]) == (again, {})
     await assert_nothing_more(follower)
 
 
@@ -281,6 +283,32 @@ async def test_a_direct_price_goes_before_a_way_through_another(contract: Contra
     assert await convert(world, "EUR", "BTC", 40000) == 1
 
 
+async def test_ones_own_price_goes_before_those_of_others_and_of_those_the_latest_counts(
+    guarded: Contract,
+) -> None:
+    world, program = guarded
+    first, second = [
+        await world.connect(authorization=f"Bearer {await program.create_token(n)}") for n in (1, 2)
+    ]
+    stranger = await world.connect(
+        authorization=f"Bearer {await program.create_token(await program.create_account())}"
+    )
+    fields = {"action": "convert_price", "quote_currency": "LTC", "base_currency": "USD", "quote_value": 1}
+
+    async def converted() -> list[float]:
+        return [
+            (await request(client, **fields))["data"]["base_value"] for client in (first, second, stranger)
+        ]
+
+    litecoin = {**SET, "currency": "LTC"}
+    await request(first, **litecoin, value=80)
+    assert await converted() == [80, 80, 80]
+    await request(second, **litecoin, value=1)
+    assert await converted() == [80, 1, 1]
+    await request(first, **litecoin, value=80)  # as it was, and said anew
+    assert await converted() == [80, 1, 80]
+
+
 # What can't be
 
 
@@ -375,7 +403,7 @@ def test_a_way_through_another_currency_is_exact_whichever_way_prices_are_given(
     assert back == (1 / expected, "2026-01-01")
 
 
-def test_of_several_ways_and_several_accounts_prices_the_latest_counts() -> None:
+def test_of_several_ways_the_latest_counts_and_of_several_prices_for_a_pair_the_last() -> None:
     known = [
         ("AAA", "MMM", Decimal(2), "2026-01-01"),
         ("MMM", "BBB", Decimal(2), "2026-01-04"),
@@ -383,7 +411,5 @@ def test_of_several_ways_and_several_accounts_prices_the_latest_counts() -> None
         ("NNN", "BBB", Decimal(3), "2026-01-02"),
         ("NNN", "BBB", Decimal(5), "2026-01-05"),
     ]
-    expected = Rate(Fraction(15), "2026-01-03")
-    assert Rates(known).find("AAA", "BBB") == expected
-    assert Rates(reversed(known)).find("AAA", "BBB") == expected
+    assert Rates(known).find("AAA", "BBB") == Rate(Fraction(15), "2026-01-03")
     assert Rates([]).find("AAA", "BBB") is None

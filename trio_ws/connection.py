@@ -163,7 +163,7 @@ class Connection:
         """
         check_place(head)
         key = head.websocket_key()
-        check_origin(head, self._settings.origins)
+        check_origin(head, self._settings.origins, is_open=self._settings.auth == "open")
         if self._locate(head) is not None:
             raise unavailable(self._settings, "No more connections are taken from there")
         try:

@@ -50,9 +50,9 @@ class Rates:
     """What is known of prices, by currency and base currency."""
 
     def __init__(self, known: Iterable[tuple[str, str, Decimal, str]]) -> None:
-        """Take `(currency, base_currency, value, since)`; of several for a pair, the latest counts."""
+        """Take `(currency, base_currency, value, since)`; of several for a pair, the last counts."""
         self._rates: dict[tuple[str, str], Rate] = {}
-        for currency, base, value, since in sorted(known, key=lambda one: one[3]):
+        for currency, base, value, since in known:
             self._rates[currency, base] = Rate(Fraction(value), since)
         self._currencies = sorted({currency for pair in self._rates for currency in pair})
 

@@ -96,7 +96,12 @@ class CreateInvoice(_Action, tag="create_invoice"):
         """Tell this request from any other under the same key; None without a key."""
         if self.idempotency_key is None:
             return None
-        asked = msgspec.structs.replace(self, request_id=None)
+        # What is not set is left out, so that a field that a later release adds changes no hash.
+        asked = {
+            name: value
+            for name, value in sorted(msgspec.structs.asdict(self).items())
+            if name != "request_id" and value not in (None, UNSET)
+        }
         return hashlib.sha256(msgspec.json.encode(asked)).digest()
 
 

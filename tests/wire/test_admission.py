@@ -1,11 +1,11 @@
-"""Where a client is, when proxies stand between."""
+"""Where a client is, when proxies stand between, and whose page it is."""
 
 import ipaddress
 
 import pytest
 
-from trio_ws.wire.admission import find_client
-from trio_ws.wire.head import Head
+from trio_ws.wire.admission import check_origin, find_client
+from trio_ws.wire.head import Head, Refusal
 
 PROXIES = [ipaddress.ip_network(network) for network in ("10.0.0.0/8", "127.0.0.1", "fd00::/8")]
 
@@ -30,3 +30,31 @@ PROXIES = [ipaddress.ip_network(network) for network in ("10.0.0.0/8", "127.0.0.
 def test_a_client_is_where_the_last_proxy_that_we_trust_says(peer: str, told: list[str], client: str) -> None:
     head = Head("GET", "/", "1.1", [("x-forwarded-for", value) for value in told])
     assert str(find_client(head, ipaddress.ip_address(peer), PROXIES)) == client
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "welcome"),
+    [
+        ("localhost:8080", "http://localhost:8080", True),
+        ("till.localhost", "http://till.localhost", True),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080", True),
+        ("[::1]:8080", "http://[::1]:8080", True),
+        ("evil.example:8080", "http://evil.example:8080", False),  # a name that leads here
+        ("localhost.evil.example", "http://localhost.evil.example", False),
+        ("evil.example", "https://shop.example", True),  # this page is welcome by name
+        ("[", "http://[", False),
+    ],
+)
+def test_without_tokens_a_name_that_anybody_may_lead_here_is_not_our_own(
+    host: str,
+    origin: str,
+    welcome: bool,  # noqa: FBT001
+) -> None:
+    head = Head("GET", "/", "1.1", [("host", host), ("origin", origin)])
+    origins = ["https://shop.example"]
+    if welcome:
+        check_origin(head, origins, is_open=True)
+    else:
+        with pytest.raises(Refusal) as refused:
+            check_origin(head, origins, is_open=True)
+        assert refused.value.status == 403

@@ -35,7 +35,8 @@ async def set_price(action: SetPrice, services: Services, session: Session) -> S
         raise InvalidValue("A currency has no price in itself - at `$.base_currency`")
     if in_minor_units(action.value, action.base_currency) > MAX_AMOUNT:
         raise InvalidValue(f"Expected at most {MAX_AMOUNT} in minor units - at `$.value`")
-    account_id = session.identity.account_id or FIRST_ACCOUNT
+    owner = session.identity.account_id
+    account_id = FIRST_ACCOUNT if owner is None else owner
     price = await services.database.run(
         queries.set_price, account_id, action.currency, action.base_currency, action.value
     )
@@ -44,15 +45,15 @@ async def set_price(action: SetPrice, services: Services, session: Session) -> S
     return Success(data=price)
 
 
-async def convert_price(action: ConvertPrice, services: Services, _: Session) -> Success:
-    """Say what an amount of a currency comes to in another, by the prices that are known."""
+async def convert_price(action: ConvertPrice, services: Services, session: Session) -> Success:
+    """Say what an amount of a currency comes to in another, by one's own prices before those of others."""
     _check(action.quote_value, "quote_value")
     rate: Rate | None
     if action.quote_currency == action.base_currency:
         now = datetime.fromtimestamp(services.now(), UTC)
         rate = Rate(Fraction(1), now.isoformat(timespec="microseconds"))
     else:
-        rates = (await services.prices.read()).rates
+        rates = (await services.prices.read()).rates_for(session.identity.account_id)
         rate = rates.find(action.quote_currency, action.base_currency)
     if rate is None:
         raise NotFound(f"No price of {action.quote_currency} in {action.base_currency}")

@@ -12,7 +12,8 @@ import trio
 
 from trio_ws.actions.services import Services
 from trio_ws.database import queries
-from trio_ws.errors import CloseCode, RateLimited
+from trio_ws.errors import CloseCode, RateLimited, Unauthorized
+from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
 from trio_ws.limits import Bucket
@@ -55,7 +56,8 @@ class Session:
         self._services = services
         self._end = end
         self._expire_at = expire_at
-        self._watched: str | None = None
+        self._watch: _Watch | None = None
+        self._is_lost = False
         settings = services.settings
         self._requests = Bucket(settings.requests_per_second, settings.requests_burst)
         self._refusals = Bucket(settings.requests_per_second, settings.requests_burst)
@@ -78,51 +80,76 @@ class Session:
         Raises:
             Unauthorized: it is unknown, expired or revoked; the client stays who it was.
         """
-        log = self._services.dispatcher.log
-        digest = hash_token(token)
-        before = log.end
-        identity = await self._services.database.run(queries.identify, digest)
-        self._watch(f"token:{identity.token_id}")
-        if log.end != before:  # a revocation may have passed before we watched
-            try:
-                identity = await self._services.database.run(queries.identify, digest)
-            except BaseException:
-                self._watch(self._topic(self.identity))
-                raise
+        services, digest = self._services, hash_token(token)
+        before = services.dispatcher.log.end
+        identity = await services.database.run(queries.identify, digest)
+        candidate = _Watch(services.dispatcher, f"token:{identity.token_id}", self.lose_log)
+        try:
+            if services.dispatcher.log.end != before:  # a revocation may have passed before we watched
+                identity = await services.database.run(queries.identify, digest)
+            if candidate.has_changed or self._is_lost:
+                raise Unauthorized("The token is unknown, expired or revoked")
+        except BaseException:
+            candidate.close()
+            raise
+        self.close()
+        self._watch, candidate.act = candidate, self._revoke
         self.identity = identity
         self.follower.account = f"account:{identity.account_id}"
         self.log_fields["account"] = identity.account_id
         if "read" not in identity.scopes:
-            self._services.dispatcher.unsubscribe_all(self.follower)
+            services.dispatcher.unsubscribe_all(self.follower)
         left = math.inf if identity.seconds_left is None else identity.seconds_left
         self._expire_at(trio.current_time() + left)
         return identity
 
     def lose(self, reason: str) -> None:
         """Be nobody from now on, be told nothing any more, and end."""
+        self._is_lost = True
         self.identity = NOBODY
         self._services.dispatcher.unsubscribe_all(self.follower)
         self._end(CloseCode.UNAUTHORIZED, reason, seconds=LAST_WORDS_SECONDS)
 
-    def on_event(self, _: Event) -> None:
-        """See the token go: it was revoked, or deleted, or has changed."""
-        self.lose("the token was revoked")
-
-    def on_lost_log(self) -> None:
+    def lose_log(self) -> None:
         """See the event log go, which would tell of a revocation: the client has to come anew."""
         self._end(CloseCode.LOG_LOST, "the event log is another one now", seconds=LAST_WORDS_SECONDS)
 
     def close(self) -> None:
         """Mind the token no more."""
-        self._watch(None)
+        if self._watch is not None:
+            self._watch.close()
 
-    def _watch(self, topic: str | None) -> None:
-        if self._watched is not None:
-            self._services.dispatcher.unwatch(self._watched, self)
-        if topic is not None:
-            self._services.dispatcher.watch(topic, self)
-        self._watched = topic
+    def _revoke(self) -> None:
+        self.lose("the token was revoked")
 
-    @staticmethod
-    def _topic(identity: Identity) -> str | None:
-        return None if identity.token_id is None else f"token:{identity.token_id}"
+
+class _Watch:
+    """Minds a token: it is revoked, or deleted, or otherwise changed.
+
+    Args:
+        dispatcher: Tells of it.
+        name: The token's topic, which no client can follow.
+        lose_log: Called when the event log has gone.
+
+    Attributes:
+        has_changed: Whether it was.
+        act: Called when it is.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, name: str, lose_log: Callable[[], None]) -> None:
+        self.has_changed = False
+        self.act: Callable[[], None] | None = None
+        self.on_lost_log = lose_log
+        self._dispatcher = dispatcher
+        self._name = name
+        dispatcher.watch(name, self)
+
+    def on_event(self, _: Event) -> None:
+        """Note it."""
+        self.has_changed = True
+        if self.act is not None:
+            self.act()
+
+    def close(self) -> None:
+        """Mind it no more."""
+        self._dispatcher.unwatch(self._name, self)

@@ -60,10 +60,11 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     sockets = bind(settings)
     settings = msgspec.structs.replace(settings, auth=who_may_come(settings, sources, sockets))
     with open_database(settings, shared=False) as database:
+        direct = settings.listen_url or database.conninfo  # the lock of a migration is its session's
         if settings.migrate:
-            migrations.migrate(database.conninfo)
+            migrations.migrate(direct)
         else:
-            migrations.require_migrated(database.conninfo)
+            migrations.require_migrated(direct)
         process = Process(settings, notifier, lambda: options.load()[0])
         start = _serve if settings.workers == 1 else _keep_workers
         beside = [] if database.server is None else [partial(_keep_running, database.server)]

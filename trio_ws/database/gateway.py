@@ -84,6 +84,7 @@ class Gateway:
     def __init__(self, conninfo: str, settings: Settings) -> None:
         self._conninfo = conninfo
         self._listen_conninfo = settings.listen_url or conninfo
+        self._is_pooled = settings.listen_url is not None  # or nobody would set it
         self._statement_seconds = settings.statement_seconds
         self._limiter = trio.CapacityLimiter(settings.database_connections)
         self._limiter_ahead = trio.CapacityLimiter(1)
@@ -131,6 +132,8 @@ class Gateway:
             answer = self._use(connection, query, *args)
         except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
             raise Timeout("The database took too long") from error
+        except psycopg.errors.ProgramLimitExceeded as error:  # an OperationalError, and a bug all the same
+            raise QueryFailedError(query, error) from None
         except _OUTAGES as error:
             self._report(error)
             raise Unavailable("The database failed; whether this was done is not known") from None
@@ -171,7 +174,7 @@ class Gateway:
 
     def _connect(self) -> Connection:
         try:
-            return self._open(self._conninfo)
+            return self._open(self._conninfo, is_pooled=self._is_pooled)
         except psycopg.Error as error:
             self._report(error)
             raise Unavailable("The database can't be reached") from None
@@ -212,7 +215,7 @@ class Gateway:
             pause = min(pause * 2, longest)
 
     def _open_listener(self) -> Connection:
-        connection = self._open(self._listen_conninfo)
+        connection = self._open(self._listen_conninfo, is_pooled=False)
         try:
             self._use(connection, queries.listen)
         except psycopg.Error:
@@ -220,11 +223,14 @@ class Gateway:
             raise
         return connection
 
-    def _open(self, conninfo: str) -> Connection:
+    def _open(self, conninfo: str, *, is_pooled: bool) -> Connection:
         connection = _connect(conninfo)
         metrics.DATABASE_CONNECTS.inc()
         try:
-            self._use(connection, queries.prepare_connection, self._statement_seconds)
+            if is_pooled:
+                queries.prepare_pooled_connection(connection)
+            else:
+                self._use(connection, queries.prepare_connection, self._statement_seconds)
         except psycopg.Error:
             connection.close()
             raise

@@ -44,6 +44,17 @@ def prepare_connection(connection: Connection, statement_seconds: float) -> None
     )
 
 
+def prepare_pooled_connection(connection: Connection) -> None:
+    """Do the same behind a pooler, such as PgBouncer in transaction mode.
+
+    Each statement may find another session there, so nothing is prepared, and what is set for a session is
+    left to its role: the README says what.
+    """
+    connection.autocommit = True
+    connection.prepare_threshold = None
+    connection.adapters.register_loader("json", _RawJson)
+
+
 def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw:
     """Store a new invoice and return it as INVOICE; for a key that is known, the invoice that there is.
 
@@ -140,26 +151,19 @@ def expire_invoices(connection: Connection, most: int) -> int:
 def set_price(
     connection: Connection, account_id: int, currency: str, base_currency: str, value: Decimal
 ) -> msgspec.Raw:
-    """Store what a currency costs, and return it as PRICE; one that is so already stays as it is.
+    """Store what a currency costs, and return it as PRICE, which is told also where it was so already.
 
     Raises:
         NotFound: the account does not exist.
     """
-    pair = (account_id, currency, base_currency)
     changed = connection.execute(
         "INSERT INTO prices (account_id, currency, base_currency, value)"
         " SELECT id, %s, %s, %s FROM accounts WHERE id = %s"
-        " ON CONFLICT (account_id, currency, base_currency) DO UPDATE SET value = excluded.value"
-        " WHERE prices.value <> excluded.value RETURNING price_json(prices)",
+        " ON CONFLICT (account_id, currency, base_currency)"
+        " DO UPDATE SET value = excluded.value, set_at = excluded.set_at RETURNING price_json(prices)",
         (currency, base_currency, value, account_id),
     )
-    if row := changed.fetchone():
-        return _json(row)
-    found = connection.execute(
-        "SELECT price_json(p) FROM prices p WHERE account_id = %s AND currency = %s AND base_currency = %s",
-        pair,
-    )
-    if not (row := found.fetchone()):
+    if not (row := changed.fetchone()):
         raise NotFound("Account not found")
     return _json(row)
 

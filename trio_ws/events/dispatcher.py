@@ -4,6 +4,7 @@ Dictionaries stand in for ordered sets, so that followers are told in the order 
 after run.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.messages import Event, Position, Topic
+
+logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -84,7 +87,11 @@ class Dispatcher:
                 follower.tell(event, frame)
             metrics.EVENTS_SENT.inc(len(followers))
         for watcher in watchers:
-            watcher.on_event(event)
+            try:
+                watcher.on_event(event)
+            except Exception:  # costs neither the others nor the log
+                logger.exception("an event of type %s was not understood", event.type)
+                metrics.BUGS.inc()
 
     def restart(self, end: Position) -> None:
         """Go on from the end of another log, of which nobody knows what of it our followers have."""

@@ -25,6 +25,7 @@ class _Price(msgspec.Struct, rename="camel"):
 
     id: int
     currency: str
+    account_id: int = msgspec.field(name="account_id")
     updated_at: str
     base_currency: str = msgspec.field(name="base_currency")
     value: Decimal
@@ -41,17 +42,25 @@ class _Book:
 
     def __init__(self, prices: dict[int, Raw]) -> None:
         self._prices = prices
+        self._rates: dict[int | None, Rates] = {}
 
     @cached_property
     def json(self) -> Raw:
         """All of them, as a list of PRICEs, the oldest first."""
         return Raw(b"[" + b",".join(bytes(self._prices[id_]) for id_ in sorted(self._prices)) + b"]")
 
+    def rates_for(self, account_id: int | None) -> Rates:
+        """What can be converted by them: by an account's own before others', and of those by the latest."""
+        if account_id not in self._rates:
+            known = sorted(self._known, key=lambda price: (price.account_id == account_id, price.updated_at))
+            self._rates[account_id] = Rates(
+                (price.currency, price.base_currency, price.value, price.updated_at) for price in known
+            )
+        return self._rates[account_id]
+
     @cached_property
-    def rates(self) -> Rates:
-        """What can be converted by them."""
-        known = [msgspec.json.decode(price, type=_Price) for price in self._prices.values()]
-        return Rates((price.currency, price.base_currency, price.value, price.updated_at) for price in known)
+    def _known(self) -> list[_Price]:
+        return [msgspec.json.decode(price, type=_Price) for price in self._prices.values()]
 
     def has(self, price: Raw) -> bool:
         """Tell whether a PRICE stands in it as it is."""
@@ -119,10 +128,12 @@ class Prices:
     async def _read(self) -> _Book | None:
         """Return the book as of now; None where the log was lost meanwhile."""
         meanwhile = self._meanwhile = []
-        position, prices = await self._database.run(queries.read_snapshot, EVERY_PRICE, None)
-        if self._meanwhile is not meanwhile:
-            return None
-        self._meanwhile = None
+        try:
+            position, prices = await self._database.run(queries.read_snapshot, EVERY_PRICE, None)
+            if self._meanwhile is not meanwhile:
+                return None
+        finally:
+            self._meanwhile = None
         self._as_of = position.seq
         found = msgspec.json.decode(prices, type=list[Raw])
         book = _Book({msgspec.json.decode(price, type=_Price).id: price for price in found})

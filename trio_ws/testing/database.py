@@ -37,7 +37,7 @@ MAY_BECOME = {  # the protocol's section 3
     "expired": (),
     "cancelled": (),
 }
-UNCHANGEABLE = ("uid", "amount", "currency")
+UNCHANGEABLE = ("id", "uid", "account_id", "amount", "currency", "created_at")
 
 
 class CheckViolation(Exception):
@@ -134,7 +134,7 @@ class SimulatedDatabase:
     def _set_price(self, account_id: int, currency: str, base_currency: str, value: Decimal) -> Raw:
         if account_id not in self._accounts:
             raise NotFound("Account not found")
-        return _json(self._upsert_price(account_id, currency, base_currency, value))
+        return _json(self._upsert_price(account_id, currency, base_currency, value, is_said_anew=True))
 
     def _read_position(self) -> Position:
         return Position(self.epoch, self._numbered)
@@ -257,7 +257,9 @@ class SimulatedDatabase:
         if status != old.status and status not in MAY_BECOME[old.status]:
             raise CheckViolation(f"invoice {old.id} is {old.status} and cannot become {status}")
         if any(getattr(old, name) != changes.get(name, getattr(old, name)) for name in UNCHANGEABLE):
-            raise CheckViolation(f"the uid, amount and currency of invoice {old.id} cannot change")
+            raise CheckViolation(
+                f"only the status, memo, address, URLs and time to pay of invoice {old.id} can change"
+            )
         self._update(uid, **changes)
         self._notify()
 
@@ -275,9 +277,17 @@ class SimulatedDatabase:
 
     # What triggers do
 
-    def _upsert_price(self, account_id: int, currency: str, base_currency: str, value: Decimal) -> Price:
+    def _upsert_price(
+        self,
+        account_id: int,
+        currency: str,
+        base_currency: str,
+        value: Decimal,
+        *,
+        is_said_anew: bool = False,
+    ) -> Price:
         old = self._prices.get((account_id, currency, base_currency))
-        if old and old.value == value:
+        if old and old.value == value and not is_said_anew:
             return old
         self._last_price += not old
         new = Price(

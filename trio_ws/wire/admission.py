@@ -35,16 +35,31 @@ def check_place(head: Head) -> None:
         raise Refusal(405, "Only GET is known here", Allow="GET")
 
 
-def check_origin(head: Head, origins: Sequence[str]) -> None:
+def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
     """Let by what is no page's, or that of a page of the same host, or of one of the origins.
+
+    Where nobody needs a token, the same host must be this machine's name or a plain address: whoever owns
+    another name may have it lead here, and his page in a browser would do as it pleases (DNS rebinding).
 
     Raises:
         Refusal: another page calls.
     """
     hosts = [host.lower() for host in head.values("host")]
+    if is_open:
+        hosts = [host for host in hosts if _is_no_name(host)]
     for origin in head.values("origin"):
         if origin not in origins and _host_of(origin) not in hosts:
             raise Refusal(403, "Pages of this origin may not call")
+
+
+def _is_no_name(host: str) -> bool:
+    name = ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")  # RFC 6761: never asked for in DNS
+    return True
 
 
 def _host_of(origin: str) -> str | None:

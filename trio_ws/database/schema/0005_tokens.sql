@@ -1,5 +1,7 @@
 -- Tokens: which account a client is, and what it may do. Only their SHA-256 is here.
 
+ALTER TABLE accounts ADD CHECK (id > 0);
+
 CREATE TABLE tokens (
   id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   account_id bigint NOT NULL REFERENCES accounts,
@@ -19,3 +21,8 @@ END
 $$;
 
 CREATE TRIGGER log_event AFTER UPDATE OR DELETE ON tokens FOR EACH ROW EXECUTE FUNCTION log_token();
+CREATE TRIGGER keep BEFORE TRUNCATE ON tokens FOR EACH STATEMENT EXECUTE FUNCTION keep_rows('revoke or delete them');
+
+-- A role that may make a table of its own could else hang them on it, and forge events. To fire the triggers that
+-- there are takes no right to them.
+REVOKE EXECUTE ON FUNCTION log_invoice(), log_price(), log_token() FROM PUBLIC;

@@ -19,6 +19,7 @@ BEGIN
 END
 $$;
 
+REVOKE EXECUTE ON FUNCTION add_webhook_secret() FROM PUBLIC;
 CREATE TRIGGER add_webhook_secret AFTER INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION add_webhook_secret();
 INSERT INTO webhook_secrets (account_id) SELECT id FROM accounts ORDER BY id;
 
@@ -45,9 +46,10 @@ CREATE INDEX webhook_deliveries_order ON webhook_deliveries (invoice, seq) WHERE
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (endpoint, due_at, seq) WHERE failed_at IS NULL;
 CREATE INDEX webhook_deliveries_leased ON webhook_deliveries (endpoint) WHERE leased_until IS NOT NULL;
 
--- Without its user and password, so that it can be shown; '' where it is no URL at all.
+-- Without its user and password, so that it can be shown; '' where it is no URL at all. No longer than a name of a
+-- host may be, for it is in an index, whose rows have a limit.
 CREATE FUNCTION url_endpoint(url text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT coalesce(lower(substring(url, '^(\w+://)') || substring(url, '^\w+://(?:[^/?#]*@)?([^/?#]*)')), '')
+  SELECT left(coalesce(lower(substring(url, '^(\w+://)') || substring(url, '^\w+://(?:[^/?#]*@)?([^/?#]*)')), ''), 270)
 $$;
 
 -- Number what has committed and has no number yet: see 0003. New: what is to be POSTed is queued in the same
@@ -68,14 +70,19 @@ BEGIN
   UPDATE event SET seq = before + place FROM waiting WHERE event.id = waiting.id;
   GET DIAGNOSTICS numbered = ROW_COUNT;
   IF numbered > 0 THEN
-    INSERT INTO webhook_deliveries (seq, epoch, invoice, account_id, endpoint, url, type, data, previous)
-      SELECT seq, (SELECT event_epoch()), data ->> 'uid', (data ->> 'account_id')::bigint,
-             url_endpoint(data ->> 'webhook_url'), data ->> 'webhook_url', type, data, previous
-      FROM event
-      -- LIKE is the quick look, which most do not pass; what passes by its memo is not taken.
-      WHERE seq > before AND seq <= before + numbered AND type IN ('invoice.created', 'invoice.updated')
-        AND data::text LIKE '%"webhook_url"%' AND data ->> 'webhook_url' IS NOT NULL
-      ON CONFLICT DO NOTHING;
+    BEGIN
+      INSERT INTO webhook_deliveries (seq, epoch, invoice, account_id, endpoint, url, type, data, previous)
+        SELECT seq, (SELECT event_epoch()), data ->> 'uid', (data ->> 'account_id')::bigint,
+               url_endpoint(data ->> 'webhook_url'), data ->> 'webhook_url', type, data, previous
+        FROM event
+        -- LIKE is the quick look, which most do not pass; what passes by its memo is not taken.
+        WHERE seq > before AND seq <= before + numbered AND type IN ('invoice.created', 'invoice.updated')
+          AND data::text LIKE '%"webhook_url"%' AND data ->> 'webhook_url' IS NOT NULL
+        ON CONFLICT DO NOTHING;
+    EXCEPTION WHEN data_exception OR program_limit_exceeded OR integrity_constraint_violation THEN
+      -- Whatever a row may hold, it does not stop the log.
+      RAISE WARNING 'webhooks of events % to % were not queued: %', before + 1, before + numbered, SQLERRM;
+    END;
     IF told NOT BETWEEN clock_timestamp() - interval '10 ms' AND clock_timestamp() + interval '1 s' THEN
       told := clock_timestamp();
       PERFORM pg_notify('trio_ws', (before + numbered)::text);
