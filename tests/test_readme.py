@@ -23,6 +23,6 @@ def test_the_table_of_settings_is_that_of_the_code(checkout: Path) -> None:
 
 def test_the_files_it_names_are_there(checkout: Path) -> None:
     readme = (checkout / "README.md").read_text()
-    named = re.findall(r"(?:trio_ws|tests|scripts|\.ci)/[\w/.]+", readme)
+    named = re.findall(r"(?:trio_ws|tests|scripts|\.ci)/[\w/.-]+", readme)
     assert named
     assert [name for name in named if not (checkout / name.rstrip(".")).exists()] == []
