@@ -29,6 +29,7 @@ INFO = Gauge("trio_ws_info", "Which trio_ws this is.", ["version"], registry=REG
 INFO.labels(trio_ws.__version__).set(1)
 
 CONNECTIONS = Gauge("trio_ws_connections", "Clients that are there.", registry=REGISTRY)
+TASKS = Gauge("trio_ws_tasks", "Tasks that live in the event loop.", registry=REGISTRY)
 SUBSCRIPTIONS = Gauge(
     "trio_ws_subscriptions", "Topics that clients follow, each for each.", registry=REGISTRY
 )

@@ -156,6 +156,7 @@ class _Server:
         self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
         tail, log = services.tail, services.dispatcher.log
         metrics.watch(metrics.CONNECTIONS, lambda: len(self._live))
+        metrics.watch(metrics.TASKS, lambda: trio.lowlevel.current_statistics().tasks_living)
         metrics.watch(metrics.SUBSCRIPTIONS, services.dispatcher.count)
         metrics.watch(metrics.OUTBOX_BYTES, lambda: sum(one.waiting_bytes for one in self._live))
         metrics.watch(metrics.LOG_POSITION, lambda: log.end.seq)
