@@ -8,11 +8,15 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
+from tests.events.test_dispatcher import Ends, next_seq
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
+from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.follower import Follower
 from trio_ws.events.log import PAGE, Log, LogTrimmedError
-from trio_ws.messages import Position
+from trio_ws.events.outbox import Outbox
+from trio_ws.messages import Position, Topic
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, simulated_server
 
 T = TypeVar("T")
@@ -33,21 +37,48 @@ class CountingDatabase(SimulatedDatabase):
         return await super().run(query, *args)
 
 
-async def make(count: int, memory_bytes: int = 10**6) -> tuple[CountingDatabase, Log]:
+class FarAway(CountingDatabase):
+    """A database whose answers are on their way until `arrival` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrival: trio.Event | None = None
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        arrival = self.arrival
+        answer = await super().run(query, *args)
+        if arrival is not None:
+            await arrival.wait()
+        return answer
+
+
+async def make(count: int, memory_bytes: int = 10**6) -> tuple[FarAway, Log]:
     """A log of so many events, none of it in memory."""
-    database = CountingDatabase()
-    for _ in range(count - 3):  # the first prices are three
-        database.create_invoice(**INVOICE)
-    await database.run_ahead(queries.number_events, count)
+    database = FarAway()
     log = Log(database, memory_bytes)
-    log.restart(Position("simulated-1", count))
+    log.restart(Position("simulated-1", await write(database, count - 3)))  # the first prices are three
     return database, log
+
+
+async def write(database: SimulatedDatabase, count: int) -> int:
+    """Add so many events, and return the last one's number."""
+    for _ in range(count):
+        database.create_invoice(**INVOICE)
+    await database.run_ahead(queries.number_events, count + 3)
+    return (await database.run_ahead(queries.read_position)).seq
+
+
+async def tell(database: SimulatedDatabase, log: Log, count: int) -> None:
+    """Append so many of the events that the log was not told of."""
+    for event in (await database.run_ahead(queries.read_events, log.end.seq, count)).events:
+        log.append(event)
 
 
 async def read_all(log: Log, after: int) -> list[int]:
     seqs: list[int] = []
     while events := await log.read(seqs[-1] if seqs else after):
         seqs += [event.seq for event in events]
+        assert seqs == list(range(after + 1, after + 1 + len(seqs)))
     return seqs
 
 
@@ -63,6 +94,21 @@ async def test_a_thousand_who_read_the_same_cost_one_read_of_each_page() -> None
         for number in range(1000):
             nursery.start_soon(read_all, log, number % 50)
     assert database.reads == 4
+
+
+async def test_five_thousand_clients_that_resume_at_once_cost_one_read_of_each_page() -> None:
+    database, log = await make(PAGE + 20)
+    dispatcher = Dispatcher(log)
+
+    async def resume() -> None:
+        follower = Follower(log, Outbox(limit_bytes=1000), Ends())
+        dispatcher.subscribe([Topic("account", "1")], follower, PAGE - 20)
+        assert [await next_seq(follower) for _ in range(40)] == list(range(PAGE - 19, PAGE + 21))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5000):
+            nursery.start_soon(resume)
+    assert database.reads == 2
 
 
 async def test_many_clients_that_resume_at_once_cost_a_few_reads(autojump_clock: MockClock) -> None:
@@ -96,11 +142,8 @@ async def test_memory_is_bounded() -> None:
 
 async def test_what_is_appended_can_be_read_without_the_database() -> None:
     database, log = await make(PAGE)
-    for _ in range(PAGE + 10):
-        database.create_invoice(**INVOICE)
-    await database.run_ahead(queries.number_events, 2 * PAGE)
-    for event in (await database.run_ahead(queries.read_events, PAGE, 2 * PAGE)).events:
-        log.append(event)
+    await write(database, PAGE + 10)
+    await tell(database, log, PAGE + 10)
     assert await read_all(log, PAGE) == list(range(PAGE + 1, 2 * PAGE + 11))
     assert database.reads == 0
 
@@ -116,8 +159,32 @@ async def test_a_page_that_was_read_while_the_log_grew_is_read_again(autojump_cl
         gate, database.gate = database.gate, None
         gate.set()
     await database.run_ahead(queries.number_events, 100)
-    for event in (await database.run_ahead(queries.read_events, 10, 100)).events:
-        log.append(event)
+    await tell(database, log, 2)
+    assert await read_all(log, 8) == [9, 10, 11, 12]
+
+
+async def test_an_event_that_a_page_was_read_with_before_it_was_told_is_in_it_once() -> None:
+    database, log = await make(10)
+    await write(database, 2)
+    assert await read_all(log, 8) == [9, 10]
+    await tell(database, log, 1)
+    assert await read_all(log, 8) == [9, 10, 11]
+    await write(database, 1)
+    await tell(database, log, 2)
+    assert await read_all(log, 8) == [9, 10, 11, 12, 13]
+
+
+async def test_an_event_that_was_told_while_a_page_without_it_was_on_its_way_is_not_passed_over() -> None:
+    database, log = await make(10)
+    database.arrival = arrival = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.read, 8)
+        await wait_all_tasks_blocked()
+        database.arrival = None
+        await write(database, 2)
+        await tell(database, log, 1)
+        arrival.set()
+    await tell(database, log, 1)
     assert await read_all(log, 8) == [9, 10, 11, 12]
 
 
@@ -125,6 +192,84 @@ async def test_what_was_numbered_but_not_told_yet_is_not_read() -> None:
     _, log = await make(20)
     log.restart(Position("simulated-1", 15))
     assert await read_all(log, 10) == [11, 12, 13, 14, 15]
+
+
+# What it does not hold any more, or never did
+
+
+async def test_it_reaches_back_to_what_is_kept_of_this_log_and_of_no_other() -> None:
+    _, log = await make(10)
+    log.first = 5
+    reached = [seq for seq in range(13) if log.reaches_back_to(Position("simulated-1", seq))]
+    assert reached == [4, 5, 6, 7, 8, 9, 10]
+    assert not any(log.reaches_back_to(Position("another-1", seq)) for seq in range(13))
+
+
+async def invoices(log: Log) -> list[bytes]:
+    """What the events from the fourth on are about."""
+    found: list[bytes] = []
+    while events := await log.read(3 + len(found)):
+        found += [bytes(event.data) for event in events]
+    return found
+
+
+async def test_of_another_log_nothing_is_kept(autojump_clock: MockClock) -> None:
+    database, log = await make(10)
+    before = await invoices(log)
+    database.restore(seq=3)
+    log.restart(Position(database.epoch, await write(database, 7)))
+    after = await invoices(log)
+    assert len(before) == len(after) == 7
+    assert not set(before) & set(after)
+
+
+async def test_of_another_log_as_much_is_kept_as_of_the_first() -> None:
+    database, log = await make(3 * PAGE, memory_bytes=2 * PAGE * 1000)
+    await read_all(log, 0)
+    log.restart(log.end)
+    await read_all(log, PAGE)
+    reads = database.reads
+    await read_all(log, PAGE)
+    assert database.reads == reads
+
+
+async def test_a_page_of_another_log_is_not_taken_for_one_of_this(autojump_clock: MockClock) -> None:
+    database, log = await make(10)
+    database.restore(seq=5)
+    with pytest.raises(Unavailable):
+        await log.read(0)
+    log.restart(Position(database.epoch, 5))
+    assert await read_all(log, 0) == [1, 2, 3, 4, 5]
+
+
+async def test_a_page_that_was_on_its_way_when_the_log_began_anew_is_nobodys() -> None:
+    database, log = await make(10)
+    first, second = trio.Event(), trio.Event()
+    outcomes: list[str] = []
+
+    async def read(name: str) -> None:
+        try:
+            outcomes.append(f"{name} {len(await log.read(0))}")
+        except Unavailable:
+            outcomes.append(f"{name} unavailable")
+
+    async with trio.open_nursery() as nursery:
+        database.arrival = first
+        nursery.start_soon(read, "before")
+        await wait_all_tasks_blocked()
+        database.arrival = second
+        log.restart(Position("simulated-1", 7))
+        nursery.start_soon(read, "after")
+        await wait_all_tasks_blocked()
+        assert database.reads == 2, "who comes later does not wait for what was on its way"
+        first.set()
+        await wait_all_tasks_blocked()
+        assert outcomes == ["before unavailable"]
+        nursery.start_soon(read, "last")
+        await wait_all_tasks_blocked()
+        assert database.reads == 2, "but for what is"
+        second.set()
+    assert outcomes == ["before unavailable", "after 7", "last 7"]
 
 
 @pytest.mark.parametrize("trimmed", [5, PAGE + 5])

@@ -2,18 +2,24 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trio_ws.database import queries
 from trio_ws.database.gateway import Database
+from trio_ws.database.queries import Connection
 from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.tail import AGAIN_SECONDS, BATCH, OUTAGE_SECONDS, Tail
 from trio_ws.messages import Event
 from trio_ws.testing import SimulatedDatabase
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 POLL_SECONDS = 0.1
 
@@ -122,6 +128,36 @@ async def test_a_wake_up_during_a_read_is_not_lost(
         assert trio.current_time() == 0
 
 
+class FarAway(SimulatedDatabase):
+    """A database whose answers about the log are on their way until `arrival` is set."""
+
+    arrival: trio.Event | None = None
+
+    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        answer = await super().run_ahead(query, *args)
+        if self.arrival is not None and query is queries.read_events:  # type: ignore[comparison-overlap]
+            await self.arrival.wait()
+        return answer
+
+
+async def test_a_wake_up_is_not_lost_when_the_log_has_just_been_read_and_had_nothing_new(
+    autojump_clock: MockClock,
+) -> None:
+    database = FarAway()
+    async with following(database, poll_seconds=3600) as (dispatcher, wake):
+        arrival = database.arrival = trio.Event()
+        wake()
+        await wait_all_tasks_blocked()  # the answer is on its way
+        database.arrival = None
+        write(database)
+        await wait_all_tasks_blocked()
+        assert dispatcher.seqs == []
+        arrival.set()
+        await wait_all_tasks_blocked()
+        assert dispatcher.seqs == [4]
+        assert trio.current_time() == 0
+
+
 async def test_an_outage_is_sat_out(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
     async with following(database) as (dispatcher, _):
         write(database)
@@ -154,19 +190,37 @@ async def test_what_nobody_foresaw_is_logged_and_sat_out_too(
     assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
 
 
+@pytest.mark.parametrize("written", [0, 2, 5], ids=["shorter", "as long", "longer"])
 async def test_another_log_is_noticed_and_followed_from_its_end(
-    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture, written: int
 ) -> None:
     async with following(database) as (dispatcher, _):
         write(database, 5)
         await wait_all_tasks_blocked()
         database.restore(seq=6)
+        write(database, written)
         await trio.sleep(1)
-        assert dispatcher.log.end == (database.epoch, 6)
+        assert dispatcher.log.end == (database.epoch, 6 + written)
         write(database)
         await trio.sleep(1)
-        assert dispatcher.seqs == [4, 5, 6, 7, 8, 7]
-    assert "the event log ends at simulated-1-restored.6, and was at simulated-1.8" in caplog.text
+        assert dispatcher.seqs == [4, 5, 6, 7, 8, 7 + written]
+    assert f"ends at simulated-1-restored.{6 + written}, and was at simulated-1.8: starting" in caplog.text
+
+
+async def test_a_log_that_has_become_shorter_is_another_one_whatever_it_says(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with following(database) as (dispatcher, _):
+        write(database, 5)
+        await wait_all_tasks_blocked()
+        epoch = database.epoch
+        database.restore(seq=6)
+        database.epoch = epoch
+        await trio.sleep(1)
+        assert dispatcher.log.end == (epoch, 6)
+        write(database, 3)
+        await trio.sleep(1)
+        assert dispatcher.seqs == [4, 5, 6, 7, 8, 7, 8, 9]
 
 
 async def test_a_database_that_is_away_at_the_start_is_an_error(

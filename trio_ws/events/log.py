@@ -63,7 +63,6 @@ class Log:
         """Note the event that comes next."""
         number, place = divmod(event.seq - 1, PAGE)
         if place == 0:
-            self._drop(number)
             self._pages[number] = []
         page = self._pages.get(number)
         if page is not None and len(page) == place:
