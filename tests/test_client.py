@@ -1,14 +1,19 @@
 """The client under the mock clock: it asks, follows, and comes back from whatever happens to its line."""
 
-from collections.abc import AsyncIterator
+import itertools
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, lockstep_stream_pair
+from trio_websocket import wrap_server_stream
 
 from trio_ws import client as client_module
-from trio_ws.client import Client, Disconnected, Event, Gap, Refused, connect
+from trio_ws.client import Client, Disconnected, Event, Gap, OpenStream, Refused, connect
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
 INVOICE = {"amount": 1000, "currency": "USD", "account_id": 1}
@@ -328,7 +333,8 @@ async def test_a_follower_s_line_that_fell_silent_is_noticed_and_nothing_is_miss
         found[0].silent = True
         database.create_invoice(**INVOICE)
         begin = trio.current_time()
-        assert isinstance(event := await anext(events), Event)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert isinstance(event := await anext(events), Event)
         assert event.type == "invoice.created"
         assert trio.current_time() - begin < 2 * client_module.SILENCE_SECONDS + 1
 
@@ -412,6 +418,114 @@ async def test_it_keeps_its_own_position_until_the_replay_has_come(
         connect("ws://till.example", open_stream=open_brittle) as client,
         client.follow(("account", 1), after=f"{database.epoch}.3") as events,
     ):
-        got = [await anext(events) for _ in range(3)]
+        with trio.fail_after(PATIENCE_SECONDS):
+            got = [await anext(events) for _ in range(3)]
     assert opened == 6
     assert [event.position.rpartition(".")[2] for event in got] == ["4", "5", "6"]
+
+
+# How long it waits
+
+
+class Tries:
+    """Where no server is: each try to get there fails, and is noted."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    async def open(self) -> trio.abc.HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        self.times.append(trio.current_time())
+        raise ConnectionRefusedError
+
+
+async def follow_for(seconds: float, open_stream: OpenStream) -> None:
+    async with connect("ws://till.example", open_stream=open_stream) as client:
+        with trio.move_on_after(seconds):
+            await anext(client.follow(("account", 1)))
+
+
+async def test_pauses_between_tries_are_random_below_a_bound_that_doubles(autojump_clock: MockClock) -> None:
+    everyone = [Tries() for _ in range(20)]
+    async with trio.open_nursery() as nursery:
+        for tries in everyone:
+            nursery.start_soon(follow_for, 600, tries.open)
+    pauses = [[later - earlier for earlier, later in itertools.pairwise(one.times)] for one in everyone]
+    for number, bound in enumerate([0.2, 0.4, 0.8, 1.6, 3.2, 6.4]):
+        of_all = [one[number] for one in pauses]
+        assert max(of_all) <= bound
+        assert max(of_all) - min(of_all) > bound / 10, "or all come back in the same moment"
+    longest = [pause for one in pauses for pause in one[6:]]
+    assert max(longest) <= client_module.LONGEST_PAUSE_SECONDS
+    assert max(longest) > client_module.LONGEST_PAUSE_SECONDS * 0.9
+    assert min(longest) < client_module.LONGEST_PAUSE_SECONDS * 0.1
+
+
+Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
+
+
+async def pauses_of_a_follower(serve: Serve, seconds: float) -> list[float]:
+    """How long it leaves a server alone that serves each line so, each time."""
+    times: list[float] = []
+    async with trio.open_nursery() as nursery:
+
+        async def open_line() -> trio.abc.HalfCloseableStream:
+            await trio.lowlevel.checkpoint()
+            ours, theirs = lockstep_stream_pair()
+            times.append(trio.current_time())
+            nursery.start_soon(serve, theirs)
+            return ours
+
+        await follow_for(seconds, open_line)
+        nursery.cancel_scope.cancel()
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+async def answer(reply: object, code: int, reason: str, stream: Any) -> None:
+    """Answer a request, and end the line."""
+    async with trio.open_nursery() as nursery:
+        socket = await (await wrap_server_stream(nursery, stream)).accept()
+        await socket.get_message()
+        await socket.send_message(json.dumps(reply))
+        await socket.aclose(code, reason)
+
+
+async def turn_away(stream: trio.abc.HalfCloseableStream) -> None:
+    await stream.receive_some()
+    await stream.send_all(b"HTTP/1.1 503 Full\r\nRetry-After: 20\r\nContent-Length: 0\r\n\r\n")
+
+
+FOLLOWED = {"status": "success", "data": {"position": "e-1.5", "recovered": True}}
+
+
+def busy(seconds: float) -> dict[str, object]:
+    return {"status": "error", "code": "unavailable", "message": "", "retry_after_seconds": seconds}
+
+
+async def test_who_is_told_when_to_come_back_comes_back_then(autojump_clock: MockClock) -> None:
+    pauses = await pauses_of_a_follower(partial(answer, FOLLOWED, 1001, "retry_after=7.5"), 100)
+    assert pauses == [7.5] * 13
+
+
+@pytest.mark.parametrize("reason", ["", "retry_after=", "retry_after=soon", "retry_after=-5", "later=7.5"])
+async def test_who_is_not_told_so_comes_back_soon_each_time_that_it_had_got_through(
+    autojump_clock: MockClock, reason: str
+) -> None:
+    pauses = await pauses_of_a_follower(partial(answer, FOLLOWED, 1001, reason), 10)
+    assert max(pauses) <= client_module.FIRST_PAUSE_SECONDS
+
+
+async def test_who_is_refused_for_now_comes_back_no_sooner_than_told(autojump_clock: MockClock) -> None:
+    pauses = await pauses_of_a_follower(partial(answer, busy(100), 1000, ""), 3550)
+    assert pauses == [100] * 35
+    pauses = await pauses_of_a_follower(turn_away, 3550)
+    assert pauses == [20] * 177
+
+
+async def test_who_is_refused_again_and_again_comes_back_at_longer_and_longer_intervals(
+    autojump_clock: MockClock,
+) -> None:
+    pauses = await pauses_of_a_follower(partial(answer, busy(0.1), 1000, ""), 1000)
+    assert min(pauses) > 0.09
+    assert max(pauses[:2]) <= 2 * client_module.FIRST_PAUSE_SECONDS
+    assert max(pauses) > client_module.LONGEST_PAUSE_SECONDS * 0.8
