@@ -244,10 +244,9 @@ class Connection:
         try:
             while True:
                 await trio.sleep(self._settings.ping_seconds)
-                asked = trio.current_time()
                 with trio.move_on_after(self._settings.pong_seconds) as waiting:
                     await socket.ping()
-                if self._takes_its_time(asked):
+                if self._takes_its_time():
                     excused_until = trio.current_time() + SLOW_SECONDS
                 excused = self._is_behind() or trio.current_time() < excused_until
                 if waiting.cancelled_caught and not excused:
@@ -259,10 +258,12 @@ class Connection:
         """Tell whether it is us who do not read: the pong may stand behind messages in the socket."""
         return not self._wire.torn and self._to_inbox.statistics().tasks_waiting_send > 0
 
-    def _takes_its_time(self, asked: float) -> bool:
-        """Tell whether it reads, but slowly: the ping may stand behind what it has not come to yet."""
-        waits = self._follower.is_behind or self._outbox.waiting_bytes > 0
-        return waits and self._wire.sent_at > asked
+    def _takes_its_time(self) -> bool:
+        """Tell whether it reads slowly: the ping may stand behind what it has not come to yet.
+
+        Whether it reads at all the writer finds out, in `write_seconds`.
+        """
+        return self._follower.is_behind or self._outbox.waiting_bytes > 0
 
     async def _close(self) -> None:
         """Say why it ends: by our will, by a violation, or as the client closed; or it has just gone."""

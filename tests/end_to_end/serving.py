@@ -1,11 +1,14 @@
 """A real `trio-ws serve`, its log and its end, for tests that want the whole."""
 
+import contextlib
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +33,11 @@ class Server:
         self.process = process
         self.data_dir = data_dir
         self._lines: list[str] = []
+        self._looked_at = 0
+        self._news = threading.Condition()
+        # Read as it comes: a server whose log nobody takes waits for somebody to do so.
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
         assert process.stdout
         line = process.stdout.readline()
         assert re.match(r"Listening on wss?://[0-9.]+:", line), line
@@ -45,10 +53,28 @@ class Server:
 
     def log(self) -> list[str]:
         """The log lines of a server that has ended."""
-        assert self.process.stderr
-        self._lines += self.process.stderr.read().splitlines()
+        self._reader.join(PATIENCE_SECONDS)
         assert_keeps_secrets(self._lines)
         return self._lines
+
+    def wait_for_line(self, text: str) -> None:
+        """Wait until the log has a line with that in it, after the one that was waited for before."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with self._news:
+            while True:
+                while self._looked_at < len(self._lines):
+                    self._looked_at += 1
+                    if text in self._lines[self._looked_at - 1]:
+                        return
+                assert self._news.wait(deadline - time.monotonic()), (text, self._lines)
+
+    def _read_log(self) -> None:
+        assert self.process.stderr
+        with contextlib.suppress(ValueError):  # a test that failed has closed it
+            for line in self.process.stderr:
+                with self._news:
+                    self._lines.append(line.rstrip("\n"))
+                    self._news.notify_all()
 
 
 def assert_keeps_secrets(lines: Iterable[str]) -> None:
@@ -90,8 +116,12 @@ def execute(data_dir: Path, statement: str) -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return int(opened.getsockname()[1])
+    """Return a port that nobody has, as is the one after it."""
+    while True:
+        with contextlib.suppress(OSError, OverflowError), socket.create_server(("127.0.0.1", 0)) as opened:
+            port = int(opened.getsockname()[1])
+            socket.create_server(("127.0.0.1", port + 1)).close()
+            return port
 
 
 def start_process(command: list[str]) -> subprocess.Popen[str]:

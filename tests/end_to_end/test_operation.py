@@ -16,13 +16,6 @@ from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, fr
 from tests.test_cli import assert_one_line, trio_ws_command
 
 
-def wait_for_line(server: Server, text: str) -> None:
-    """Wait until the log has a line with that in it."""
-    assert server.process.stderr
-    while text not in server.process.stderr.readline():
-        pass
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_settings_are_read_anew_on_sighup_and_systemd_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
@@ -48,14 +41,14 @@ def test_settings_are_read_anew_on_sighup_and_systemd_is_told(
             server.process.send_signal(signal.SIGHUP)
             told("RELOADING=1")
             told("READY=1")
-            wait_for_line(server, "a new start is needed for poll_seconds")
+            server.wait_for_line("a new start is needed for poll_seconds")
             deadline = time.monotonic() + PATIENCE_SECONDS
             while {how_many_topics(server) for _ in range(8)} != {3}:  # every worker has heard of it
                 assert time.monotonic() < deadline
             config.write_text("subscriptions = 'many'")
             server.process.send_signal(signal.SIGHUP)
             told("READY=1")
-            wait_for_line(server, "SIGHUP changes nothing: subscriptions in ")
+            server.wait_for_line("SIGHUP changes nothing: subscriptions in ")
             assert how_many_topics(server) == 3
             assert server.stop() == 0
             told("STOPPING=1")
@@ -130,10 +123,10 @@ def test_tls_is_spoken_and_its_certificate_is_read_anew(tmp_path: Path, checkout
             with connect(server.url, ssl=trust, server_hostname="receiver.test") as client:
                 assert call(client, **INVOICE)["status"] == "success"
             server.process.send_signal(signal.SIGHUP)
-            wait_for_line(server, "new settings are in force")
+            server.wait_for_line("new settings are in force")
         certificate.write_text("none")
         server.process.send_signal(signal.SIGHUP)
-        wait_for_line(server, "the certificate stays as it was")
+        server.wait_for_line("the certificate stays as it was")
         with connect(server.url, ssl=trust, server_hostname="receiver.test") as client:
             call(client, action="subscribe", type="account", id=1)
             assert server.stop() == 0

@@ -95,9 +95,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         while not lock.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.stderr
-        while "stopping" not in server.process.stderr.readline():
-            pass
+        server.wait_for_line("stopping")
         assert server.stop(signal.SIGTERM) == -signal.SIGTERM
         lock.close()
 
@@ -273,20 +271,20 @@ def test_a_client_that_reads_slowly_and_steadily_is_not_taken_for_dead(
     monkeypatch.setenv("TRIO_WS_PING_SECONDS", "0.3")
     monkeypatch.setenv("TRIO_WS_PONG_SECONDS", "0.3")
     with serving(tmp_path) as server:
-        port = int(server.url.rpartition(":")[2])
-        with socket.socket() as line:
-            line.settimeout(PATIENCE_SECONDS)
-            line.connect(("127.0.0.1", port))
-            line.sendall(raw.head())
-            line.sendall(raw.frame(raw.TEXT, b'{"action":"subscribe","type":"account","id":1}'))
-            data = b""
-            while b'"recovered"' not in data:
-                data += line.recv(20_000)
+        with server.connect() as client:
+            position = call(client, action="subscribe", type="account", id=1)["data"]["position"]
             execute(
                 tmp_path,
                 "INSERT INTO invoices (account_id, amount, currency, memo)"
                 " SELECT 1, 1, 'USD', repeat('x', 1000) FROM generate_series(1, 800)",
             )
+            for _ in range(800):
+                receive(client)
+        with socket.socket() as line:
+            line.settimeout(PATIENCE_SECONDS)
+            line.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            request = {"action": "subscribe", "type": "account", "id": 1, "after": position}
+            line.sendall(raw.head() + raw.frame(raw.TEXT, json.dumps(request).encode()))
             seen = 0
             tail = b""
             while seen < 800:  # for seconds, and it answers no ping: it has not come to them yet

@@ -162,9 +162,7 @@ def test_a_second_signal_ends_all_workers_at_once(server: Server) -> None:
         lock.execute("LOCK TABLE invoices")
         client.send(json.dumps(INVOICE))  # it waits for the lock, and so does its worker when it stops
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.stderr
-        while "draining" not in server.process.stderr.readline():
-            pass
+        server.wait_for_line("draining")
         assert server.stop(signal.SIGTERM) == -signal.SIGTERM
         wait_until("they end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
         lock.close()

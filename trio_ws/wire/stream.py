@@ -4,7 +4,6 @@ What comes in is screened before anybody sees it, and what goes out goes out who
 does not read ends in `write_seconds`; each other wait is the caller's to end.
 """
 
-import math
 import socket
 from contextlib import suppress
 
@@ -33,7 +32,6 @@ class Wire:
     Attributes:
         screen: What the client sends, and how that ended.
         torn: Whether half a frame may have gone out; then nothing more may follow it.
-        sent_at: When the client, or the kernel for it, took something last, on trio's clock.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings) -> None:
@@ -42,7 +40,6 @@ class Wire:
             settings.message_bytes, settings.message_fragments, Bucket(control_frames, control_frames)
         )
         self.torn = False
-        self.sent_at = -math.inf
         self._stream = stream
         self._settings = settings
         self._sending = trio.Lock()
@@ -137,7 +134,6 @@ class Wire:
         if sending.cancelled_caught:
             await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
             raise trio.BrokenResourceError("it does not read")
-        self.sent_at = trio.current_time()
 
 
 def _set_up(stream: trio.SocketStream, seconds: float) -> None:
