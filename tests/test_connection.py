@@ -526,6 +526,24 @@ async def test_a_client_too_slow_for_its_events_gets_them_all_when_it_reads(
         assert (await line.client.receive())["position"] == f"{line.database.epoch}.1001"
 
 
+async def test_at_a_gap_what_was_queued_is_written_first_and_what_comes_after_it_never(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line() as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        for _ in range(5):
+            line.publish()
+        await trio.sleep(1)  # the first one is half sent
+        line.dispatcher.restart(Position(line.database.epoch, 5))  # and what of it the client has, who knows
+        line.publish()
+        await trio.sleep(10)
+        told = [(await line.client.receive())["position"] for _ in range(5)]
+        assert told == [f"{line.database.epoch}.{seq}" for seq in range(1, 6)]
+        code, reason = await line.client.receive_close()
+        assert (code, reason) == (CloseCode.LOG_LOST, "the event log is another one now")
+
+
 async def test_ending_finishes_what_is_under_way_and_reads_no_more(autojump_clock: MockClock) -> None:
     async with open_line() as line:
         line.database.gate = trio.Event()

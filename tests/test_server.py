@@ -283,6 +283,36 @@ async def test_a_position_ahead_of_us_in_an_outage_is_no_gap(
     assert reply["data"]["recovered"] is False, "but one that never was is"
 
 
+class Late(SimulatedDatabase):
+    """A database whose answers about the log are on their way until `arrival` is set."""
+
+    arrival: trio.Event | None = None
+
+    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        answer = await super().run_ahead(query, *args)
+        if self.arrival is not None and query is queries.read_events:  # type: ignore[comparison-overlap]
+            await self.arrival.wait()
+        return answer
+
+
+async def test_a_look_at_the_log_that_began_before_a_position_was_told_of_does_not_make_it_a_gap(
+    autojump_clock: MockClock,
+) -> None:
+    database = Late()
+    async with simulated_server(database, poll_seconds=1) as world:
+        client = await world.connect()
+        arrival = database.arrival = trio.Event()
+        await trio.sleep(1.5)  # a look has begun, and found nothing
+        database.lose_wakes = True
+        database.create_invoice(**INVOICE)  # another process has numbered it, and told of .4
+        fields = {"type": "account", "id": 1, "after": f"{database.epoch}.4"}
+        await client.send(action="subscribe", **fields)
+        await trio.sleep(0.5)
+        database.away = True
+        arrival.set()
+        assert (await client.receive())["code"] == "unavailable"
+
+
 async def test_a_snapshot_waits_until_this_server_has_told_of_what_it_holds(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws.events.outbox import Outbox
 
@@ -26,10 +26,21 @@ async def test_an_event_without_room_is_not_queued() -> None:
         await outbox.take()
 
 
-async def test_one_event_always_finds_room() -> None:
-    outbox = Outbox(100)
+@pytest.mark.parametrize("limit_bytes", [1, 100])
+async def test_one_event_always_finds_room(limit_bytes: int) -> None:
+    outbox = Outbox(limit_bytes)
     assert outbox.push(b"x" * 1000)
     assert not outbox.push(b"y")
+
+
+async def test_what_fills_it_to_the_last_byte_has_room(autojump_clock: MockClock) -> None:
+    outbox = Outbox(100)
+    assert outbox.push(b"x" * 60)
+    assert outbox.push(b"y" * 40)
+    assert not outbox.push(b"z")
+    await outbox.take()
+    with trio.fail_after(1):
+        await outbox.reply(b"z" * 60)
 
 
 async def test_even_empty_frames_are_bounded() -> None:
@@ -38,7 +49,7 @@ async def test_even_empty_frames_are_bounded() -> None:
 
 
 async def test_a_reply_is_queued_at_once_and_waits_for_room_after(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     outbox = Outbox(100)
     outbox.push(b"x" * 100)
@@ -54,18 +65,54 @@ async def test_a_reply_is_queued_at_once_and_waits_for_room_after(
         assert not replied.is_set()
         assert outbox.waiting_bytes == 105
         await outbox.take()
-        await replied.wait()
+        with trio.fail_after(1):
+            await replied.wait()
     assert await outbox.take() == b"reply"
     assert outbox.waiting_bytes == 0
 
 
-async def test_a_reply_that_waits_is_let_go_when_the_writer_goes() -> None:
+async def test_a_reply_that_the_writer_waits_for_is_counted_before_it_is_taken() -> None:
+    outbox = Outbox(100)
+    counted: list[int] = []
+
+    async def take() -> None:
+        await outbox.take()
+        counted.append(outbox.waiting_bytes)
+
+    for _ in range(20):  # trio throws a coin for which of the two goes on first
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            await wait_all_tasks_blocked()
+            await outbox.reply(b"reply")
+    assert counted == [0] * 20
+
+
+async def test_a_long_reply_waits_until_enough_was_taken(autojump_clock: MockClock) -> None:
+    outbox = Outbox(100)
+    for _ in range(4):
+        outbox.push(b"x" * 25)
+    left: list[int] = []
+
+    async def reply() -> None:
+        await outbox.reply(b"y" * 70)
+        left.append(outbox.waiting_bytes)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reply)
+        for _ in range(4):
+            await wait_all_tasks_blocked()
+            await outbox.take()
+    assert left == [95]
+
+
+async def test_a_reply_that_waits_is_let_go_when_the_writer_goes(autojump_clock: MockClock) -> None:
     outbox = Outbox(100)
     outbox.push(b"x" * 100)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(outbox.reply, b"reply")
-        await wait_all_tasks_blocked()
-        outbox.abandon()
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.reply, b"reply")
+            await wait_all_tasks_blocked()
+            outbox.abandon()
     with pytest.raises(trio.BrokenResourceError):
         await outbox.reply(b"the next one")
 
