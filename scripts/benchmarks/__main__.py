@@ -2,12 +2,17 @@
 
 import sys
 
-from scripts.benchmarks import latency, numbering, stuck
+from scripts.benchmarks import herd, latency, numbering, stuck
 
-MEASUREMENTS = {"latency": latency.measure, "numbering": numbering.measure, "stuck": stuck.measure}
+MEASUREMENTS = {
+    "latency": latency.measure,
+    "numbering": numbering.measure,
+    "stuck": stuck.measure,
+    "herd": herd.measure,
+}
 
-names = sys.argv[1:] or list(MEASUREMENTS)
-if unknown := set(names) - set(MEASUREMENTS):
+wanted = [argument.partition("=") for argument in sys.argv[1:] or MEASUREMENTS]
+if unknown := {name for name, _, _ in wanted} - set(MEASUREMENTS):
     sys.exit(f"bench: {', '.join(unknown)} is none of {', '.join(MEASUREMENTS)}")
-for name in names:
-    print(f"{name}: {MEASUREMENTS[name]()}", flush=True)
+for name, _, size in wanted:
+    print(f"{name}: {MEASUREMENTS[name](*[int(size)] if size else [])}", flush=True)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from trio_ws.database import embedded
@@ -25,8 +25,8 @@ class Target:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
-    def connect(self, *, receive_buffer=None):
-        """Return a socket on which WebSocket frames may pass."""
+    def connect(self, *, receive_buffer=None, first=None):
+        """Return a socket on which WebSocket frames may pass; with a first one, do not wait for the door."""
         line = socket.socket()
         if receive_buffer is not None:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -36,22 +36,26 @@ class Target:
         line.sendall(
             f"GET / HTTP/1.1\r\nHost: localhost:{self.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+            + (first or b"")
         )
         head = b""
-        while not head.endswith(b"\r\n\r\n"):
+        while first is None and not head.endswith(b"\r\n\r\n"):
             head += line.recv(4096)
         return line
 
 
 @contextmanager
-def serving(**settings):
-    """Run a server on a database of its own, which takes all clients from one address, and at once."""
+def serving(data_dir=None, **settings):
+    """Run a server on a database of its own, which takes all clients from one address, and at once.
+
+    The database is in a folder that goes away, unless another is given.
+    """
     settings = {"connections_per_address": "none", "connections_per_second": "none", **settings}
     environment = {f"TRIO_WS_{name.upper()}": str(value) for name, value in settings.items()}
     with (
-        tempfile.TemporaryDirectory() as folder,
+        nullcontext(data_dir) if data_dir else tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(
-            [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", folder],
+            [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(folder)],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "TRIO_WS_LOG_LEVEL": "warning", **environment},

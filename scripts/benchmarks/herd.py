@@ -1,0 +1,90 @@
+"""Many clients come back at once to a server that has just started, from a position far behind.
+
+Each follows one of many accounts, so that the server looks through all that came since for each of them.
+"""
+
+import json
+import select
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+from scripts.benchmarks.target import serving, text_frame
+
+CLIENTS = 2000
+ACCOUNTS = 500
+EVENTS = 4  # of each account, while they were away
+PATIENCE_SECONDS = 120.0
+STATISTICS_SECONDS = 11.0  # an idle session of PostgreSQL tells what it did after 10 s (PGSTAT_IDLE_INTERVAL)
+START = b'{"type":"invoice.created"'
+
+
+def measure(clients=CLIENTS):
+    """Return the line."""
+    with tempfile.TemporaryDirectory() as folder:
+        with serving(Path(folder)) as target:
+            position = _write(target)
+        # No look at the log but for what they ask.
+        with serving(Path(folder), connections="none", poll_seconds=3600) as target:
+            before = _reads(target)
+            begin = time.monotonic()
+            waiting = {}
+            for number in range(clients):
+                account = number % ACCOUNTS + 1
+                request = {"action": "subscribe", "type": "account", "id": account, "after": position}
+                asked = text_frame(json.dumps(request, separators=(",", ":")).encode())
+                line = target.connect(first=asked)
+                waiting[line.fileno()] = line
+            connected = time.monotonic() - begin
+            late = _read(waiting, begin + PATIENCE_SECONDS)
+            seconds = time.monotonic() - begin
+            reads = _reads(target) - before
+    return (
+        f"{clients} clients, {ACCOUNTS * EVENTS} events behind, at the door within {connected:.1f} s;"
+        f" {clients - late} had theirs after {seconds:.1f} s; {reads} reads of the log"
+    )
+
+
+def _write(target):
+    """Write what the clients will have missed, and return the position where they left."""
+    with psycopg.connect(target.conninfo, autocommit=True) as database:
+        database.execute("INSERT INTO accounts SELECT FROM generate_series(2, %s)", (ACCOUNTS,))
+        database.execute("SELECT number_events(1000)")
+        ((position,),) = database.execute("SELECT event_epoch() || '.' || last FROM event_log")
+        for _ in range(EVENTS):
+            database.execute(
+                "INSERT INTO invoices (account_id, amount, currency) SELECT id, 1, 'USD' FROM accounts"
+            )
+        while database.execute("SELECT number_events(1000)").fetchone()[0]:
+            pass
+    return position
+
+
+def _reads(target):
+    """Return how often PostgreSQL has looked up events by their number."""
+    time.sleep(STATISTICS_SECONDS)
+    with psycopg.connect(target.conninfo, autocommit=True) as database:
+        ((scans,),) = database.execute(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'event_seq_key'"
+        )
+    return scans
+
+
+def _read(waiting, deadline):
+    """Read until each line has brought its events; return how many lines have not."""
+    poll = select.epoll()
+    told = dict.fromkeys(waiting, b"")
+    for number in waiting:
+        poll.register(number, select.EPOLLIN)
+    left = len(waiting)
+    while left and time.monotonic() < deadline:
+        for number, _ in poll.poll(1):
+            received = waiting[number].recv(65536)
+            assert received, "the server has closed a line"
+            told[number] += received
+            if told[number].count(START) == EVENTS:
+                poll.unregister(number)
+                left -= 1
+    return left
