@@ -1,6 +1,8 @@
 """Plain HTTP on the clients' port: health, readiness, measurements, and whatever else somebody may ask."""
 
 import re
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import h11
 import pytest
@@ -131,7 +133,7 @@ async def test_it_is_not_ready_while_the_log_can_t_be_read(
 async def test_it_is_not_ready_when_it_drains(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
     network, pages, shutdown = SimulatedNetwork(), SimulatedNetwork(), trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_serving, database, network, pages, shutdown)
+        await nursery.start(_serving(database, network, pages, shutdown))
         stream = await network.call()
         client = raw.RawClient(stream)
         await client.shake_hands()
@@ -146,17 +148,10 @@ async def test_it_is_not_ready_when_it_drains(autojump_clock: MockClock, databas
         await trio.aclose_forcefully(stream)
 
 
-async def _serving(
-    database: SimulatedDatabase,
-    network: SimulatedNetwork,
-    pages: SimulatedNetwork,
-    shutdown: trio.Event,
-    *,
-    task_status: trio.TaskStatus[None],
-) -> None:
-    await serve(
-        Settings(auth="open"), database, [network], shutdown, page_listeners=[pages], task_status=task_status
-    )
+def _serving(
+    database: SimulatedDatabase, network: SimulatedNetwork, pages: SimulatedNetwork, shutdown: trio.Event
+) -> Callable[..., Awaitable[None]]:
+    return partial(serve, Settings(auth="open"), database, [network], shutdown, page_listeners=[pages])
 
 
 async def test_measurements_may_have_an_address_of_their_own(
@@ -164,7 +159,7 @@ async def test_measurements_may_have_an_address_of_their_own(
 ) -> None:
     network, pages, shutdown = SimulatedNetwork(), SimulatedNetwork(), trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_serving, database, network, pages, shutdown)
+        await nursery.start(_serving(database, network, pages, shutdown))
         assert (await Browser(await network.call()).ask("/metrics"))[0] == 404
         assert (await Browser(await network.call()).ask("/healthz"))[0] == 200
         assert (await Browser(await pages.call()).ask("/metrics"))[0] == 200
