@@ -85,20 +85,21 @@ class Follower:
         self._fell_behind = False
 
     async def _read_on(self, cursor: int) -> bytes | None:
-        """Come on by one event, and return its frame if it is one of ours."""
+        """Come on to the next event that is ours and return its frame, or come on as far as was read."""
         if not self._ahead:
             if cursor >= self._log.end.seq:
                 self._cursor = None  # no await lies between this and the next event: nothing is missed
                 return None
             await self._read_ahead(cursor)
             return None
-        event = self._ahead.popleft()
-        self._cursor = event.seq
-        wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
-        if not (wanted and self._may_see(event)):
-            return None
-        metrics.EVENTS_SENT.inc()
-        return encode_event(event, self._log.end.epoch)
+        while self._ahead:  # in which nobody else has a turn, so nothing can have been queued meanwhile
+            event = self._ahead.popleft()
+            self._cursor = event.seq
+            wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
+            if wanted and self._may_see(event):
+                metrics.EVENTS_SENT.inc()
+                return encode_event(event, self._log.end.epoch)
+        return None
 
     def _may_see(self, event: Event) -> bool:
         return self.account is None or self.account in event.topics or event.type == "price.updated"
