@@ -276,6 +276,9 @@ class Chaos:
             await trio.to_thread.run_sync(server.wait)
             server = await trio.to_thread.run_sync(self._start_server)
 
+        async def kill_worker() -> None:
+            os.kill(_children(server.pid)[0], signal.SIGKILL)
+
         async def terminate_backends() -> None:
             with psycopg.connect(self._conninfo, autocommit=True) as database:
                 database.execute(
@@ -296,7 +299,16 @@ class Chaos:
                 await trio.sleep(0.01)
             await trio.to_thread.run_sync(postgres.restart)
 
-        for fault in (kill_server, terminate_backends, stop_postgres, kill_server, crash_postgres):
+        faults = (
+            kill_server,
+            kill_worker,
+            terminate_backends,
+            stop_postgres,
+            kill_server,
+            kill_worker,
+            crash_postgres,
+        )
+        for fault in faults:
             await trio.sleep(self._pace)
             say(fault.__name__.replace("_", " "))
             await fault()
@@ -328,6 +340,12 @@ class Chaos:
             lines=sum(follower.lines for follower in everyone),
             rolled_back=next(self._rolled_back),
         )
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started; of a server on a database elsewhere, its workers."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in threads for child in path.read_text().split()]
 
 
 def main() -> None:
