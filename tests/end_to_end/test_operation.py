@@ -4,6 +4,8 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -156,3 +158,21 @@ def test_a_certificate_that_is_none_is_said(tmp_path: Path) -> None:
     assert_one_line(
         done, 1, r"can't use /nowhere\.pem for TLS \(.*No such file.*\): see tls_cert and tls_key"
     )
+
+
+def test_a_server_whose_stdin_is_closed_reads_its_settings_anew_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            server = Server(process, tmp_path)
+            process.send_signal(signal.SIGHUP)
+            server.wait_for_line("new settings are in force")
+            assert server.stop() == 0
+        finally:
+            process.kill()
+        server.log()

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +11,7 @@ import trio
 
 from trio_ws.logs import configure_logs
 from trio_ws.settings import FIXED, Settings, SettingsError, reloaded
+from trio_ws.workers import STDIN
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Process:
             task_status.started()
             async for number in received:
                 # A terminal that was closed sends it too, and then means the end.
-                if number == signal.SIGHUP and not os.isatty(sys.stdin.fileno()):
+                if number == signal.SIGHUP and not os.isatty(STDIN):
                     self._reload()
                     continue
                 if self.shutdown.is_set():  # end as if we had no handler; what we have started ends with us
