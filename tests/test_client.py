@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 import trio
-from trio.testing import MockClock, lockstep_stream_pair
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 from trio_websocket import wrap_server_stream
 
 from trio_ws import client as client_module
@@ -249,6 +249,34 @@ async def test_a_server_that_will_not_have_us_is_not_asked_for_ever(
                 await anext(client.follow(("account", 1)))
 
 
+async def assert_closed(stream: trio.abc.SendStream) -> None:
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.send_all(b"x")
+
+
+async def test_a_line_that_was_turned_away_is_closed(
+    autojump_clock: MockClock, lines: Lines, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, auth="token") as lines.world:
+        async with connect("ws://till.example", token="wrong", open_stream=lines.open) as client:
+            with pytest.raises(Refused):
+                await client.list_prices()
+        (stream,) = lines.streams
+        await assert_closed(stream)
+
+
+async def test_a_line_that_nobody_waits_for_any_more_is_closed(autojump_clock: MockClock) -> None:
+    ours, _theirs = memory_stream_pair()
+
+    async def open_to_nobody() -> trio.abc.HalfCloseableStream:
+        return ours
+
+    async with connect("ws://till.example", open_stream=open_to_nobody) as client:
+        with trio.move_on_after(1):
+            await client.list_prices()
+    await assert_closed(ours)
+
+
 async def test_a_server_that_is_full_for_now_is_asked_again(
     autojump_clock: MockClock, lines: Lines, database: SimulatedDatabase
 ) -> None:
@@ -268,18 +296,14 @@ async def test_a_server_that_is_full_for_now_is_asked_again(
 # What nobody tells it
 
 
-class BlackHole(trio.abc.HalfCloseableStream):
-    """A line that may fall silent, as when somebody pulls a plug."""
+class Around(trio.abc.HalfCloseableStream):
+    """A line over another one."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.stream = stream
-        self.silent = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.silent:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self.stream.send_all(data)
+        await self.stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -288,13 +312,28 @@ class BlackHole(trio.abc.HalfCloseableStream):
         await self.stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self.stream.receive_some(max_bytes)
-        if self.silent:
-            await trio.sleep_forever()
-        return data
+        return await self.stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
         await self.stream.aclose()
+
+
+class BlackHole(Around):
+    """A line that may fall silent, as when somebody pulls a plug."""
+
+    silent = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.silent:
+            await trio.lowlevel.checkpoint()
+        else:
+            await super().send_all(data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await super().receive_some(max_bytes)
+        if self.silent:
+            await trio.sleep_forever()
+        return data
 
 
 @pytest.fixture
@@ -374,31 +413,19 @@ async def test_a_server_that_cannot_say_yet_is_asked_again(
         assert event.position == f"{database.epoch}.5"
 
 
-class Brittle(trio.abc.HalfCloseableStream):
+class Brittle(Around):
     """A line that breaks after so many frames of the server's, each of which is one piece."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, pieces: int) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self.pieces = pieces
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def send_eof(self) -> None:
-        await self.stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if not self.pieces:
             await trio.aclose_forcefully(self.stream)
             raise trio.BrokenResourceError
         self.pieces -= 1
-        return await self.stream.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
+        return await super().receive_some(max_bytes)
 
 
 async def test_it_keeps_its_own_position_until_the_replay_has_come(

@@ -40,6 +40,7 @@ OPEN_SECONDS = 10.0  # for the line and its handshake
 CLOSE_SECONDS = 1.0
 REPLY_SECONDS = 30.0  # the server answers within 5 s or so, or its line is dead
 SILENCE_SECONDS = 40.0  # the server pings each 20 s by default; we ask after so long
+NOT_OPENED = (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed, trio.BrokenResourceError)
 FINAL_CODES = range(4400, 5000)  # the protocol's section 6: not again without a change
 FINAL_STATUSES = (400, 401, 403, 404, 405, 426, 431)  # and before the upgrade
 
@@ -432,10 +433,12 @@ async def _open(
                 nursery, stream, address.host, address.path, extra_headers=address.headers
             )
             return socket, stream
-    except (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed, trio.BrokenResourceError) as error:
-        say("can't connect to %s: %s; trying on", address.host, error or type(error).__name__)
+    except BaseException as error:
         if stream is not None:
             await trio.aclose_forcefully(stream)
+        if not isinstance(error, NOT_OPENED):
+            raise
+        say("can't connect to %s: %s; trying on", address.host, error or type(error).__name__)
         return None
 
 
