@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, ConnectionRejected
 
 from tests import raw
+from tests.late import LateDatabase
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
@@ -283,22 +284,10 @@ async def test_a_position_ahead_of_us_in_an_outage_is_no_gap(
     assert reply["data"]["recovered"] is False, "but one that never was is"
 
 
-class Late(SimulatedDatabase):
-    """A database whose answers about the log are on their way until `arrival` is set."""
-
-    arrival: trio.Event | None = None
-
-    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        answer = await super().run_ahead(query, *args)
-        if self.arrival is not None and query is queries.read_events:  # type: ignore[comparison-overlap]
-            await self.arrival.wait()
-        return answer
-
-
 async def test_a_look_at_the_log_that_began_before_a_position_was_told_of_does_not_make_it_a_gap(
     autojump_clock: MockClock,
 ) -> None:
-    database = Late()
+    database = LateDatabase()
     async with simulated_server(database, poll_seconds=1) as world:
         client = await world.connect()
         arrival = database.arrival = trio.Event()

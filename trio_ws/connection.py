@@ -178,8 +178,7 @@ class Connection:
     async def _refuse(self, refusal: Refusal) -> None:
         logger.debug("refused with %d: %s", refusal.status, refusal.reason)
         metrics.REFUSED.labels(refusal.status).inc()
-        with suppress(trio.BrokenResourceError):  # it has gone, and will not be told
-            await self._wire.send_all(refusal.encode())
+        await self._wire.refuse(refusal)
 
     def _expire_at(self, moment: float) -> None:
         self._reading.deadline = moment

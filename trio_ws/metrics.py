@@ -3,8 +3,6 @@
 Where something has a size at any moment, it is asked when Prometheus asks; nothing is counted for each frame.
 """
 
-from collections.abc import Callable
-
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -75,11 +73,6 @@ DATABASE_FAILURES = Counter(
 DATABASE_CONNECTS = Counter(
     "trio_ws_database_connects", "Connections opened to PostgreSQL.", registry=REGISTRY
 )
-
-
-def watch(gauge: Gauge, value: Callable[[], float]) -> None:
-    """Have a gauge ask for its value when it is read."""
-    gauge.set_function(value)
 
 
 def page() -> bytes:

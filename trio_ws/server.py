@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import random
 from collections.abc import AsyncIterable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 
 import trio
@@ -33,6 +32,7 @@ from trio_ws.webhooks.post import Poster
 from trio_ws.wire.admission import find_client
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
+from trio_ws.wire.tls import socket_of
 
 logger = logging.getLogger(__name__)
 
@@ -150,18 +150,19 @@ class _Server:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._live: dict[Connection, None] = {}
+        self._drains = False
         self._census = Census()
         self.reload(services.settings)
         self._turned_away = trio.CapacityLimiter(TURNED_AWAY)
         self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
         tail, log = services.tail, services.dispatcher.log
-        metrics.watch(metrics.CONNECTIONS, lambda: len(self._live))
-        metrics.watch(metrics.TASKS, lambda: trio.lowlevel.current_statistics().tasks_living)
-        metrics.watch(metrics.SUBSCRIPTIONS, services.dispatcher.count)
-        metrics.watch(metrics.OUTBOX_BYTES, lambda: sum(one.waiting_bytes for one in self._live))
-        metrics.watch(metrics.LOG_POSITION, lambda: log.end.seq)
-        metrics.watch(metrics.LOG_FIRST, lambda: log.first)
-        metrics.watch(metrics.LOG_AGE, lambda: trio.current_time() - tail.read_at)
+        metrics.CONNECTIONS.set_function(lambda: len(self._live))
+        metrics.TASKS.set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
+        metrics.SUBSCRIPTIONS.set_function(services.dispatcher.count)
+        metrics.OUTBOX_BYTES.set_function(lambda: sum(one.waiting_bytes for one in self._live))
+        metrics.LOG_POSITION.set_function(lambda: log.end.seq)
+        metrics.LOG_FIRST.set_function(lambda: log.first)
+        metrics.LOG_AGE.set_function(lambda: trio.current_time() - tail.read_at)
 
     def reload(self, settings: Settings) -> None:
         """Put settings into force for connections that come."""
@@ -214,8 +215,7 @@ class _Server:
                 refusal = reason
         with trio.move_on_after(self._services.settings.close_seconds):
             if refusal is not None:
-                with suppress(trio.BrokenResourceError):
-                    await wire.send_all(refusal.encode())
+                await wire.refuse(refusal)
             await wire.hang_up()
 
     def pages(self, *, with_metrics: bool) -> Pages:
@@ -225,7 +225,7 @@ class _Server:
 
     def _trouble(self) -> str | None:
         """Return why no clients should be sent here, if so."""
-        if self._services.drains:
+        if self._drains:
             return "draining"
         age = trio.current_time() - self._services.tail.read_at
         if age > READ_SECONDS + self._services.settings.poll_seconds:
@@ -249,8 +249,7 @@ class _Server:
                     refusal = unavailable(self._services.settings, "No more connections are taken now")
                 except Refusal as reason:
                     refusal = reason
-                with suppress(trio.BrokenResourceError):
-                    await wire.send_all(refusal.encode())
+                await wire.refuse(refusal)
                 await wire.hang_up()
         finally:
             self._turned_away.release_on_behalf_of(stream)
@@ -258,7 +257,7 @@ class _Server:
     def drain(self) -> float:
         """Ask all connections to finish what is under way, and return when they must have."""
         settings = self._services.settings
-        self._services.drains = True
+        self._drains = True
         logger.info("draining %d connections", len(self._live))
         for connection in self._live:
             # Spread, so that the clients do not all come back in the same moment.
@@ -269,8 +268,7 @@ class _Server:
 
 def _peer_of(stream: Stream) -> Address | None:
     """Return the address at the other end, if there is one."""
-    transport = getattr(stream, "transport", stream)  # of TLS, what is under it
-    if not isinstance(transport, trio.SocketStream):
+    if (transport := socket_of(stream)) is None:
         return None
     try:
         address = ipaddress.ip_address(transport.socket.getpeername()[0].partition("%")[0])

@@ -8,9 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_ws.database import queries
+from tests.late import LateDatabase
 from trio_ws.database.gateway import Database
-from trio_ws.database.queries import Connection
 from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
@@ -128,22 +127,10 @@ async def test_a_wake_up_during_a_read_is_not_lost(
         assert trio.current_time() == 0
 
 
-class FarAway(SimulatedDatabase):
-    """A database whose answers about the log are on their way until `arrival` is set."""
-
-    arrival: trio.Event | None = None
-
-    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        answer = await super().run_ahead(query, *args)
-        if self.arrival is not None and query is queries.read_events:  # type: ignore[comparison-overlap]
-            await self.arrival.wait()
-        return answer
-
-
 async def test_a_wake_up_is_not_lost_when_the_log_has_just_been_read_and_had_nothing_new(
     autojump_clock: MockClock,
 ) -> None:
-    database = FarAway()
+    database = LateDatabase()
     async with following(database, poll_seconds=3600) as (dispatcher, wake):
         arrival = database.arrival = trio.Event()
         wake()

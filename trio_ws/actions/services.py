@@ -20,7 +20,6 @@ class Services:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
         pages: What plain HTTP finds here, by path.
-        drains: Whether the server stops.
     """
 
     settings: Settings
@@ -30,4 +29,3 @@ class Services:
     prices: Prices
     now: Callable[[], float] = time.time
     pages: Pages = field(default_factory=dict)
-    drains: bool = False

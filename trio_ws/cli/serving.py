@@ -59,8 +59,7 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
         signal.signal(number, _unwind)  # until trio takes over, and after it
     notifier = Notifier(os.environ)
     settings, sources = options.load()
-    configure_logs(settings)
-    gc.set_threshold(*GARBAGE)
+    _set_up(settings)
     _load_certificate(settings)  # before anything is started that would have to be stopped
     sockets = bind(settings)
     settings = msgspec.structs.replace(settings, auth=who_may_come(settings, sources, sockets))
@@ -82,8 +81,7 @@ def work(number: int, /) -> None:
     for stopping in STOPPING:
         signal.signal(stopping, _unwind)
     orders = msgspec.json.decode(workers.read_orders(), type=Orders)
-    configure_logs(orders.settings)
-    gc.set_threshold(*GARBAGE)
+    _set_up(orders.settings)
     sockets = share(orders.addresses)
     assert orders.settings.database_url  # noqa: S101 - the parent's, embedded or not
     process = Process(orders.settings, workers.Heart())
@@ -97,6 +95,11 @@ def work(number: int, /) -> None:
         partial(_serve, process, orders.settings.database_url, sockets, number),
         partial(workers.heed_parent, process.shutdown, obey),
     )
+
+
+def _set_up(settings: Settings) -> None:
+    configure_logs(settings)
+    gc.set_threshold(*GARBAGE)
 
 
 async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:

@@ -12,7 +12,8 @@ import trio
 from trio_ws.limits import Bucket
 from trio_ws.settings import Settings
 from trio_ws.wire.frames import CLOSE, Screen, encode_frame
-from trio_ws.wire.head import Head, HeadReader
+from trio_ws.wire.head import Head, HeadReader, Refusal
+from trio_ws.wire.tls import socket_of
 
 RECEIVE_BYTES = 16384
 HANG_UP_BYTES = 65536
@@ -45,8 +46,7 @@ class Wire:
         self._sending = trio.Lock()
         self._closed = False  # by a close frame of ours
         self._rest = b""  # what has come and was not looked at yet
-        transport = getattr(stream, "transport", stream)  # of TLS, what is under it
-        if isinstance(transport, trio.SocketStream):
+        if (transport := socket_of(stream)) is not None:
             _set_up(transport, settings.write_seconds)
 
     async def receive_head(self) -> Head | None:
@@ -92,6 +92,11 @@ class Wire:
             self.torn = False
         finally:
             self._sending.release()
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Tell a caller that it is turned away, if it is still there."""
+        with suppress(trio.BrokenResourceError):
+            await self.send_all(refusal.encode())
 
     async def close(self, payload: bytes) -> None:
         """Send a close frame, the last one that goes out."""

@@ -56,6 +56,12 @@ class TlsStream(Stream):
         await trio.aclose_forcefully(self.transport)
 
 
+def socket_of(stream: trio.abc.Stream) -> trio.SocketStream | None:
+    """Return the socket that a line goes over, under TLS or not; None: it goes over something else."""
+    transport = stream.transport if isinstance(stream, TlsStream) else stream
+    return transport if isinstance(transport, trio.SocketStream) else None
+
+
 class TlsListener(trio.abc.Listener[Stream]):
     """Takes lines, and puts TLS on them. Hands are shaken later, by who reads: it is his to wait for."""
 

@@ -1,0 +1,25 @@
+"""A database that is far away: what the log says is on its way for as long as a test likes."""
+
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+from trio_ws.database import queries
+from trio_ws.database.queries import Connection
+from trio_ws.testing import SimulatedDatabase
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+
+class LateDatabase(SimulatedDatabase):
+    """A database whose answers about the log are on their way until `arrival` is set."""
+
+    arrival: trio.Event | None = None
+
+    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        answer = await super().run_ahead(query, *args)
+        if self.arrival is not None and query is queries.read_events:  # type: ignore[comparison-overlap]
+            await self.arrival.wait()
+        return answer
