@@ -12,8 +12,9 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 from trio_websocket import wrap_server_stream
 
-from trio_ws import client as client_module
-from trio_ws.client import Client, Disconnected, Event, Gap, OpenStream, Refused, connect
+from trio_ws.client import REPLY_SECONDS, Client, Disconnected, Event, Gap, OpenStream, Refused, connect
+from trio_ws.client.line import SILENCE_SECONDS
+from trio_ws.client.opening import CLOSE_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
 INVOICE = {"amount": 1000, "currency": "USD", "account_id": 1}
@@ -106,7 +107,7 @@ async def test_no_server_is_said_in_bounded_time(autojump_clock: MockClock, line
     async with connect("ws://till.example", open_stream=lines.open) as client:
         with pytest.raises(Disconnected):
             await client.call("ping")
-        assert trio.current_time() == client_module.REPLY_SECONDS
+        assert trio.current_time() == REPLY_SECONDS
 
 
 async def test_what_is_followed_comes_in_order_across_lost_lines(
@@ -375,7 +376,7 @@ async def test_a_follower_s_line_that_fell_silent_is_noticed_and_nothing_is_miss
         with trio.fail_after(PATIENCE_SECONDS):
             assert isinstance(event := await anext(events), Event)
         assert event.type == "invoice.created"
-        assert trio.current_time() - begin < 2 * client_module.SILENCE_SECONDS + 1
+        assert trio.current_time() - begin < 2 * SILENCE_SECONDS + 1
 
 
 async def test_breaking_off_ends_the_line(
@@ -390,7 +391,7 @@ async def test_breaking_off_ends_the_line(
             nursery.start_soon(create_later)
             async for _ in client.follow(("account", 1)):
                 break
-    await trio.sleep(client_module.CLOSE_SECONDS)
+    await trio.sleep(CLOSE_SECONDS)
     for stream in lines.streams:
         with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
             await stream.send_all(b"x")
@@ -483,9 +484,9 @@ async def test_pauses_between_tries_are_random_below_a_bound_that_doubles(autoju
         assert max(of_all) <= bound
         assert max(of_all) - min(of_all) > bound / 10, "or all come back in the same moment"
     longest = [pause for one in pauses for pause in one[6:]]
-    assert max(longest) <= client_module.LONGEST_PAUSE_SECONDS
-    assert max(longest) > client_module.LONGEST_PAUSE_SECONDS * 0.9
-    assert min(longest) < client_module.LONGEST_PAUSE_SECONDS * 0.1
+    assert max(longest) <= LONGEST_PAUSE_SECONDS
+    assert max(longest) > LONGEST_PAUSE_SECONDS * 0.9
+    assert min(longest) < LONGEST_PAUSE_SECONDS * 0.1
 
 
 Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
@@ -539,7 +540,7 @@ async def test_who_is_not_told_so_comes_back_soon_each_time_that_it_had_got_thro
     autojump_clock: MockClock, reason: str
 ) -> None:
     pauses = await pauses_of_a_follower(partial(answer, FOLLOWED, 1001, reason), 10)
-    assert max(pauses) <= client_module.FIRST_PAUSE_SECONDS
+    assert max(pauses) <= FIRST_PAUSE_SECONDS
 
 
 async def test_who_is_refused_for_now_comes_back_no_sooner_than_told(autojump_clock: MockClock) -> None:
@@ -554,5 +555,5 @@ async def test_who_is_refused_again_and_again_comes_back_at_longer_and_longer_in
 ) -> None:
     pauses = await pauses_of_a_follower(partial(answer, busy(0.1), 1000, ""), 1000)
     assert min(pauses) > 0.09
-    assert max(pauses[:2]) <= 2 * client_module.FIRST_PAUSE_SECONDS
-    assert max(pauses) > client_module.LONGEST_PAUSE_SECONDS * 0.8
+    assert max(pauses[:2]) <= 2 * FIRST_PAUSE_SECONDS
+    assert max(pauses) > LONGEST_PAUSE_SECONDS * 0.8

@@ -1,0 +1,109 @@
+"""The Python client: asks and follows, comes back after any loss of line, and goes on where it was.
+
+    async with connect("ws://localhost:8080", token=TOKEN) as client:
+        invoice = await client.create_invoice(amount=1000, currency="USD", account_id=1)
+        async for event in client.follow(("invoice", invoice["uid"])):
+            if event.data["status"] == "paid":
+                break
+
+Requests share one line. Each `follow` has a line of its own, so that a consumer who takes his time slows down
+that line alone: the server then catches it up from its log, and nothing is lost or queued up here.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from trio_ws.client.errors import Disconnected, Refused
+from trio_ws.client.following import Event, Follower, Following, Gap, TopicName
+from trio_ws.client.line import Line
+from trio_ws.client.opening import Address, OpenStream, open_nursery, open_patiently
+
+__all__ = ["Client", "Disconnected", "Event", "Following", "Gap", "OpenStream", "Refused", "connect"]
+
+REPLY_SECONDS = 30.0  # the server answers within 5 s or so, or its line is dead
+
+
+@asynccontextmanager
+async def connect(
+    url: str, *, token: str | None = None, open_stream: OpenStream | None = None
+) -> AsyncIterator["Client"]:
+    """Yield a client of the server at a `ws://` or `wss://` URL; its lines are opened when they are needed.
+
+    Args:
+        url: Where the server is.
+        token: Who we are; None: nobody, for a server that asks for none.
+        open_stream: How to get there; None: TCP, and TLS for `wss://`. Tests give the simulated network's.
+
+    Raises:
+        ValueError: the URL is none of these.
+    """
+    address = Address.of(url, token, open_stream)
+    async with open_nursery() as nursery:
+        yield Client(address, nursery)
+
+
+class Client:
+    """Asks and follows; made by `connect`."""
+
+    def __init__(self, address: "Address", nursery: trio.Nursery) -> None:
+        self._address = address
+        self._nursery = nursery
+        self._opening = trio.Lock()
+        self._line: Line | None = None
+
+    async def call(self, action: str, **fields: object) -> Any:
+        """Do an action and return its reply's data; for a reply without data, the reply.
+
+        Raises:
+            Refused: the server answered with an error, or does not let us in.
+            Disconnected: no line came about in time, or it was lost before the reply came.
+        """
+        line = None
+        with trio.move_on_after(REPLY_SECONDS):
+            async with self._opening:
+                if self._line is None or self._line.is_lost:
+                    self._line = await self._nursery.start(self._hold_line)
+                line = self._line
+            return await line.ask({"action": action, **fields})
+        if line is not None:
+            line.give_up()  # what is on it is lost, most likely, and the next request needs one that is not
+        raise Disconnected("no reply in time")
+
+    async def create_invoice(self, **fields: object) -> dict[str, Any]:
+        """Make an invoice, and return it."""
+        invoice: dict[str, Any] = await self.call("create_invoice", **fields)
+        return invoice
+
+    async def fetch_invoice(self, uid: str) -> dict[str, Any]:
+        """Return an invoice."""
+        invoice: dict[str, Any] = await self.call("fetch_invoice", id=uid)
+        return invoice
+
+    async def list_prices(self) -> list[dict[str, Any]]:
+        """Return all prices."""
+        prices: list[dict[str, Any]] = await self.call("list_prices")
+        return prices
+
+    def follow(self, *topics: TopicName, after: str | None = None) -> "Following":
+        """Follow topics: iterate over what comes, each event once and in order, across lost lines.
+
+        It ends when nobody holds on to the iterator any more, so `break` will do; in other Pythons than
+        CPython, use it in an `async with`.
+
+        Args:
+            topics: `(type, id)` of each.
+            after: A position to go on from; None: from now on.
+        """
+        to_consumer, events = trio.open_memory_channel[Event | Gap | Refused](0)
+        following = trio.CancelScope()
+        self._nursery.start_soon(Follower(self._address, topics, after, to_consumer).run, following)
+        return Following(events, following)
+
+    async def _hold_line(self, *, task_status: trio.TaskStatus["Line"]) -> None:
+        async with open_patiently(self._address) as socket:
+            line = Line(socket)
+            task_status.started(line)
+            await line.run()

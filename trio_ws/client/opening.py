@@ -1,0 +1,150 @@
+"""From a URL to an open WebSocket, after as many tries as it takes."""
+
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+
+from trio_ws.client.errors import Refused
+from trio_ws.errors import leaves
+
+logger = logging.getLogger(__name__)
+
+# Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): a random time up to a doubling bound.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
+OPEN_SECONDS = 10.0  # for the line and its handshake
+CLOSE_SECONDS = 1.0
+NOT_OPENED = (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed, trio.BrokenResourceError)
+FINAL_STATUSES = (400, 401, 403, 404, 405, 426, 431)  # not again without a change
+
+Stream = trio.abc.HalfCloseableStream
+OpenStream = Callable[[], Awaitable[Stream]]
+
+
+class Address(NamedTuple):
+    """Where the server is, how to get there, and what to say at the door."""
+
+    host: str
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    open_stream: OpenStream
+
+    @classmethod
+    def of(cls, url: str, token: str | None, open_stream: OpenStream | None) -> "Address":
+        """Take a URL apart.
+
+        Raises:
+            ValueError: it is no `ws://` or `wss://` URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise ValueError(f"{url!r} is no ws:// or wss:// URL")
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+
+        async def open_socket() -> Stream:
+            socket = await trio.open_tcp_stream(host, port)
+            if parts.scheme == "ws":
+                return socket
+            encrypted: Any = trio.SSLStream(socket, ssl.create_default_context(), server_hostname=host)
+            return encrypted  # type: ignore[no-any-return] # a Stream; it lacks send_eof, which nobody calls
+
+        headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+        return cls(parts.netloc.rpartition("@")[2], parts.path or "/", headers, open_stream or open_socket)
+
+
+@asynccontextmanager
+async def open_patiently(address: Address) -> AsyncIterator[WebSocketConnection]:
+    """Yield an open WebSocket, after as many tries as it takes.
+
+    Raises:
+        Refused: the server will not have us, however often we try.
+    """
+    for number, pause in enumerate(pauses()):
+        opened, least_pause = None, 0.0
+        # Once, where somebody may see it; after that it is no news.
+        say = logger.info if number else logger.warning
+        try:
+            async with open_nursery() as nursery:
+                opened = await _open(address, nursery, say)
+                if opened is not None:
+                    socket, stream = opened
+                    try:
+                        yield socket
+                    finally:
+                        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                            await socket.aclose()
+                        await trio.aclose_forcefully(stream)  # which a socket that was lost leaves open
+        except* ConnectionRejected as errors:
+            (rejected,) = leaves(errors)
+            assert isinstance(rejected, ConnectionRejected)  # noqa: S101 - it is what was caught
+            status = rejected.status_code
+            if status in FINAL_STATUSES:
+                code = "unauthorized" if status == HTTPStatus.UNAUTHORIZED else "forbidden"
+                message = f"The server turned us away: {status} {HTTPStatus(status).phrase}"
+                raise Refused({"message": message, "code": code}) from None
+            say("%s turns us away for now: HTTP status %d", address.host, status)
+            least_pause = _retry_after(rejected)
+        if opened is not None:
+            return
+        await trio.sleep(max(pause, least_pause))
+
+
+@asynccontextmanager
+async def open_nursery() -> AsyncIterator[trio.Nursery]:
+    """Yield a nursery that ends with the block, and lets the block's error out as it was raised."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as error:  # noqa: BLE001 - through the nursery it would come as a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long to wait before each next try, in seconds."""
+    bound = FIRST_PAUSE_SECONDS
+    while True:
+        yield random.uniform(0, bound)  # noqa: S311 - spreads, hides nothing
+        bound = min(2 * bound, LONGEST_PAUSE_SECONDS)
+
+
+def _retry_after(rejected: ConnectionRejected) -> float:
+    """Return how long the server wants to be left alone, in seconds."""
+    headers = {name.lower(): value for name, value in rejected.headers}
+    seconds = headers.get(b"retry-after", b"0")
+    return float(seconds) if seconds.isdigit() else 0.0
+
+
+async def _open(
+    address: Address, nursery: trio.Nursery, say: Callable[..., None]
+) -> tuple[WebSocketConnection, Stream] | None:
+    try:
+        with trio.fail_after(OPEN_SECONDS):
+            stream: Any = await address.open_stream()
+            try:
+                socket = await wrap_client_stream(
+                    nursery, stream, address.host, address.path, extra_headers=address.headers
+                )
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+            return socket, stream
+    except NOT_OPENED as error:
+        say("can't connect to %s: %s; trying on", address.host, error or type(error).__name__)
+        return None
