@@ -4,7 +4,9 @@ import contextvars
 import json
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Literal
 
 import pytest
 import trio
@@ -16,54 +18,163 @@ from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, simulated_server
 
+Written = Callable[[], str]
+"""Ends the log, and returns what it wrote."""
 
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
+
+@pytest.fixture
+def written(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
     root = logging.getLogger()
     before = root.handlers[:], root.level
-    yield
+
+    def end() -> str:
+        logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+        return capfd.readouterr().err
+
+    monkeypatch.setattr(logs, "SUM_UP_SECONDS", 60.0)  # or when the log ends
+    yield end
+    end()
     root.handlers[:], root.level = before
 
 
-def test_a_json_line_holds_everything_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_line_holds_everything_in_one_line(written: Written) -> None:
     configure_logs(Settings(log_format="json"))
     try:
         raise ValueError("two\nlines")
     except ValueError:
         logging.getLogger("trio_ws.x").warning("it %s", "failed\nbadly", exc_info=True)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = written().splitlines()
     entry = json.loads(line)
     assert entry["process"] == os.getpid()
     assert (entry["level"], entry["logger"], entry["message"]) == ("warning", "trio_ws.x", "it failed\nbadly")
     assert "ValueError: two" in entry["exception"]
 
 
-def test_a_text_line_has_a_time_a_level_a_process_and_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_line_has_a_time_a_level_a_process_and_a_message(written: Written) -> None:
     configure_logs(Settings())
     logging.getLogger("trio_ws").info("hello")
-    assert capsys.readouterr().err.rstrip().endswith(f"INFO    [{os.getpid()}] hello")
+    assert written().rstrip().endswith(f"INFO    [{os.getpid()}] hello")
 
 
-def test_what_is_below_the_level_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_below_the_level_is_not_logged(written: Written) -> None:
     configure_logs(Settings(log_level="warning"))
     logging.getLogger("any").info("hello")
-    assert capsys.readouterr().err == ""
+    assert written() == ""
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_a_line_says_whose_connection_it_is_about_and_what_it_adds(
-    capsys: pytest.CaptureFixture[str],
+    written: Written, form: Literal["text", "json"]
 ) -> None:
     def log() -> None:
         logs.fields.set({"connection": 7, "account": 2})
         logging.getLogger("trio_ws").info("ended", extra={"figures": {"seconds": 1.5}})
 
-    configure_logs(Settings())
+    configure_logs(Settings(log_format=form))
     contextvars.copy_context().run(log)
-    assert capsys.readouterr().err.endswith("ended connection=7 account=2 seconds=1.5\n")
+    line = written()
+    if form == "text":
+        assert line.endswith("ended connection=7 account=2 seconds=1.5\n")
+    else:
+        entry = json.loads(line)
+        assert [entry[name] for name in ("message", "connection", "account", "seconds")] == [
+            "ended",
+            7,
+            2,
+            1.5,
+        ]
+
+
+def fail(error: type[Exception]) -> None:
+    try:
+        raise error
+    except Exception:
+        logging.getLogger("trio_ws").exception("it failed")
+
+
+def test_a_failure_that_repeats_is_summed_up(written: Written) -> None:
     configure_logs(Settings(log_format="json"))
-    contextvars.copy_context().run(log)
-    line = json.loads(capsys.readouterr().err)
-    assert (line["message"], line["connection"], line["account"], line["seconds"]) == ("ended", 7, 2, 1.5)
+    for _ in range(1000):
+        logging.getLogger("trio_ws").warning("no room")
+        fail(ValueError)
+        logging.getLogger("trio_ws").info("ended")
+    fail(KeyError)
+    lines = [json.loads(line) for line in written().splitlines()]
+    said = [(line["level"], line["message"], line.get("repeated")) for line in lines]
+    assert said.count(("info", "ended", None)) == 1000, "which is no failure"
+    assert [line for line in said if line[0] != "info"] == [
+        ("warning", "no room", None),
+        ("error", "it failed", None),
+        ("error", "it failed", None),
+        ("warning", "no room", 999),
+        ("error", "it failed", 999),
+    ]
+    assert ["ValueError" in line["exception"] for line in lines if "exception" in line] == [True, False]
+
+
+def read_line(pipe: BinaryIO) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(pipe.readline())
+    return line
+
+
+def test_a_failure_that_goes_on_is_summed_up_again_and_again_and_then_said_anew(
+    piped: tuple[logging.Logger, BinaryIO],
+) -> None:
+    logger, pipe = piped
+    line: dict[str, Any]
+    logger.warning("no room")
+    assert "repeated" not in read_line(pipe)
+    for times in (1, 2):
+        for _ in range(times):
+            logger.warning("no room")
+        repeated = 0
+        while repeated < times:
+            repeated += read_line(pipe)["repeated"]
+    line = {"repeated": 1}
+    while "repeated" in line:
+        time.sleep(3 * logs.SUM_UP_SECONDS)  # in which nothing happens
+        logger.warning("no room")
+        line = read_line(pipe)
+    assert line["message"] == "no room"
+
+
+def test_who_does_not_read_the_log_holds_nobody_up_and_is_told_what_was_lost(
+    piped: tuple[logging.Logger, BinaryIO],
+) -> None:
+    logger, pipe = piped
+    sent = 10 * logs.LINES
+    for number in range(sent):
+        logger.info("%d %s", number, "x" * 100)
+    received: list[int] = []
+    lost = 0
+    while len(received) + lost < sent:
+        line = read_line(pipe)
+        if line["message"] == "lines were lost, for nobody read them":
+            lost += line["lost"]
+        else:
+            received.append(int(line["message"].partition(" ")[0]))
+    assert lost
+    assert received == sorted(received)
+    logger.info("again")
+    assert read_line(pipe)["message"] == "again"
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[logging.Logger, BinaryIO]]:
+    """A logger of its own, and the end of a pipe that its lines come out of."""
+    monkeypatch.setattr(logs, "SUM_UP_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "LINES", 1000)
+    reading, writing = os.pipe()
+    scribe = logs.Scribe(writing, "json")
+    logger = logging.getLogger("piped")
+    logger.addHandler(scribe)
+    logger.setLevel("INFO")
+    logger.propagate = False
+    with os.fdopen(reading, "rb") as pipe:
+        yield logger, pipe
+    logger.removeHandler(scribe)
+    scribe.close()
+    os.close(writing)
 
 
 async def test_each_connection_ends_with_one_line(

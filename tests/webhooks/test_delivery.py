@@ -296,7 +296,7 @@ async def test_a_bug_is_logged_and_the_webhook_comes_again(
     world.receiver.answers.clear()
     await until(lambda: not database.webhooks.waiting)
     assert len(posted_to(OTHER, world)) == 1
-    assert "webhook 4 failed; it comes again" in caplog.messages
+    assert "a webhook failed; it comes again" in caplog.messages
     assert "a secret" not in caplog.text
 
 
@@ -311,7 +311,7 @@ async def test_what_fails_is_logged_without_what_is_nobodys_business(
         database.create_invoice(**invoice(url, memo="a secret memo"))
         await trio.sleep(60)
         assert world.receiver.posted
-    assert "webhook 4 of account 1 was given up" in caplog.messages
+    assert "a webhook was given up" in caplog.messages
     assert "webhook 4, attempt 1: answered 500" in caplog.messages
     for secret in ("a-secret-key", "a secret memo", *SECRETS):
         assert secret not in caplog.text

@@ -121,9 +121,10 @@ class Deliverer:
                 pause, most = self._pause(delivery.attempts), self._settings.webhook_retry_seconds
                 logger.debug("webhook %d, attempt %d: %s", seq, delivery.attempts, error)
                 if await self._settle(webhooks.put_off, delivery, error, pause, most):
-                    logger.warning("webhook %d of account %d was given up", seq, delivery.account_id)
+                    figures = {"webhook": seq, "account": delivery.account_id}
+                    logger.warning("a webhook was given up", extra={"figures": figures})
         except Exception:
-            logger.exception("settling webhook %d failed; it comes again", seq)
+            logger.exception("settling a webhook failed; it comes again", extra={"figures": {"webhook": seq}})
         self._claimed.discard(seq)
         self._woken.set()  # there is room, and the invoice's next one may be due
 
@@ -145,7 +146,8 @@ class Deliverer:
         except trio.TooSlowError:
             return f"no answer in {seconds:g} s"
         except Exception:
-            logger.exception("webhook %d failed; it comes again", delivery.event.seq)
+            figures = {"webhook": delivery.event.seq}
+            logger.exception("a webhook failed; it comes again", extra={"figures": figures})
             return "an internal error, which the server's log has"
         return None if 200 <= status < 300 else f"answered {status}"  # noqa: PLR2004 - RFC 9110, 15.3
 
