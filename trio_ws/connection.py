@@ -108,7 +108,9 @@ class Connection:
         finally:
             self._services.dispatcher.unsubscribe_all(self._follower)
             self._session.close()
-            with trio.move_on_after(self._settings.close_seconds, shield=True):
+            patience = trio.current_time() + self._settings.close_seconds
+            # Shielded, for it has to be done, but no longer than who ends us has time for.
+            with trio.CancelScope(deadline=min(patience, trio.current_effective_deadline()), shield=True):
                 await self._wire.hang_up()
 
     @property

@@ -254,11 +254,14 @@ class _Server:
         settings = self._services.settings
         self._drains = True
         logger.info("draining %d connections", len(self._live))
+        # A close frame and hanging up take their time too, and all of it is `drain_seconds`.
+        farewell = min(2 * settings.close_seconds, settings.drain_seconds / 2)
         for connection in self._live:
             # Spread, so that the clients do not all come back in the same moment.
-            seconds = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
-            connection.end(CloseCode.GOING_AWAY, f"retry_after={seconds:.1f}", seconds=settings.drain_seconds)
-        return trio.current_time() + settings.drain_seconds + 2 * settings.close_seconds
+            wait = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
+            patience = settings.drain_seconds - farewell
+            connection.end(CloseCode.GOING_AWAY, f"retry_after={wait:.1f}", seconds=patience)
+        return trio.current_time() + settings.drain_seconds
 
 
 def _peer_of(stream: Stream) -> Address | None:

@@ -2,13 +2,14 @@
 
 import sys
 
-from scripts.benchmarks import herd, latency, numbering, stuck
+from scripts.benchmarks import drain, herd, latency, numbering, stuck
 
 MEASUREMENTS = {
     "latency": latency.measure,
     "numbering": numbering.measure,
     "stuck": stuck.measure,
     "herd": herd.measure,
+    "drain": drain.measure,
 }
 
 wanted = [argument.partition("=") for argument in sys.argv[1:] or MEASUREMENTS]

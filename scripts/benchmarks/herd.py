@@ -4,19 +4,17 @@ Each follows one of many accounts, so that the server looks through all that cam
 """
 
 import json
-import select
 import tempfile
 import time
 from pathlib import Path
 
 import psycopg
 
-from scripts.benchmarks.target import serving, text_frame
+from scripts.benchmarks.target import read_until, serving, text_frame
 
 CLIENTS = 2000
 ACCOUNTS = 500
 EVENTS = 4  # of each account, while they were away
-PATIENCE_SECONDS = 120.0
 STATISTICS_SECONDS = 11.0  # an idle session of PostgreSQL tells what it did after 10 s (PGSTAT_IDLE_INTERVAL)
 START = b'{"type":"invoice.created"'
 
@@ -30,15 +28,14 @@ def measure(clients=CLIENTS):
         with serving(Path(folder), connections="none", poll_seconds=3600) as target:
             before = _reads(target)
             begin = time.monotonic()
-            waiting = {}
+            lines = []
             for number in range(clients):
                 account = number % ACCOUNTS + 1
                 request = {"action": "subscribe", "type": "account", "id": account, "after": position}
                 asked = text_frame(json.dumps(request, separators=(",", ":")).encode())
-                line = target.connect(first=asked)
-                waiting[line.fileno()] = line
+                lines.append(target.connect(first=asked))
             connected = time.monotonic() - begin
-            late = _read(waiting, begin + PATIENCE_SECONDS)
+            late = read_until(lines, START, EVENTS)
             seconds = time.monotonic() - begin
             reads = _reads(target) - before
     return (
@@ -70,21 +67,3 @@ def _reads(target):
             "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'event_seq_key'"
         )
     return scans
-
-
-def _read(waiting, deadline):
-    """Read until each line has brought its events; return how many lines have not."""
-    poll = select.epoll()
-    told = dict.fromkeys(waiting, b"")
-    for number in waiting:
-        poll.register(number, select.EPOLLIN)
-    left = len(waiting)
-    while left and time.monotonic() < deadline:
-        for number, _ in poll.poll(1):
-            received = waiting[number].recv(65536)
-            assert received, "the server has closed a line"
-            told[number] += received
-            if told[number].count(START) == EVENTS:
-                poll.unregister(number)
-                left -= 1
-    return left

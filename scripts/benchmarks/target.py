@@ -2,14 +2,18 @@
 
 import base64
 import os
+import select
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from trio_ws.database import embedded
+
+PATIENCE_SECONDS = 120.0
 
 
 class Target:
@@ -71,3 +75,22 @@ def text_frame(payload):
     """Return a client's text frame of at most 125 bytes, masked with zeros."""
     assert len(payload) < 126
     return bytes([0x81, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def read_until(lines, mark, times):
+    """Read from sockets until each has brought the mark so often; return how many have not in time."""
+    poll = select.epoll()
+    waiting = {line.fileno(): line for line in lines}
+    received = dict.fromkeys(waiting, b"")
+    for number in waiting:
+        poll.register(number, select.EPOLLIN)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while waiting and time.monotonic() < deadline:
+        for number, _ in poll.poll(1):
+            data = waiting[number].recv(65536)
+            received[number] += data
+            if not data or received[number].count(mark) == times:
+                poll.unregister(number)
+                line = waiting.pop(number)
+                assert data, f"the server has closed {line}"
+    return len(waiting)

@@ -38,7 +38,7 @@ ALIVE_SECONDS = 1.0  # pause between the words of a parent that lives
 # Python looks for garbage in all that lives, which stops everything for 150 ms at 1 000 connections, and far
 # too often for a server: p99 from commit to frame was 9 to 22 ms, and is 4 now (`scripts/bench latency`).
 GARBAGE = (10_000, 20, 20)
-STOP_SECONDS = 5.0  # what a worker may take to stop besides its settings' deadlines
+STOP_SECONDS = 5.0  # what a worker may take to stop besides `drain_seconds`
 
 Task = Callable[[], Awaitable[None]]
 
@@ -181,7 +181,7 @@ async def _keep_workers(process: Process, conninfo: str, sockets: list[socket.so
             await trio.sleep(ALIVE_SECONDS)
 
     settings = process.settings
-    patience = settings.drain_seconds + 2 * settings.close_seconds + STOP_SECONDS
+    patience = settings.drain_seconds + STOP_SECONDS
     crew = workers.Workers(_worker_command(), orders(settings), process.shutdown, patience)
     async with trio.open_nursery() as beside:
         async with trio.open_nursery() as serving:
