@@ -7,12 +7,15 @@ from functools import partial
 import h11
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests import raw
+from trio_ws.connection import receive_handshake
+from trio_ws.pages import Page, Pages
 from trio_ws.server import serve
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, SimulatedNetwork, World, simulated_server
+from trio_ws.wire.stream import Wire
 
 INVOICE = {"amount": 1, "currency": "USD", "account_id": 1}
 
@@ -104,6 +107,44 @@ async def test_a_websocket_may_follow_on_the_same_connection(world: World) -> No
     assert (await Browser(stream).ask("/healthz"))[0] == 200
     client = raw.RawClient(stream)
     assert (await client.shake_hands()).startswith("HTTP/1.1 101 ")
+
+
+async def test_nothing_is_made_for_who_asked_for_much_and_has_gone() -> None:
+    made = 0
+
+    def make() -> Page:
+        nonlocal made
+        made += 1
+        return Page(b"")
+
+    ours, theirs = memory_stream_pair()
+    await theirs.send_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    await theirs.aclose()
+    with trio.CancelScope() as waiting:
+        wire = Wire(ours, Settings())
+        assert await receive_handshake(wire, Pages({"/page": make}), 10, waiting) is None
+    assert made == 1
+
+
+async def test_pages_for_many_take_turns_with_all_else() -> None:
+    made = 0
+
+    def make() -> Page:
+        nonlocal made
+        made += 1
+        return Page(b"")
+
+    pages, streams = Pages({"/page": make}), [memory_stream_pair() for _ in range(20)]
+    for _, theirs in streams:
+        await theirs.send_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    async with trio.open_nursery() as nursery:
+        for ours, _ in streams:
+            nursery.start_soon(receive_handshake, Wire(ours, Settings()), pages, 10, trio.CancelScope())
+        while made < 10:
+            before = made
+            await trio.lowlevel.checkpoint()
+            assert made <= before + 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_asks_no_more_is_hung_up_on(autojump_clock: MockClock, world: World) -> None:

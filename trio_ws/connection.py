@@ -12,7 +12,6 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -25,7 +24,7 @@ from trio_ws.actions.table import answer
 from trio_ws.errors import ActionError, CloseCode, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
-from trio_ws.pages import Pages, respond
+from trio_ws.pages import Pages
 from trio_ws.settings import Settings
 from trio_ws.wire import library
 from trio_ws.wire.admission import (
@@ -47,6 +46,7 @@ INBOX_MESSAGES = 8
 # How long a client that was slow may still take for what the two kernels hold, before which it sees no ping:
 # some 300 KB at 5 KB/s.
 SLOW_SECONDS = 60.0
+PAGE_PAUSE_SECONDS = 0.01  # at least, between two pages on one connection
 
 _numbers = itertools.count(1)
 
@@ -305,6 +305,7 @@ async def receive_handshake(
     Raises:
         Refusal: what is asked for is not there; nothing follows that.
     """
+    not_before = trio.current_time()
     while True:
         waiting.deadline = min(waiting.deadline, trio.current_time() + head_seconds)
         head = await wire.receive_head()
@@ -312,12 +313,16 @@ async def receive_handshake(
             return head
         if head.path in PATHS:
             raise refuse_plain(head)
-        response, is_kept = respond(head, pages)
-        with suppress(trio.BrokenResourceError):  # it has gone
+        await trio.sleep_until(not_before)
+        response, is_kept = await pages.answer(head)
+        try:
             await wire.send_all(response)
+        except trio.BrokenResourceError:
+            return None  # it has gone, whatever it asked besides
         if not is_kept:
             return None
         waiting.deadline = math.inf
+        not_before = trio.current_time() + PAGE_PAUSE_SECONDS
 
 
 def unavailable(settings: Settings, reason: str) -> Refusal:

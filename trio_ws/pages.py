@@ -6,6 +6,8 @@ GET and HEAD, connections that are kept, and for all else the status that says w
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import trio
+
 from trio_ws import metrics
 from trio_ws.wire.head import Head, Refusal, encode_response
 
@@ -21,7 +23,27 @@ class Page(NamedTuple):
     status: int = 200
 
 
-Pages = Mapping[str, Callable[[], Page]]
+Makers = Mapping[str, Callable[[], Page]]
+
+
+class Pages:
+    """What is found, by path.
+
+    One page is made in a turn of the event loop, however many ask: measurements take milliseconds, and who
+    asks for them on a hundred connections is no more trouble to others than who asks on one.
+
+    Args:
+        makers: What makes each.
+    """
+
+    def __init__(self, makers: Makers) -> None:
+        self._makers = makers
+        self._turn = trio.Lock()
+
+    async def answer(self, head: Head) -> tuple[bytes, bool]:
+        """See `respond`."""
+        async with self._turn:
+            return respond(head, self._makers)
 
 
 def health() -> Page:
@@ -44,14 +66,14 @@ def measurements() -> Page:
     return Page(metrics.page(), metrics.CONTENT_TYPE)
 
 
-def respond(head: Head, pages: Pages) -> tuple[bytes, bool]:
+def respond(head: Head, makers: Makers) -> tuple[bytes, bool]:
     """Return the response to a request that asks for no WebSocket, and whether its connection is kept.
 
     Raises:
         Refusal: there is no such page.
     """
-    if (make := pages.get(head.path)) is None:
-        raise Refusal(404, f"Nothing is here; try {', '.join(pages)}")
+    if (make := makers.get(head.path)) is None:
+        raise Refusal(404, f"Nothing is here; try {', '.join(makers)}")
     if head.method not in METHODS:
         raise Refusal(405, "Only GET and HEAD are known here", Allow=", ".join(METHODS))
     if head.has_body:

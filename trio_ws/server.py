@@ -151,6 +151,7 @@ class _Server:
         self._census = Census()
         self.reload(services.settings)
         self._turned_away = trio.CapacityLimiter(TURNED_AWAY)
+        self._all_pages = self.pages(with_metrics=True)
         tail, log = services.tail, services.dispatcher.log
         metrics.CONNECTIONS.set_function(lambda: len(self._live))
         metrics.TASKS.set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
@@ -205,7 +206,7 @@ class _Server:
         with trio.CancelScope() as waiting:
             try:
                 head_seconds = self._services.settings.head_seconds
-                if await receive_handshake(wire, self.pages(with_metrics=True), head_seconds, waiting):
+                if await receive_handshake(wire, self._all_pages, head_seconds, waiting):
                     refusal = Refusal(404, "No WebSocket is here")
             except Refusal as reason:
                 refusal = reason
@@ -217,7 +218,7 @@ class _Server:
     def pages(self, *, with_metrics: bool) -> Pages:
         """Return what plain HTTP finds here."""
         found = {"/healthz": health, "/readyz": readiness(self._trouble)}
-        return {**found, "/metrics": measurements} if with_metrics else found
+        return Pages({**found, "/metrics": measurements} if with_metrics else found)
 
     def _trouble(self) -> str | None:
         """Return why no clients should be sent here, if so."""

@@ -19,7 +19,7 @@ class Services:
     Args:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
-        pages: What plain HTTP finds here, by path.
+        pages: What plain HTTP finds here.
     """
 
     settings: Settings
@@ -28,4 +28,4 @@ class Services:
     tail: Tail
     prices: Prices
     now: Callable[[], float] = time.time
-    pages: Pages = field(default_factory=dict)
+    pages: Pages = field(default_factory=lambda: Pages({}))
