@@ -8,8 +8,10 @@ import h11
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+from trio_websocket import ConnectionRejected
 
 from tests import raw
+from trio_ws import metrics
 from trio_ws.connection import receive_handshake
 from trio_ws.pages import Page, Pages
 from trio_ws.server import serve
@@ -143,7 +145,7 @@ async def test_pages_for_many_take_turns_with_all_else() -> None:
         while made < 10:
             before = made
             await trio.lowlevel.checkpoint()
-            assert made <= before + 1
+            assert made <= before + 2, "one in this turn, and one in the one before it"
         nursery.cancel_scope.cancel()
 
 
@@ -169,6 +171,46 @@ async def test_it_is_not_ready_while_the_log_can_t_be_read(
     database.away = False
     await trio.sleep(1)
     assert await ask(world, "/readyz") == (200, "ok\n")
+
+
+async def test_a_server_that_is_full_says_that_it_lives_all_the_same(autojump_clock: MockClock) -> None:
+    async with simulated_server(connections=1) as world:
+        await world.connect()
+        for _ in range(3):
+            assert await ask(world, "/healthz") == (200, "ok\n")
+            assert await ask(world, "/readyz") == (200, "ok\n")
+            assert (await ask(world, "/metrics"))[0] == 200
+            assert (await ask(world, "/nowhere"))[0] == 404
+            with pytest.raises(ConnectionRejected) as refused:
+                await world.connect()
+            assert refused.value.status_code == 503
+
+
+def bugs() -> float:
+    return metrics.REGISTRY.get_sample_value("trio_ws_bugs_total") or 0.0
+
+
+async def test_a_page_that_fails_costs_nobody_else(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network, pages, shutdown = SimulatedNetwork(), SimulatedNetwork(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_serving(database, network, pages, shutdown))
+        before = bugs()
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "generate_latest", lambda _: 1 / 0)
+            stream = await pages.call()
+            await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await stream.receive_some() == b""
+        assert bugs() == before + 1
+        assert "a page failed" in caplog.text
+        caplog.clear()  # it was expected
+        assert (await Browser(await pages.call()).ask("/metrics"))[0] == 200
+        assert (await Browser(await network.call()).ask("/healthz"))[0] == 200
+        shutdown.set()
 
 
 async def test_it_is_not_ready_when_it_drains(autojump_clock: MockClock, database: SimulatedDatabase) -> None:

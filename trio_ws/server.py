@@ -8,7 +8,7 @@ import errno
 import ipaddress
 import logging
 import random
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
 
 import trio
@@ -91,14 +91,14 @@ async def serve(
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
         if page_listeners:
-            await background.start(trio.serve_listeners, server.serve_pages, list(page_listeners))
+            await background.start(trio.serve_listeners, server.serve_pages, _patient(page_listeners))
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:  # stops first
                 await accepting.start(
                     partial(
                         trio.serve_listeners,
                         server.serve_connection,
-                        [_PatientListener(listener) for listener in listeners],
+                        _patient(listeners),
                         handler_nursery=connections,
                     )
                 )
@@ -113,6 +113,10 @@ async def _reload(server: "_Server", reloads: AsyncIterable[Settings]) -> None:
     async for settings in reloads:
         server.reload(settings)
         logger.info("new settings are in force for new connections")
+
+
+def _patient(listeners: Iterable[Listener]) -> list[Listener]:
+    return [_PatientListener(listener) for listener in listeners]
 
 
 class _PatientListener(Listener):
@@ -195,25 +199,39 @@ class _Server:
             await connection.run()
         except Exception:
             logger.exception("the connection failed", extra={"figures": {"connection": connection.number}})
+            metrics.BUGS.inc()
         finally:
             del self._live[connection]
             self._census.leave(address)
 
     async def serve_pages(self, stream: Stream) -> None:
         """Serve one who asks for pages alone."""
-        wire = Wire(stream, self._services.settings)
-        refusal = None
-        with trio.CancelScope() as waiting:
-            try:
-                head_seconds = self._services.settings.head_seconds
-                if await receive_handshake(wire, self._all_pages, head_seconds, waiting):
-                    refusal = Refusal(404, "No WebSocket is here")
-            except Refusal as reason:
-                refusal = reason
-        with trio.move_on_after(self._services.settings.close_seconds):
-            if refusal is not None:
-                await wire.refuse(refusal)
-            await wire.hang_up()
+        settings = self._services.settings
+        await self._serve_no_websocket(
+            stream, self._all_pages, settings.head_seconds, Refusal(404, "No WebSocket is here")
+        )
+
+    async def _serve_no_websocket(
+        self, stream: Stream, pages: Pages, head_seconds: float, refusal: Refusal
+    ) -> None:
+        """Serve pages, and refuse a WebSocket; whatever fails ends this connection and no other."""
+        settings = self._services.settings
+        told: Refusal | None = None
+        try:
+            wire = Wire(stream, settings)
+            with trio.CancelScope() as waiting:
+                try:
+                    if await receive_handshake(wire, pages, head_seconds, waiting) is not None:
+                        told = refusal
+                except Refusal as reason:
+                    told = reason
+            with trio.move_on_after(settings.close_seconds):
+                if told is not None:
+                    await wire.refuse(told)
+                await wire.hang_up()
+        except Exception:
+            logger.exception("a page failed")
+            metrics.BUGS.inc()
 
     def pages(self, *, with_metrics: bool) -> Pages:
         """Return what plain HTTP finds here."""
@@ -230,23 +248,21 @@ class _Server:
         return None
 
     async def _turn_away(self, stream: Stream, limit: str) -> None:
-        """Say that there is no room, to as many as that costs little; who accepted the stream closes it."""
+        """Say that there is no room, to as many as that costs little; who accepted the stream closes it.
+
+        Who asks for a page gets it: a server that is full lives, and is not to be started anew.
+        """
         metrics.TURNED_AWAY.labels(limit).inc()
         logger.warning("connections are turned away: %s is reached", limit)
         try:
             self._turned_away.acquire_on_behalf_of_nowait(stream)
         except trio.WouldBlock:
             return
-        wire = Wire(stream, self._services.settings)
+        settings = self._services.settings
+        refusal = unavailable(settings, "No more connections are taken now")
         try:
-            with trio.move_on_after(self._services.settings.close_seconds):
-                try:
-                    await wire.receive_head()
-                    refusal = unavailable(self._services.settings, "No more connections are taken now")
-                except Refusal as reason:
-                    refusal = reason
-                await wire.refuse(refusal)
-                await wire.hang_up()
+            with trio.move_on_after(settings.close_seconds):
+                await self._serve_no_websocket(stream, self._services.pages, settings.close_seconds, refusal)
         finally:
             self._turned_away.release_on_behalf_of(stream)
 
