@@ -444,3 +444,38 @@ async def test_open_means_open(database: SimulatedDatabase, world: World) -> Non
     token = database.create_token(scopes=("read",))
     await request(client, action="authenticate", token=token)
     assert (await request(client, **INVOICE))["code"] == "forbidden"
+
+
+class Counting(SimulatedDatabase):
+    """Counts the look-ups of tokens that run."""
+
+    running = 0
+
+    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        self.running += query.__name__ == "identify"
+        try:
+            return await super().run(query, *args)
+        finally:
+            self.running -= query.__name__ == "identify"
+
+
+async def test_who_tries_tokens_leaves_the_database_to_others(autojump_clock: MockClock) -> None:
+    database = Counting()
+    statuses: list[int] = []
+
+    async def try_one() -> None:
+        with pytest.raises(ConnectionRejected) as refused:
+            await world.connect(Authorization="Bearer trio_ws_guess")
+        statuses.append(refused.value.status_code)
+
+    async with simulated_server(database, auth="token", database_connections=4) as world:
+        database.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(try_one)
+            await trio.sleep(1)
+            assert database.running == 2
+            await trio.sleep(2)
+            assert statuses == [503] * 8, "they do not wait for ever"
+            database.gate.set()
+        assert statuses[8:] == [401] * 2

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import trio
+
 from trio_ws.database.gateway import Database
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.prices import Prices
@@ -20,6 +22,9 @@ class Services:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
         pages: What plain HTTP finds here.
+
+    Attributes:
+        identifying: Held by who looks up a token: half of the connections are left to those who have done so.
     """
 
     settings: Settings
@@ -29,3 +34,7 @@ class Services:
     prices: Prices
     now: Callable[[], float] = time.time
     pages: Pages = field(default_factory=lambda: Pages({}))
+    identifying: trio.CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.identifying = trio.CapacityLimiter(max(1, self.settings.database_connections // 2))

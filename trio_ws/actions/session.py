@@ -12,7 +12,7 @@ import trio
 
 from trio_ws.actions.services import Services
 from trio_ws.database import queries
-from trio_ws.errors import CloseCode, RateLimited, Unauthorized
+from trio_ws.errors import CloseCode, RateLimited, Unauthorized, Unavailable
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
@@ -82,11 +82,11 @@ class Session:
         """
         services, digest = self._services, hash_token(token)
         before = services.dispatcher.log.end
-        identity = await services.database.run(queries.identify, digest)
+        identity = await self._identify(digest)
         candidate = _Watch(services.dispatcher, f"token:{identity.token_id}", self.lose_log)
         try:
             if services.dispatcher.log.end != before:  # a revocation may have passed before we watched
-                identity = await services.database.run(queries.identify, digest)
+                identity = await self._identify(digest)
             if candidate.has_changed or self._is_lost:
                 raise Unauthorized("The token is unknown, expired or revoked")
         except BaseException:
@@ -102,6 +102,15 @@ class Session:
         left = math.inf if identity.seconds_left is None else identity.seconds_left
         self._expire_at(trio.current_time() + left)
         return identity
+
+    async def _identify(self, digest: bytes) -> Identity:
+        services = self._services
+        try:
+            with trio.fail_after(services.settings.statement_seconds):  # to wait; what runs runs to its end
+                async with services.identifying:
+                    return await services.database.run(queries.identify, digest)
+        except trio.TooSlowError:
+            raise Unavailable("The database is busy") from None
 
     def lose(self, reason: str) -> None:
         """Be nobody from now on, be told nothing any more, and end."""
