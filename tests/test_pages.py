@@ -73,6 +73,15 @@ async def test_head_is_answered_without_the_body(browser: Browser) -> None:
     assert await browser.ask("/healthz") == (200, "ok\n")
 
 
+@pytest.mark.parametrize("target", ["/nowhere", "/"])
+async def test_head_is_refused_without_a_body_too(world: World, target: str) -> None:
+    stream = await world.network.call()
+    await stream.send_all(f"HEAD {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = await raw.RawClient(stream).see_the_end()
+    assert answer.startswith(b"HTTP/1.1 40")
+    assert answer.endswith(b"\r\n\r\n")
+
+
 @pytest.mark.parametrize(
     ("target", "method", "status"),
     [

@@ -36,10 +36,11 @@ class Refusal(Exception):
         self.reason = reason
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
-    def encode(self) -> bytes:
+    def encode(self, *, only_head: bool = False) -> bytes:
         """Return the response; nothing follows it on its connection."""
         headers = {"Content-Type": "text/plain", "Connection": "close", **self.headers}
-        return encode_response(self.status, f"{self.reason}\n".encode("ascii"), headers)
+        body = f"{self.reason}\n".encode("ascii")
+        return encode_response(self.status, body, headers, only_head=only_head)
 
 
 def encode_response(

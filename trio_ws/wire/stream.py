@@ -46,6 +46,7 @@ class Wire:
         self._sending = trio.Lock()
         self._closed = False  # by a close frame of ours
         self._rest = b""  # what has come and was not looked at yet
+        self._only_head = False  # is what HEAD is answered
         if (transport := socket_of(stream)) is not None:
             _set_up(transport, settings.write_seconds)
 
@@ -60,6 +61,7 @@ class Wire:
             self._rest = b""
             if (head := reader.feed(data)) is not None:
                 self._rest = reader.rest
+                self._only_head = head.method == "HEAD"
                 return head
         return None
 
@@ -96,7 +98,7 @@ class Wire:
     async def refuse(self, refusal: Refusal) -> None:
         """Tell a caller that it is turned away, if it is still there."""
         with suppress(trio.BrokenResourceError):
-            await self.send_all(refusal.encode())
+            await self.send_all(refusal.encode(only_head=self._only_head))
 
     async def close(self, payload: bytes) -> None:
         """Send a close frame, the last one that goes out."""
