@@ -108,6 +108,14 @@ def test_a_file_that_cannot_be_is_named(tmp_path: Path, text: str, complaint: st
         load({}, {}, file)
 
 
+def test_data_without_a_home_has_to_be_given_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 2)  # nobody's
+    with pytest.raises(SettingsError, match="name a --data-dir"):
+        data_dir(Settings(), {})
+    assert data_dir(Settings(data_dir="/data"), {}) == Path("/data")
+
+
 def test_data_lies_where_xdg_says() -> None:
     assert data_dir(Settings(), {"XDG_DATA_HOME": "/data"}) == Path("/data/trio-ws")
     assert data_dir(Settings(), {}) == Path.home() / ".local/share/trio-ws"

@@ -188,12 +188,17 @@ def reloaded(in_force: Settings, new: Settings) -> Settings:
 
 
 def data_dir(settings: Settings, environment: Mapping[str, str] | None = None) -> Path:
-    """Return the folder of the embedded PostgreSQL: the XDG base directory specification, or as set."""
-    if settings.data_dir:
-        return Path(settings.data_dir).expanduser().absolute()
+    """Return the folder of the embedded PostgreSQL: the XDG base directory specification, or as set.
+
+    Raises:
+        SettingsError: there is no telling.
+    """
     environment = os.environ if environment is None else environment
     home = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(home).expanduser().absolute() / "trio-ws"
+    try:
+        return Path(settings.data_dir or f"{home}/trio-ws").expanduser().absolute()
+    except RuntimeError:  # neither HOME nor an entry of ours in the list of users: a container's
+        raise SettingsError("no home folder is known, so name a --data-dir") from None
 
 
 Given = tuple[str, str, object]  # where a value stands, the setting's name, the value

@@ -297,6 +297,14 @@ def test_a_folder_that_nobody_else_may_enter_will_do(tmp_path: Path) -> None:
     assert private.stat().st_mode & 0o777 == 0o700
 
 
+def test_programs_that_can_t_be_copied_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(programs, "CACHE", tmp_path / "file" / "cache")
+    monkeypatch.setattr(programs.Programs, "_can_run", lambda *_: False)
+    with pytest.raises(StartupError, match=r"can't copy PostgreSQL from .*: .*Not a directory"):
+        programs.Programs(None, programs.User(1, 1))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a copy of programs in its own folders")
 def test_programs_that_nobody_else_may_reach_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,7 +58,12 @@ class Programs:
         if not _are_in(self._bindir):
             raise StartupError(f"no PostgreSQL in {self._bindir}: check TRIO_WS_POSTGRES_BINDIR")
         if user is not None and not self._can_run(self._bindir / "postgres"):
-            self._bindir = _copy(self._bindir)
+            try:
+                self._bindir = _copy(self._bindir)
+            except OSError as error:
+                raise StartupError(
+                    f"can't copy PostgreSQL from {self._bindir}, out of its user's reach, to {CACHE}: {error}"
+                ) from None
 
     def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a program that needs no folder to its end."""
