@@ -191,6 +191,8 @@ class _Server:
             told = _name_of(find_client(head, peer, self._proxies))
             if (full := self._census.locate(told)) is None:
                 address = told
+            else:
+                metrics.TURNED_AWAY.labels(full).inc()
             return full
 
         connection = Connection(stream, self._services, locate)

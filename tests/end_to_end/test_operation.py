@@ -108,6 +108,8 @@ def test_limits_are_for_clients_and_not_for_the_proxy_before_them(
         with pytest.raises(InvalidStatus) as refused, come_from("198.51.100.1"):
             pass
         assert refused.value.response.status_code == 503
+        measured = fetch(server.url.replace("ws://", "http://") + "/metrics")
+        assert 'trio_ws_turned_away_total{limit="connections_per_address"} 1.0' in measured
         first.close()
         with come_from("198.51.100.1") as again:
             assert call(again, **INVOICE)["status"] == "success"
