@@ -60,9 +60,10 @@ class Workers:
                     starting.start_soon(living.start, self._keep, number)
             task_status.started()
 
-    async def reload(self, orders: bytes) -> None:
+    async def reload(self, orders: bytes, patience_seconds: float) -> None:
         """Tell all workers, and those that come, what has changed of what they were told."""
         self._orders = orders
+        self._patience_seconds = patience_seconds
         for process in list(self._living):
             await _tell(process, orders + b"\n")
 

@@ -111,6 +111,23 @@ def test_stopping_a_server_that_still_starts_leaves_nothing_behind(tmp_path: Pat
         wait_until_gone(tmp_path)
 
 
+def test_sighup_ends_no_server_that_starts_or_stops(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stderr.readline()  # of PostgreSQL, that it runs
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline().startswith("Listening")
+        process.send_signal(signal.SIGTERM)
+        for line in process.stderr:
+            if "stopped" not in line:
+                process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE_SECONDS) == 0
+
+
 def test_an_embedded_database_that_was_killed_is_started_anew(tmp_path: Path) -> None:
     with serving(tmp_path) as server, server.connect() as client:
         uid = call(client, **INVOICE)["data"]["uid"]

@@ -57,6 +57,8 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     """
     for number in STOPPING:
         signal.signal(number, _unwind)  # until trio takes over, and after it
+    if not os.isatty(workers.STDIN):  # a terminal that was closed sends it to end us
+        signal.signal(signal.SIGHUP, _let_pass)
     notifier = Notifier(os.environ)
     settings, sources = options.load()
     _set_up(settings)
@@ -173,16 +175,18 @@ async def _keep_workers(process: Process, conninfo: str, sockets: list[socket.so
 
     async def reload() -> None:
         async for settings in process.reloads:
-            await crew.reload(orders(settings))
+            await crew.reload(orders(settings), patience(settings))
 
     async def say_that_we_live() -> None:
         while True:
             process.alive()
             await trio.sleep(ALIVE_SECONDS)
 
+    def patience(settings: Settings) -> float:
+        return settings.drain_seconds + STOP_SECONDS
+
     settings = process.settings
-    patience = settings.drain_seconds + STOP_SECONDS
-    crew = workers.Workers(_worker_command(), orders(settings), process.shutdown, patience)
+    crew = workers.Workers(_worker_command(), orders(settings), process.shutdown, patience(settings))
     async with trio.open_nursery() as beside:
         async with trio.open_nursery() as serving:
             await serving.start(crew.run, settings.workers)
@@ -213,6 +217,10 @@ async def _keep_running(postgres: embedded.EmbeddedPostgres) -> None:
 def _unwind(_: int, __: object) -> None:
     """Leave through all context managers, which stop what they have started."""
     sys.exit(0)
+
+
+def _let_pass(_: int, __: object) -> None:
+    """Read no settings anew where none are in force yet, or any more."""
 
 
 def _say_where(process: Process, sockets: list[socket.socket]) -> None:
