@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import trio
 from websockets.exceptions import ConnectionClosed
 
 from tests import raw
-from tests.database.test_embedded import wait_until_gone
+from tests.database.test_embedded import processes_of, wait_until_gone
 from tests.end_to_end.serving import (
     INVOICE,
     PATIENCE_SECONDS,
@@ -126,6 +127,45 @@ def test_sighup_ends_no_server_that_starts_or_stops(tmp_path: Path) -> None:
             if "stopped" not in line:
                 process.send_signal(signal.SIGHUP)
         assert process.wait(PATIENCE_SECONDS) == 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_dead(pid: int) -> bool:
+    """Tell whether it has ended, and nobody has taken note of that."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root makes namespaces of processes"
+)
+def test_as_process_1_it_buries_orphans_and_heeds_signals(tmp_path: Path) -> None:
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "trio_ws"]
+    with subprocess.Popen(
+        [*command, "serve", "--port", "0", "--data-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as outer:
+        try:
+            server = Server(outer, tmp_path)
+            (first,) = children_of(outer.pid)
+            for pid in processes_of(tmp_path):
+                os.kill(pid, signal.SIGKILL)
+            server.wait_for_line("starting it anew")
+            with server.connect() as client:
+                deadline = time.monotonic() + PATIENCE_SECONDS
+                while call(client, action="list_prices")["status"] != "success":
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            assert not any(map(is_dead, children_of(first)))
+            os.kill(first, signal.SIGTERM)
+            assert outer.wait(PATIENCE_SECONDS) == 0
+        finally:
+            outer.kill()
+        assert server.log()[-1].endswith("stopped")
 
 
 def test_an_embedded_database_that_was_killed_is_started_anew(tmp_path: Path) -> None:

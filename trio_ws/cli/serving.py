@@ -20,6 +20,7 @@ import trio
 
 from trio_ws import server, workers
 from trio_ws.cli.database import open_database
+from trio_ws.cli.init import leave_process_1
 from trio_ws.cli.options import NO_SERVE_OPTIONS, ServeOptions
 from trio_ws.cli.process import STOPPING, Process
 from trio_ws.cli.sockets import bind, bind_metrics, share, url, who_may_come
@@ -55,6 +56,7 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
 
     SIGHUP has it read its settings anew: limits, origins and the log's level.
     """
+    leave_process_1()
     for number in STOPPING:
         signal.signal(number, _unwind)  # until trio takes over, and after it
     if not os.isatty(workers.STDIN):  # a terminal that was closed sends it to end us

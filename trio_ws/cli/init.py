@@ -1,0 +1,38 @@
+"""What process 1 of a container has to do besides: bury the orphans, and heed signals.
+
+The kernel gives process 1 whoever has lost its parent, as PostgreSQL's processes when theirs was killed, and
+keeps from it each signal that it has no handler for, even its own.
+"""
+
+import os
+import signal
+import sys
+
+FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def leave_process_1() -> None:
+    """Go on in a child, where we are process 1, which passes signals on to it and ends with its status."""
+    if os.getpid() != 1:
+        return
+    heeded = {signal.SIGCHLD, *FORWARDED}
+    signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)  # else Ctrl-C would reach it twice
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
+        return
+    while True:
+        number = signal.sigwait(heeded)
+        if number in FORWARDED:
+            os.kill(child, number)
+        elif (status := _bury(child)) is not None:
+            sys.exit(status if status >= 0 else 128 - status)  # as a shell says it
+
+
+def _bury(child: int) -> int | None:
+    """Take leave of whoever has ended, and return the child's exit status, if it is among them."""
+    while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+        if ended[0] == child:
+            return os.waitstatus_to_exitcode(ended[1])
+    return None
