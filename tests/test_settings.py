@@ -108,6 +108,13 @@ def test_a_file_that_cannot_be_is_named(tmp_path: Path, text: str, complaint: st
         load({}, {}, file)
 
 
+@pytest.mark.parametrize("name", ["retention_seconds", "requests_per_second", "drain_seconds"])
+def test_for_ever_is_spelled_none_or_not_at_all(name: str) -> None:
+    for value in ("inf", "1e300", "nan", "0", "-1"):
+        with pytest.raises(SettingsError, match=name.upper()):
+            load({}, {f"TRIO_WS_{name.upper()}": value})
+
+
 def test_data_without_a_home_has_to_be_given_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.getuid", lambda: 2**31 - 2)  # nobody's

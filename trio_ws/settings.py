@@ -24,7 +24,7 @@ TOKEN_VARIABLE = f"{PREFIX}TOKEN"  # who a client is: no setting of the server's
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
-Rate = Annotated[float, Meta(gt=0)]  # in one second
+Rate = Annotated[float, Meta(gt=0, le=2**31)]  # in one second
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
@@ -89,7 +89,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 0.1
 
     retention_seconds: Annotated[
-        Annotated[float, Meta(gt=0)] | None, Meta(description="how long events are kept for replays")
+        Annotated[float, Meta(gt=0, le=3155760000)] | None,
+        Meta(description="how long events are kept for replays"),
     ] = 604800.0
     log_memory_bytes: Annotated[
         Count, Meta(description="events kept in memory, for clients that catch up")

@@ -1,7 +1,9 @@
 """A server that runs, as whoever operates it sees it: systemd's messages, and settings read anew."""
 
 import fcntl
+import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -196,3 +198,23 @@ def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
             assert process.wait(PATIENCE_SECONDS) == 0
         finally:
             process.kill()
+
+
+def test_as_many_descriptors_are_had_as_clients_may_come(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    for hard, soft in ((4096, 456), (300, 300)):
+        with subprocess.Popen(
+            ["sh", "-c", f'ulimit -Sn 128 && ulimit -Hn {hard} && exec "$@"', "sh", *command],
+            env={**os.environ, "TRIO_WS_CONNECTIONS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                server = Server(process, tmp_path)
+                assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (soft, hard)
+                assert server.stop() == 0
+            finally:
+                process.kill()
+        too_few = [line for line in server.log() if "file descriptors are too few" in line]
+        assert len(too_few) == (hard == 300)

@@ -7,6 +7,7 @@ serves nobody itself.
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -40,6 +41,7 @@ ALIVE_SECONDS = 1.0  # pause between the words of a parent that lives
 # too often for a server: p99 from commit to frame was 9 to 22 ms, and is 4 now (`scripts/bench latency`).
 GARBAGE = (10_000, 20, 20)
 STOP_SECONDS = 5.0  # what a worker may take to stop besides `drain_seconds`
+SPARE_DESCRIPTORS = 256  # for the database, webhooks, listeners and those who are turned away
 
 Task = Callable[[], Awaitable[None]]
 
@@ -104,6 +106,20 @@ def work(number: int, /) -> None:
 def _set_up(settings: Settings) -> None:
     configure_logs(settings)
     gc.set_threshold(*GARBAGE)
+    _allow_descriptors(settings)
+
+
+def _allow_descriptors(settings: Settings) -> None:
+    """Have as many file descriptors as clients may come, if we may: shells allow 1024 of many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if settings.connections is None or hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return
+    wanted = settings.connections + SPARE_DESCRIPTORS
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    if hard < wanted:
+        logger.warning("%d file descriptors are too few for %d connections", hard, settings.connections)
 
 
 async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:
