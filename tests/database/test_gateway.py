@@ -140,10 +140,14 @@ async def test_no_database_is_unavailable(tmp_path: Path) -> None:
         await gateway.run(queries.check)
 
 
-async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: str) -> None:
+def make_read_only(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as other:
         database = other.info.dbname
         other.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on".encode())
+
+
+async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: str) -> None:
+    make_read_only(conninfo)
     with pytest.raises(Unavailable):
         await gateway.run(queries.create_invoice, CreateInvoice(amount=1, currency="USD", account_id=1))
     assert await gateway.run(queries.read_position)
@@ -193,8 +197,9 @@ async def test_many_open_files_are_no_trouble(gateway: Gateway) -> None:
 
 
 async def test_an_outage_is_logged_once_and_so_is_its_end(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gateway_module, "STEADY_SECONDS", 0.0)
     caplog.set_level("INFO")
     with embedded_postgres(tmp_path, options={"fsync": "off"}) as postgres:
         gateway = Gateway(postgres.conninfo, Settings())
@@ -206,11 +211,28 @@ async def test_an_outage_is_logged_once_and_so_is_its_end(
         await trio.to_thread.run_sync(postgres.start)
         await gateway.run(queries.check)
         gateway.close()
+    assert_logged(caplog, "the database is away", "the database is back")
+
+
+async def test_a_database_that_only_reads_is_logged_once_too(
+    gateway: Gateway, conninfo: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    invoice = CreateInvoice(amount=1, currency="USD", account_id=1)
+    make_read_only(conninfo)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await gateway.run(queries.create_invoice, invoice)
+        await gateway.run(queries.read_position)
+    assert_logged(caplog, "the database is away")
+    monkeypatch.setattr(gateway_module, "STEADY_SECONDS", 0.0)  # enough of them have passed
+    await gateway.run(queries.read_position)
+    assert_logged(caplog, "the database is away", "the database is back")
+
+
+def assert_logged(caplog: pytest.LogCaptureFixture, *expected: str) -> None:
     messages = [record.getMessage() for record in caplog.records if record.name == gateway_module.__name__]
-    assert [message.partition(":")[0] for message in messages] == [
-        "the database is away",
-        "the database is back",
-    ]
+    assert [message.partition(":")[0] for message in messages] == list(expected)
 
 
 # Notifications

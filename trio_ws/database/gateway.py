@@ -47,6 +47,7 @@ _LINE_OPTIONS: dict[str, Any] = {
 }
 WATCHDOG_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0  # how long a LISTEN connection may be silent before it is tried
+STEADY_SECONDS = 2.0  # without a failure; then an outage is over, and not at the first query that does well
 RECONNECT_SECONDS = (0.1, 2.0)  # first and longest pause; doubled each time, with jitter
 
 
@@ -90,7 +91,8 @@ class Gateway:
         self._limiter_ahead = trio.CapacityLimiter(1)
         self._idle: list[Connection] = []
         self._busy_since: dict[Connection, float] = {}
-        self._away = False
+        self._is_away = False
+        self._failed_at = 0.0
 
     async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         """Run `query(connection, *args)` in a thread.
@@ -180,12 +182,18 @@ class Gateway:
             raise Unavailable("The database can't be reached") from None
 
     def _report(self, error: psycopg.Error | None) -> None:
-        """Log the first failure and the recovery, not each request that meets them."""
-        if error is not None and not self._away:
-            logger.warning("the database is away: %s", _summary(error))
-        elif error is None and self._away:
+        """Log the first failure and the recovery, not each request that meets them.
+
+        On a full disk, and on a standby, all that reads goes well between the failures of what writes.
+        """
+        now = time.monotonic()
+        if error is not None:
+            if not self._is_away:
+                logger.warning("the database is away: %s", _summary(error))
+            self._is_away, self._failed_at = True, now
+        elif self._is_away and now >= self._failed_at + STEADY_SECONDS:
             logger.info("the database is back")
-        self._away = error is not None
+            self._is_away = False
 
     # In the background
 
