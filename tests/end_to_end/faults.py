@@ -19,18 +19,23 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from websockets.sync.client import ClientConnection, connect
 
+from tests.end_to_end.proxy import Proxy
 from tests.end_to_end.serving import PATIENCE_SECONDS, free_port, start_process
 from trio_ws.database import migrations
 from trio_ws.database.embedded import embedded_postgres
 
 MAX_CONNECTIONS = 30
 QUIET_SECONDS = 0.05  # pause between two requests
+FAR_SECONDS = 0.1  # of light in glass around half the globe
+CHANGE = "UPDATE invoices SET memo = version WHERE id = (SELECT max(id) FROM invoices)"
+SMALL_DISK_BYTES = 128 * 1024 * 1024
 
 
 @dataclass
@@ -42,16 +47,18 @@ class Outcome:
         answers: How often each code was answered while it lasted.
         longest: The longest wait for an answer, in seconds.
         back: From its end to the next request that was done, in seconds.
+        latest: The longest from a change until the follower was told of it, in seconds.
         created: Invoices that the asking client was told of.
-        lost: Of those, the ones that the follower was not told of.
-        doubled: Events that it was told twice.
-        extra: Invoices that nobody was told of, or that one key made twice.
+        lost: Changes that it was not told of.
+        doubled: Those that it was told twice.
+        extra: Invoices that nobody was told of, that have gone, or that one key made twice.
     """
 
     name: str
     answers: dict[str, int] = field(default_factory=dict)
     longest: float = 0.0
     back: float = 0.0
+    latest: float = 0.0
     created: int = 0
     lost: int = 0
     doubled: int = 0
@@ -61,6 +68,7 @@ class Outcome:
         answers = ", ".join(f"{count} {code}" for code, count in sorted(self.answers.items())) or "none"
         return (
             f"{self.name:<28} answers: {answers}; longest {self.longest:.1f} s; back after {self.back:.1f} s;"
+            f" events {self.latest:.1f} s late at most;"
             f" {self.created} created, {self.lost} lost, {self.doubled} doubled, {self.extra} extra"
         )
 
@@ -69,23 +77,37 @@ class Bench:
     """A PostgreSQL, a server on it, and two clients on lines that are never opened anew.
 
     Args:
+        name: The fault's.
         folder: Where the database is to be.
-        seconds: How long a fault lasts.
+        seconds: How long the fault lasts.
+
+    Attributes:
+        folder: That of the database.
+        line: Between the server and PostgreSQL.
+        listen_line: The same for notifications, where those have one of their own.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.seconds = seconds
-        self.folder = folder / "postgres"
-        self._folder = folder
+    def __init__(self, name: str, folder: Path, seconds: float) -> None:
+        self.folder = folder / "data" / "postgres"
+        self._fault = FAULTS[name]
+        self._outcome = Outcome(name)
+        self._seconds = seconds
         self._stack = ExitStack()
         self._port = free_port()
         self._done = threading.Event()
         self._events: list[tuple[str, int]] = []
 
     def __enter__(self) -> "Bench":
+        data = self.folder.parent
+        data.mkdir()
+        if self._fault.on_small_disk:
+            self._stack.enter_context(small_disk(data))
         options = {"max_connections": str(MAX_CONNECTIONS), "superuser_reserved_connections": "3"}
-        self.postgres = self._stack.enter_context(embedded_postgres(self._folder, options=options))
+        self.postgres = self._stack.enter_context(embedded_postgres(data, options=options))
         migrations.migrate(self.postgres.conninfo)
+        self.line, self.listen_line = (
+            self._stack.enter_context(Proxy.to_postgres(self.postgres.conninfo)) for _ in range(2)
+        )
         self.server = self._start_server()
         self._stack.callback(self._stop_server)
         self._asking = self._stack.enter_context(self._connect())
@@ -100,26 +122,26 @@ class Bench:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def suffer(self, name: str, fault: Callable[["Bench"], AbstractContextManager[None]]) -> Outcome:
+    def suffer(self) -> Outcome:
         """Have the fault last, and return what the clients noticed."""
-        outcome = Outcome(name)
         told: dict[str, str] = {}  # the invoice of each key
-        self._create(outcome, told, "before")
+        self._create(told, "before")
         key = str(uuid.uuid4())
-        with fault(self):
-            until = time.monotonic() + self.seconds
+        with self._fault.happens(self):
+            until = time.monotonic() + self._seconds
             while time.monotonic() < until:
-                if self._create(outcome, told, key):
+                if self._create(told, key):
                     key = str(uuid.uuid4())
                 time.sleep(QUIET_SECONDS)
         ended = time.monotonic()
-        while not self._create(outcome, told, key):  # what was not done is asked anew, under its key
+        while not self._create(told, key):  # what was not done is asked anew, under its key
             time.sleep(QUIET_SECONDS)
-        outcome.back = time.monotonic() - ended
-        self._settle(outcome, told)
-        return outcome
+        self._outcome.back = time.monotonic() - ended
+        self._settle(told)
+        return self._outcome
 
-    def _create(self, outcome: Outcome, told: dict[str, str], key: str) -> bool:
+    def _create(self, told: dict[str, str], key: str) -> bool:
+        outcome = self._outcome
         began = time.monotonic()
         fields = {"amount": 1, "currency": "USD", "account_id": 1, "idempotency_key": key}
         reply = ask(self._asking, action="create_invoice", **fields)
@@ -130,37 +152,51 @@ class Bench:
             assert told.setdefault(key, reply["data"]["uid"]) == reply["data"]["uid"], "one key, one invoice"
         return bool(code == "success")
 
-    def _settle(self, outcome: Outcome, told: dict[str, str]) -> None:
-        """Wait until the follower has been told of all, and count."""
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Do something to the database, or ask it, as another program."""
+        with psycopg.connect(self.postgres.conninfo, autocommit=True) as database:
+            done = database.execute(statement.encode())
+            return done.fetchall() if done.description else []
+
+    def wait_until_told(self) -> int:
+        """Wait long enough for the follower to be told of all changes; return of how many it was not."""
+        rows = self.execute("SELECT uid::text, version FROM invoices")
+        changes = {(uid, version) for uid, last in rows for version in range(1, last + 1)}
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not set(told.values()) <= {uid for uid, _ in self._events}:
-            if time.monotonic() > deadline:
-                break
+        while not changes <= set(self._events) and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.3)  # for what should not come any more
-        known = {uid for uid, _ in self._events}
-        with psycopg.connect(self.postgres.conninfo) as database:
-            rows = database.execute("SELECT idempotency_key, uid::text FROM invoices").fetchall()
-        keys: dict[str, str] = dict(rows)
+        return len(changes - set(self._events))
+
+    def _settle(self, told: dict[str, str]) -> None:
+        """Count what came of it."""
+        outcome = self._outcome
         outcome.created = len(told)
-        outcome.lost = len(set(told.values()) - known)
+        outcome.lost = self.wait_until_told()
+        time.sleep(0.3)  # for what should not come any more
         outcome.doubled = len(self._events) - len(set(self._events))
-        outcome.extra = sum(keys.get(key) != uid for key, uid in told.items())
-        outcome.extra += len(set(keys.values()) - set(told.values()))
+        rows = self.execute("SELECT idempotency_key, uid::text FROM invoices")
+        outcome.extra = len(set(rows) ^ set(told.items()))
 
     def _follow(self, line: ClientConnection) -> None:
         while not self._done.is_set():
             with contextlib.suppress(TimeoutError):
                 event = json.loads(line.recv(timeout=0.2))
                 if event["type"].startswith("invoice"):
-                    self._events.append((event["data"]["uid"], event["data"]["version"]))
+                    invoice = event["data"]
+                    self._events.append((invoice["uid"], invoice["version"]))
+                    late = time.time() - datetime.fromisoformat(invoice["updatedAt"]).timestamp()
+                    self._outcome.latest = max(self._outcome.latest, late)
 
     def _connect(self) -> ClientConnection:
         return connect(f"ws://127.0.0.1:{self._port}", open_timeout=PATIENCE_SECONDS)
 
     def _start_server(self) -> "subprocess.Popen[str]":
-        settings = ["--port", str(self._port), "--database-url", self.postgres.conninfo]
-        return start_process([sys.executable, "-m", "trio_ws", "serve", *settings])
+        direct = self.postgres.conninfo
+        settings = {"TRIO_WS_DATABASE_URL": self.line.conninfo(direct)}
+        if self._fault.listens_apart:
+            settings["TRIO_WS_LISTEN_URL"] = self.listen_line.conninfo(direct)
+        command = [sys.executable, "-m", "trio_ws", "serve", "--port", str(self._port)]
+        return start_process(command, **settings)
 
     def _stop_server(self) -> None:
         self.server.terminate()
@@ -179,6 +215,24 @@ def _processes(postgres_folder: Path) -> list[int]:
     first = int((postgres_folder / "postmaster.pid").read_text().split()[0])
     children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
     return [first, *map(int, children)]
+
+
+@contextmanager
+def _executing_again_and_again(bench: Bench, statement: str, pause: float) -> Iterator[None]:
+    """As another program."""
+    done = threading.Event()
+
+    def execute() -> None:
+        while not done.wait(pause):
+            bench.execute(statement)
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextmanager
@@ -216,21 +270,12 @@ def standstill(bench: Bench) -> Iterator[None]:
 @contextmanager
 def backends_terminated(bench: Bench) -> Iterator[None]:
     """All sessions but ours ended, again and again; that of LISTEN, too."""
-    done = threading.Event()
-
-    def terminate() -> None:
-        while not done.wait(0.2):
-            with psycopg.connect(bench.postgres.conninfo, autocommit=True) as database:
-                database.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-                )
-
-    thread = threading.Thread(target=terminate)
-    thread.start()
-    yield
-    done.set()
-    thread.join()
+    terminate = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    with _executing_again_and_again(bench, terminate, 0.2):
+        yield
 
 
 @contextmanager
@@ -258,23 +303,117 @@ def table_locked(bench: Bench) -> Iterator[None]:
 @contextmanager
 def read_only(bench: Bench) -> Iterator[None]:
     """As a standby is."""
-    with psycopg.connect(bench.postgres.conninfo, autocommit=True) as database:
-        database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-        database.execute("SELECT pg_reload_conf()")
+    bench.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    bench.execute("SELECT pg_reload_conf()")
+    yield
+    bench.execute("ALTER SYSTEM RESET default_transaction_read_only")
+    bench.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def database_slow(bench: Bench) -> Iterator[None]:
+    """As on the other side of the world."""
+    bench.line.delay = FAR_SECONDS
+    yield
+    bench.line.delay = 0.0
+
+
+@contextmanager
+def database_black_holed(bench: Bench) -> Iterator[None]:
+    """What is sent to it, and by it, gets lost, which nobody tells anybody."""
+    bench.line.black_hole()
+    yield
+    bench.line.heal()
+
+
+@contextmanager
+def listen_black_holed(bench: Bench) -> Iterator[None]:
+    """Notifications get lost, while another program writes."""
+    bench.listen_line.black_hole()
+    with _executing_again_and_again(bench, CHANGE, QUIET_SECONDS):
         yield
-        database.execute("SET default_transaction_read_only = off")
-        database.execute("ALTER SYSTEM RESET default_transaction_read_only")
-        database.execute("SELECT pg_reload_conf()")
+    bench.execute(CHANGE)
+    assert not bench.wait_until_told(), "with nobody asking, which would wake the server, either"
+    bench.listen_line.heal()
 
 
-FAULTS: dict[str, Callable[[Bench], AbstractContextManager[None]]] = {
-    "restart": restart,
-    "kill -9": crash,
-    "SIGSTOP": standstill,
-    "backends terminated": backends_terminated,
-    "no connections left": no_connections_left,
-    "table locked": table_locked,
-    "read-only": read_only,
+class CannotBeMadeHere(Exception):
+    """A fault needs what this machine does not give."""
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Put a folder on a disk of its own."""
+    size = f"size={SMALL_DISK_BYTES},mode=0700"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "trio-ws-test", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        raise CannotBeMadeHere(mounted.stderr.strip())
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def disk_full(bench: Bench) -> Iterator[None]:
+    """No room for another row."""
+    ballast = bench.folder.parent / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(65536))
+    with contextlib.suppress(psycopg.OperationalError):
+        while True:
+            bench.execute(CHANGE)  # there may be some room on the pages that it has
+    yield
+    ballast.unlink()
+
+
+@contextmanager
+def disk_full_of_wal(bench: Bench) -> Iterator[None]:
+    """No room to log a change, which PostgreSQL does not survive, nor does it start so."""
+    with disk_full(bench):
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                bench.execute("SELECT pg_switch_wal()")
+                bench.execute("UPDATE accounts SET name = name")
+        yield
+    bench.postgres.restart()
+
+
+class Fault(NamedTuple):
+    """What happens, and where.
+
+    Args:
+        happens: Lasts as long as its block.
+        listens_apart: Whether notifications come by a `listen_url`.
+        on_small_disk: Whether the database has a disk of its own, which can be filled.
+        is_borne: Whether all requests are done all the same.
+    """
+
+    happens: Callable[[Bench], AbstractContextManager[None]]
+    listens_apart: bool = False
+    on_small_disk: bool = False
+    is_borne: bool = False
+
+
+FAULTS = {
+    "restart": Fault(restart),
+    "kill -9": Fault(crash),
+    "SIGSTOP": Fault(standstill),
+    "backends terminated": Fault(backends_terminated),
+    "no connections left": Fault(no_connections_left),
+    "table locked": Fault(table_locked),
+    "read-only": Fault(read_only),
+    "disk full": Fault(disk_full, on_small_disk=True),
+    "disk full of WAL": Fault(disk_full_of_wal, on_small_disk=True),
+    "database slow": Fault(database_slow, is_borne=True),
+    "database black-holed": Fault(database_black_holed),
+    "LISTEN black-holed": Fault(listen_black_holed, listens_apart=True, is_borne=True),
 }
 
 
@@ -282,10 +421,14 @@ def main() -> None:
     """Print the table."""
     options = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
     options.add_argument("--seconds", type=float, default=8.0, help="how long each fault lasts")
+    options.add_argument("names", nargs="*", default=list(FAULTS), help="which; all")
     given = options.parse_args()
-    for name, fault in FAULTS.items():
-        with tempfile.TemporaryDirectory() as folder, Bench(Path(folder), given.seconds) as bench:
-            print(bench.suffer(name, fault), flush=True)  # noqa: T201
+    for name in given.names:
+        try:
+            with tempfile.TemporaryDirectory() as folder, Bench(name, Path(folder), given.seconds) as bench:
+                print(bench.suffer(), flush=True)  # noqa: T201
+        except CannotBeMadeHere as error:
+            print(f"{name:<28} can't be made here: {error}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -124,8 +125,14 @@ def free_port() -> int:
             return port
 
 
-def start_process(command: list[str]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def start_process(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **environment},
+    )
     assert process.stdout
     assert process.stdout.readline().startswith("Listening")
     process.stdout.close()
