@@ -1,5 +1,7 @@
 """Followers, writers and faults, all at once, on real processes; and an account of what each follower got.
 
+Their lines are long ones, through a proxy that cuts them.
+
 The tables are the truth: a row at version n was changed n times, so whoever follows it from its beginning
 must have got the versions 1 to n, once each and in order. `scripts/chaos` runs it at length, a test in brief.
 """
@@ -26,6 +28,7 @@ import trio
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from tests.end_to_end.proxy import Proxy
 from tests.end_to_end.serving import free_port, start_process
 from trio_ws.client import Gap
 from trio_ws.client import connect as trio_client
@@ -38,6 +41,8 @@ WRITERS = 8
 FOLLOWERS = 20  # 5 of each account: of those 2 steady, 1 slow, 1 cutting its line, and 1 both
 OPEN_SECONDS = 0.1  # longest time that a writer's transaction is open
 SLOW_SECONDS = 0.01  # a slow follower's pause at each event
+DELAY_SECONDS = 0.02  # of the followers' lines, each way
+CUTS = 5  # of all followers' lines, one soon after the other
 
 # What reading `id > last` amounts to: what commits late has an id that was passed already.
 NUMBER_BY_ID = """
@@ -134,6 +139,8 @@ class Chaos:
         self._outage = outage
         self._by_id = by_id
         self._port = free_port()
+        self._line = Proxy.to_port(self._port)
+        self._url = f"ws://127.0.0.1:{self._line.port}"
         self._writing = threading.Event()
         self._following = threading.Event()
         self._rolled_back = itertools.count()
@@ -142,8 +149,9 @@ class Chaos:
 
     async def run(self, say: Callable[[str], None]) -> Report:
         """Run it to the end."""
-        with embedded_postgres(self._folder) as postgres:
+        with embedded_postgres(self._folder) as postgres, self._line:
             self._conninfo = postgres.conninfo
+            self._line.delay = DELAY_SECONDS
             self._prepare()
             async with trio.open_nursery() as nursery:
                 self._followers = [self._follower(number) for number in range(FOLLOWERS)]
@@ -192,7 +200,7 @@ class Chaos:
                 nursery.start_soon(trio.to_thread.run_sync, self._follow_in_thread, follower, slow, lasts)
 
     async def _follow_with_our_client(self, follower: Follower, pause: float) -> None:
-        async with trio_client(f"ws://127.0.0.1:{self._port}") as client:
+        async with trio_client(self._url) as client:
             topic = ("account", follower.account)
             async for event in client.follow(topic, after=follower.after):
                 if isinstance(event, Gap):
@@ -214,7 +222,7 @@ class Chaos:
         while not self._following.is_set():
             with (
                 contextlib.suppress(OSError, WebSocketException),
-                connect(f"ws://127.0.0.1:{self._port}", max_queue=1, open_timeout=5) as line,
+                connect(self._url, max_queue=1, open_timeout=5) as line,
             ):
                 topics = [{"type": "account", "id": follower.account}]
                 line.send(json.dumps({"action": "resume", "after": follower.after, "topics": topics}))
@@ -279,6 +287,11 @@ class Chaos:
         async def kill_worker() -> None:
             os.kill(_children(server.pid)[0], signal.SIGKILL)
 
+        async def cut_lines() -> None:
+            for _ in range(CUTS):
+                self._line.cut()
+                await trio.sleep(self._pace / CUTS)
+
         async def terminate_backends() -> None:
             with psycopg.connect(self._conninfo, autocommit=True) as database:
                 database.execute(
@@ -302,6 +315,7 @@ class Chaos:
         faults = (
             kill_server,
             kill_worker,
+            cut_lines,
             terminate_backends,
             stop_postgres,
             kill_server,
