@@ -89,6 +89,14 @@ async def test_a_head_that_dribbles_in_has_the_same_deadline(autojump_clock: Moc
         assert trio.current_time() <= 11 + line.settings.close_seconds
 
 
+async def test_a_head_that_does_not_come_to_its_end_is_answered_with_408(autojump_clock: MockClock) -> None:
+    async with open_line(handshake=False, head_seconds=10) as line:
+        await line.client.stream.send_all(raw.head()[:-1])
+        assert (await line.client.receive_head()).startswith("HTTP/1.1 408 ")
+        assert trio.current_time() == 10
+        assert await line.client.see_the_end() != b""
+
+
 async def _dribble(client: RawClient, data: bytes) -> None:
     for byte in data:
         await client.stream.send_all(bytes([byte]))
@@ -500,7 +508,9 @@ async def test_a_client_that_reads_slowly_may_be_slow_with_its_pong_and_one_that
         assert 30 <= trio.current_time() - read_all <= 30 + 60
 
 
-async def test_a_client_that_does_not_read_is_cut_off(autojump_clock: MockClock) -> None:
+async def test_a_client_that_does_not_read_is_cut_off(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_line(write_seconds=15) as line:
         await line.client.send(action="ping")
         await trio.sleep(15 + 2 * line.settings.close_seconds)
@@ -508,6 +518,7 @@ async def test_a_client_that_does_not_read_is_cut_off(autojump_clock: MockClock)
         assert line.ended_at >= 15
         with pytest.raises(trio.BrokenResourceError):
             await line.client.send(action="ping")
+    assert "ended: slow " in caplog.messages
 
 
 async def test_a_client_too_slow_for_its_events_gets_them_all_when_it_reads(

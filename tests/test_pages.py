@@ -12,8 +12,7 @@ from trio_websocket import ConnectionRejected
 
 from tests import raw
 from trio_ws import metrics
-from trio_ws.connection import receive_handshake
-from trio_ws.pages import Page, Pages
+from trio_ws.pages import Page, Pages, receive_handshake
 from trio_ws.server import serve
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, SimulatedNetwork, World, simulated_server

@@ -10,7 +10,6 @@ its end of the channel. A deadline bounds how long that may take.
 import itertools
 import logging
 import math
-import random
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,16 +23,14 @@ from trio_ws.actions.table import answer
 from trio_ws.errors import ActionError, CloseCode, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
-from trio_ws.pages import Pages
-from trio_ws.settings import Settings
+from trio_ws.pages import receive_handshake
 from trio_ws.wire import library
 from trio_ws.wire.admission import (
-    PATHS,
     check_origin,
     check_place,
     choose_subprotocol,
     find_token,
-    refuse_plain,
+    unavailable,
 )
 from trio_ws.wire.frames import TEXT, encode_close, encode_frame
 from trio_ws.wire.head import Head, Refusal
@@ -46,7 +43,6 @@ INBOX_MESSAGES = 8
 # How long a client that was slow may still take for what the two kernels hold, before which it sees no ping:
 # some 300 KB at 5 KB/s.
 SLOW_SECONDS = 60.0
-PAGE_PAUSE_SECONDS = 0.01  # at least, between two pages on one connection
 
 _numbers = itertools.count(1)
 
@@ -148,9 +144,13 @@ class Connection:
                     key = await self._admit(head)
             except Refusal as reason:
                 refusal = reason
+        deadline = self._waiting.deadline
         if head is not None and self._ending is not None:
             refusal = unavailable(self._settings, "The server is stopping")
-        with trio.move_on_at(self._waiting.deadline):
+        elif self._waiting.cancelled_caught and self._ending is None and self._wire.has_begun_head:
+            refusal = Refusal(408, "The request took too long")
+            deadline += self._settings.close_seconds
+        with trio.move_on_at(deadline):
             if refusal is not None:
                 await self._refuse(refusal)
             elif head is not None and key is not None:
@@ -278,6 +278,7 @@ class Connection:
                 await self._wire.close(payload)
         # A client may close with thousands of codes, which are no names for counters.
         how = ("gone" if payload is None else "client") if ending is None else str(int(ending.code))
+        how = "slow" if self._wire.gave_up else how
         metrics.CLOSED.labels(how).inc()
         self._say_how_it_ended(how, "" if ending is None else ending.reason)
 
@@ -289,43 +290,3 @@ class Connection:
             "bytes": self._bytes,
         }
         logger.info("ended: %s %s", how, reason, extra={"figures": figures})
-
-
-async def receive_handshake(
-    wire: Wire, pages: Pages, head_seconds: float, waiting: trio.CancelScope
-) -> Head | None:
-    """Serve plain requests until one asks for a WebSocket, and return that, or None at their end.
-
-    Args:
-        wire: The client's.
-        pages: What plain requests find.
-        head_seconds: Time for each head to come.
-        waiting: The scope that this is called in.
-
-    Raises:
-        Refusal: what is asked for is not there; nothing follows that.
-    """
-    not_before = trio.current_time()
-    while True:
-        waiting.deadline = min(waiting.deadline, trio.current_time() + head_seconds)
-        head = await wire.receive_head()
-        if head is None or head.asks_for_websocket:
-            return head
-        if head.path in PATHS:
-            raise refuse_plain(head)
-        await trio.sleep_until(not_before)
-        response, is_kept = await pages.answer(head)
-        try:
-            await wire.send_all(response)
-        except trio.BrokenResourceError:
-            return None  # it has gone, whatever it asked besides
-        if not is_kept:
-            return None
-        waiting.deadline = math.inf
-        not_before = trio.current_time() + PAGE_PAUSE_SECONDS
-
-
-def unavailable(settings: Settings, reason: str) -> Refusal:
-    """Return what is told to who has to come again, each in a time of its own."""
-    seconds = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
-    return Refusal(503, reason, Retry_After=str(math.ceil(seconds)))

@@ -34,7 +34,7 @@ SUBSCRIPTIONS = Gauge(
 OUTBOX_BYTES = Gauge("trio_ws_outbox_bytes", "What waits for clients to read.", registry=REGISTRY)
 OPENED = Counter("trio_ws_connections_opened", "WebSockets that were opened.", registry=REGISTRY)
 CLOSED = Counter(
-    "trio_ws_connections_closed", "WebSockets that ended, by close code.", ["code"], registry=REGISTRY
+    "trio_ws_connections_closed", "WebSockets that ended, by close code, or how.", ["code"], registry=REGISTRY
 )
 REFUSED = Counter("trio_ws_refused", "Requests turned away, by HTTP status.", ["status"], registry=REGISTRY)
 TURNED_AWAY = Counter("trio_ws_turned_away", "Connections over a limit.", ["limit"], registry=REGISTRY)

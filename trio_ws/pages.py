@@ -1,16 +1,20 @@
-"""Plain HTTP on the same port: whether we live, whether we serve, and what was measured. No I/O.
+"""Plain HTTP on the same port: whether we live, whether we serve, and what was measured.
 
 GET and HEAD, connections that are kept, and for all else the status that says what is wrong.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import trio
 
 from trio_ws import metrics
+from trio_ws.wire.admission import PATHS, refuse_plain
 from trio_ws.wire.head import Head, Refusal, encode_response
+from trio_ws.wire.stream import Wire
 
+PAGE_PAUSE_SECONDS = 0.01  # at least, between two pages on one connection
 METHODS = ("GET", "HEAD")
 TEXT = "text/plain; charset=utf-8"
 
@@ -44,6 +48,40 @@ class Pages:
         """See `respond`."""
         async with self._turn:
             return respond(head, self._makers)
+
+
+async def receive_handshake(
+    wire: Wire, pages: Pages, head_seconds: float, waiting: trio.CancelScope
+) -> Head | None:
+    """Serve plain requests until one asks for a WebSocket, and return that, or None at their end.
+
+    Args:
+        wire: The client's.
+        pages: What plain requests find.
+        head_seconds: Time for each head to come.
+        waiting: The scope that this is called in.
+
+    Raises:
+        Refusal: what is asked for is not there; nothing follows that.
+    """
+    not_before = trio.current_time()
+    while True:
+        waiting.deadline = min(waiting.deadline, trio.current_time() + head_seconds)
+        head = await wire.receive_head()
+        if head is None or head.asks_for_websocket:
+            return head
+        if head.path in PATHS:
+            raise refuse_plain(head)
+        await trio.sleep_until(not_before)
+        response, is_kept = await pages.answer(head)
+        try:
+            await wire.send_all(response)
+        except trio.BrokenResourceError:
+            return None  # it has gone, whatever it asked besides
+        if not is_kept:
+            return None
+        waiting.deadline = math.inf
+        not_before = trio.current_time() + PAGE_PAUSE_SECONDS
 
 
 def health() -> Page:

@@ -15,7 +15,7 @@ import trio
 
 from trio_ws import metrics
 from trio_ws.actions.services import Services
-from trio_ws.connection import Connection, receive_handshake, unavailable
+from trio_ws.connection import Connection
 from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
@@ -25,11 +25,11 @@ from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.limits import Census
-from trio_ws.pages import Pages, health, measurements, readiness
+from trio_ws.pages import Pages, health, measurements, readiness, receive_handshake
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
-from trio_ws.wire.admission import find_client
+from trio_ws.wire.admission import find_client, unavailable
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 from trio_ws.wire.tls import socket_of

@@ -175,9 +175,14 @@ def soak(folder: Path, seconds: float) -> Soak:
 
 
 def _unlimited(folder: Path) -> Path:
-    """Settings for many clients from one address, and for a log that says little."""
+    """Settings for many clients from one address, a log that says little, and few events kept in memory.
+
+    These may grow to their limit, slowly: what else grows would hide behind them.
+    """
     config = folder / "soak.toml"
-    config.write_text('connections_per_second = "none"\nlog_level = "warning"\n')
+    config.write_text(
+        'connections_per_second = "none"\nlog_level = "warning"\nlog_memory_bytes = 1_000_000\n'
+    )
     return config
 
 

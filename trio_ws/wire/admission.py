@@ -1,9 +1,12 @@
 """Who may come in: the paths that lead here, the page that a browser calls from, the token that it brings."""
 
 import ipaddress
+import math
+import random
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from trio_ws.settings import Settings
 from trio_ws.wire.head import Head, Refusal
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -21,6 +24,12 @@ def refuse_plain(head: Head) -> Refusal:
     except Refusal as refusal:
         return refusal
     return Refusal(426, "This is a WebSocket server", Upgrade="websocket", Sec_WebSocket_Version="13")
+
+
+def unavailable(settings: Settings, reason: str) -> Refusal:
+    """Return what is told to who has to come again, each in a time of its own."""
+    seconds = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
+    return Refusal(503, reason, Retry_After=str(math.ceil(seconds)))
 
 
 def check_place(head: Head) -> None:

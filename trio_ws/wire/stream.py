@@ -33,6 +33,8 @@ class Wire:
     Attributes:
         screen: What the client sends, and how that ended.
         torn: Whether half a frame may have gone out; then nothing more may follow it.
+        gave_up: Whether the client was cut off because it did not read.
+        has_begun_head: Whether some of a head has come, where one is waited for.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings) -> None:
@@ -40,7 +42,7 @@ class Wire:
         self.screen = Screen(
             settings.message_bytes, settings.message_fragments, Bucket(control_frames, control_frames)
         )
-        self.torn = False
+        self.torn = self.gave_up = self.has_begun_head = False
         self._stream = stream
         self._settings = settings
         self._sending = trio.Lock()
@@ -57,8 +59,10 @@ class Wire:
             Refusal: there is none that can be understood.
         """
         reader = HeadReader(self._settings.head_bytes)
+        self.has_begun_head = False
         while data := self._rest or await self._receive():
             self._rest = b""
+            self.has_begun_head = True
             if (head := reader.feed(data)) is not None:
                 self._rest = reader.rest
                 self._only_head = head.method == "HEAD"
@@ -139,6 +143,7 @@ class Wire:
             except trio.ClosedResourceError:
                 raise trio.BrokenResourceError("hung up") from None
         if sending.cancelled_caught:
+            self.gave_up = True
             await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
             raise trio.BrokenResourceError("it does not read")
 
