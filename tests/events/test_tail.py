@@ -2,14 +2,17 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.late import LateDatabase
+from trio_ws import metrics
+from trio_ws.database import queries
 from trio_ws.database.gateway import Database
+from trio_ws.database.queries import Connection
 from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
@@ -208,6 +211,28 @@ async def test_a_log_that_has_become_shorter_is_another_one_whatever_it_says(
         write(database, 3)
         await trio.sleep(1)
         assert dispatcher.seqs == [4, 5, 6, 7, 8, 7, 8, 9]
+
+
+class SetBackDatabase(SimulatedDatabase):
+    """Its clock was set back by an hour after the last change."""
+
+    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        answer: Any = await super().run_ahead(query, *args)
+        if query is queries.read_events:  # type: ignore[comparison-overlap]
+            answer = answer._replace(now=answer.now - 3600)
+        return cast("T", answer)
+
+
+async def test_a_clock_that_is_set_back_leaves_no_event_early(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, lags = SetBackDatabase(), list[float]()
+    monkeypatch.setattr(metrics.LAG, "observe", lags.append)
+    async with following(database):
+        write(database, 5)
+        await trio.sleep(1)
+    assert lags
+    assert min(lags) >= 0
 
 
 async def test_a_database_that_is_away_at_the_start_is_an_error(

@@ -96,7 +96,8 @@ class Tail:
                 metrics.LOG_BATCH.observe(len(read.events))
             for event in read.events:
                 self._dispatcher.publish(event)
-                metrics.LAG.observe(read.now - event.at + trio.current_time() - read_at)
+                age = max(0.0, read.now - event.at)  # that clock may have been set back
+                metrics.LAG.observe(age + trio.current_time() - read_at)
                 await trio.lowlevel.checkpoint()  # a thousand followers take milliseconds
             more = len(read.events) == BATCH
         self.read_at = began
