@@ -1,6 +1,7 @@
 """A room imports only from floors below its own, or from its own room: nothing below calls up."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_imports_lead_down(path: Path) -> None:
     for module in imports(path.read_text()):
         other = room(module)
         assert other == own or FLOORS[other] < FLOORS[own], f"{own} imports {module}"
+
+
+def test_no_deadline_goes_by_the_time_of_day() -> None:
+    """It may jump; what asks for it tells it, to clients and in signatures, and does nothing else with it."""
+    asks = re.compile(r"\btime\.time(_ns)?\b|\bdatetime\.(now|utcnow|today)\b")
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if asks.search(path.read_text())
+    }
+    assert found == {"actions/services.py", "webhooks/delivery.py"}
 
 
 def test_an_import_that_leads_up_would_be_seen() -> None:
