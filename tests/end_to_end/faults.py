@@ -98,6 +98,15 @@ class Bench:
         self._events: list[tuple[str, int]] = []
 
     def __enter__(self) -> "Bench":
+        with self._stack:  # what was started is stopped where something else does not start
+            self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
         data = self.folder.parent
         data.mkdir()
         if self._fault.on_small_disk:
@@ -117,10 +126,6 @@ class Bench:
         follower.start()
         self._stack.callback(follower.join)
         self._stack.callback(self._done.set)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
 
     def suffer(self) -> Outcome:
         """Have the fault last, and return what the clients noticed."""
@@ -352,7 +357,7 @@ def small_disk(folder: Path) -> Iterator[None]:
         check=False,
     )
     if mounted.returncode:
-        raise CannotBeMadeHere(mounted.stderr.strip())
+        raise CannotBeMadeHere(mounted.stderr.partition("\n")[0])
     try:
         yield
     finally:
