@@ -146,5 +146,5 @@ async def _open(
                 raise
             return socket, stream
     except NOT_OPENED as error:
-        say("can't connect to %s: %s; trying on", address.host, error or type(error).__name__)
+        say("can't connect to %s: %s; trying on", address.host, str(error) or type(error).__name__)
         return None
