@@ -361,7 +361,8 @@ def small_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # A process of PostgreSQL may take a moment longer to end than its first one.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager

@@ -142,7 +142,7 @@ ACTS: dict[str, tuple[Act, Callable[[bytes], bool]]] = {
     "no Upgrade, then a reset": (send_and_reset(PLAIN), nothing),
     "a reset at once": (send_and_reset(), nothing),
     "half a head, then a reset": (send_and_reset(b"GET / HT"), nothing),
-    "half a head, then silence": (send(b"GET / HT"), nothing),
+    "half a head, then silence": (send(b"GET / HT"), status(408)),
     "a head that never ends": (send(b"GET / HTTP/1.1\r\nX: ", b"x" * 100_000), status(431)),
     "a head in bytes": (dribble(raw.head() + REQUEST + CLOSE), closing(1000)),
     "another path": (send(raw.head("/elsewhere")), status(404)),
