@@ -38,6 +38,26 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, masked: bool = True)
     return bytes([(0x80 if fin else 0) | opcode]) + length + (bytes(4) if masked else b"") + payload
 
 
+def payloads(frames: bytes) -> list[bytes]:
+    """What a server's whole frames hold, each of which is text."""
+    found = []
+    while frames:
+        assert frames[0] == 0x80 | TEXT
+        size, at = frames[1], 2
+        if size > 125:
+            at += 2 if size == 126 else 8
+            size = int.from_bytes(frames[2:at], "big")
+        assert len(frames) >= at + size, "whole"
+        found.append(frames[at : at + size])
+        frames = frames[at + size :]
+    return found
+
+
+def seqs_of(frames: bytes) -> list[int]:
+    """The numbers of the events that a server's frames tell of."""
+    return [int(json.loads(payload)["position"].rpartition(".")[2]) for payload in payloads(frames)]
+
+
 class RawClient:
     """Reads and writes frames on a stream; answers no pings, and may skip them."""
 

@@ -18,6 +18,7 @@ from trio_ws import connection as connection_module
 from trio_ws.actions.services import Services
 from trio_ws.connection import Connection
 from trio_ws.errors import CloseCode
+from trio_ws.events import outbox
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
@@ -288,6 +289,13 @@ async def test_who_has_said_all_is_answered_before_it_is_hung_up_on(autojump_clo
         assert await line.client.see_the_end() == b""
 
 
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each frame sent by itself, so that a client can read slowly that has little to read."""
+    monkeypatch.setattr(outbox, "TOGETHER_BYTES", 1)
+
+
+@pytest.mark.usefixtures("one_by_one")
 async def test_who_broke_something_and_reads_slowly_is_not_waited_for_long(autojump_clock: MockClock) -> None:
     async with open_line(write_seconds=10, drain_seconds=25) as line:
         await line.client.stream.send_all(raw.frame(raw.TEXT, b'{"action":"ping"}') * 8 + b"\xff\xff")
@@ -489,6 +497,7 @@ async def _open_later(gate: trio.Event, seconds: float) -> None:
     gate.set()
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_a_client_that_reads_slowly_may_be_slow_with_its_pong_and_one_that_has_read_all_may_not(
     autojump_clock: MockClock,
 ) -> None:

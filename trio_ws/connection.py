@@ -72,7 +72,7 @@ class Connection:
         self._locate = locate
         self._settings = services.settings
         self._wire = Wire(stream, services.settings)
-        self._outbox = Outbox(self._settings.outbox_bytes)
+        self._outbox = Outbox(self._settings.outbox_bytes, self._wire.send_now)
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._session = Session(services, self._follower, self.end, self._expire_at)
         self._session.log_fields["connection"] = self.number
@@ -82,7 +82,7 @@ class Connection:
         self._reading = trio.CancelScope()
         self._running = trio.CancelScope()
         self._opened_at = 0.0
-        self._requests = self._messages = self._bytes = 0  # for the log
+        self._requests = 0  # for the log
 
     async def run(self) -> None:
         """Serve the client until either side ends it.
@@ -123,6 +123,7 @@ class Connection:
             seconds: How long what is under way may take; 0: nothing more is written but the close frame.
         """
         self._ending = self._ending or _Ending(code, reason)
+        self._outbox.hold()
         self._waiting.cancel()
         self._reading.cancel()
         self._running.deadline = min(self._running.deadline, trio.current_time() + seconds)
@@ -216,29 +217,24 @@ class Connection:
             try:
                 async for message in self._inbox:
                     self._requests += 1
-                    await self._outbox.reply(await self._respond(message))
+                    self._outbox.put(await self._respond(message))
+                    await self._outbox.room()
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
         self._outbox.close()
 
     async def _respond(self, message: str | bytes) -> bytes:
-        """Return the reply to a message; a test server has another."""
-        return await answer(message, self._services, self._session)
+        """Return the frame that answers a message; a test server has another."""
+        return encode_frame(TEXT, await answer(message, self._services, self._session))
 
     async def _write(self) -> None:
         try:
             while True:
-                frame = self._encode(await self._follower.take())
-                await self._wire.send_all(frame)
-                self._messages += 1
-                self._bytes += len(frame)
+                await self._wire.send_all(await self._follower.take())
         except (trio.EndOfChannel, trio.BrokenResourceError):
             pass  # All is said, or nobody listens.
         finally:
             self._outbox.abandon()
-
-    def _encode(self, message: bytes) -> bytes:
-        return encode_frame(TEXT, message)
 
     async def _keep_alive(self, socket: WebSocketConnection) -> None:
         excused_until = -math.inf
@@ -264,7 +260,7 @@ class Connection:
 
         Whether it reads at all the writer finds out, in `write_seconds`.
         """
-        return self._follower.is_behind or self._outbox.waiting_bytes > 0
+        return self._follower.is_behind or self._outbox.waiting_bytes > 0 or self._wire.is_sending
 
     async def _close(self) -> None:
         """Say why it ends: by our will, by a violation, or as the client closed; or it has just gone."""
@@ -286,7 +282,7 @@ class Connection:
         figures = {
             "seconds": round(trio.current_time() - self._opened_at, 3),
             "requests": self._requests,
-            "messages": self._messages,
-            "bytes": self._bytes,
+            "messages": self._outbox.messages,
+            "bytes": self._wire.sent_bytes,
         }
         logger.info("ended: %s %s", how, reason, extra={"figures": figures})

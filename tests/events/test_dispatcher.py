@@ -4,7 +4,6 @@ The model is a list of events and, for each follower, the set of topics with the
 followed. The machine writes, subscribes with and without a replay, and lets clients read or not, at will.
 """
 
-import json
 import math
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
@@ -13,10 +12,11 @@ import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Raw
 from trio.testing import MockClock
 
+from tests.raw import seqs_of
 from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
@@ -92,6 +92,11 @@ class FollowerMachine(RuleBasedStateMachine):
         self.expected: list[list[int]] = [[] for _ in FOLLOWERS]
         self.got: list[list[int]] = [[] for _ in FOLLOWERS]
 
+    @initialize(together_bytes=st.sampled_from([1, 300, 16384]))
+    def set_how_much_leaves_together(self, together_bytes: int) -> None:
+        for outbox in self.outboxes:
+            outbox.together_bytes = together_bytes
+
     @rule(concerned=st.lists(topics, min_size=1, unique=True), count=st.integers(1, 20))
     def publish(self, concerned: list[Topic], count: int) -> None:
         for _ in range(count):
@@ -143,7 +148,7 @@ class FollowerMachine(RuleBasedStateMachine):
         assert self.got[follower] == self.expected[follower]
 
     async def _take(self, follower: int, count: float) -> None:
-        """Take frames until there is none to be had without waiting for another event."""
+        """Take what there is, so often or until there is none to be had without waiting for another event."""
         one = self.followers[follower]
         taken = 0
         with trio.CancelScope() as patience:
@@ -152,21 +157,21 @@ class FollowerMachine(RuleBasedStateMachine):
                 patience.deadline = trio.current_time() + 1
                 if not one.is_behind and not one.outbox.has_news():
                     return
-                frame = await one.take() if one.outbox.has_news() else await self._next(one)
-                if frame is None:
+                frames = await one.take() if one.outbox.has_news() else await self._next(one)
+                if frames is None:
                     return
-                self.got[follower].append(int(json.loads(frame)["position"].rpartition(".")[2]))
+                self.got[follower] += seqs_of(frames)
                 taken += 1
         assert not patience.cancelled_caught
 
     async def _next(self, one: Follower) -> bytes | None:
-        """Take a frame of one that is behind; none where it comes to the end without one."""
-        frame: bytes | None = None
+        """Take what there is for one that is behind; none where it comes to the end without anything."""
+        frames: bytes | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_when_live, one, nursery.cancel_scope)
-            frame = await one.take()
+            frames = await one.take()
             nursery.cancel_scope.cancel()
-        return frame
+        return frames
 
     async def _stop_when_live(self, one: Follower, scope: trio.CancelScope) -> None:
         while one.is_behind:  # noqa: ASYNC110 - it becomes live without telling
@@ -227,14 +232,13 @@ async def test_a_replay_from_further_back_begins_there_also_while_reading_on(
         database.events.append(Event(seq, "invoice.updated", names, Raw(b"{}"), None))
         dispatcher.publish(database.events[-1])
     dispatcher.subscribe(TOPICS[:1], follower, 6)
-    seqs = [await next_seq(follower) for _ in range(2)]
+    follower.outbox.together_bytes = 1
+    seqs: list[int] = []
+    while len(seqs) < 2:
+        seqs += seqs_of(await follower.take())
     dispatcher.subscribe(TOPICS[:1], follower, 2)
     seqs += await read_all(follower)
     assert seqs == [7, 8, 3, 4, 5, 6, 7, 8, 9, 10]
-
-
-async def next_seq(follower: Follower) -> int:
-    return int(json.loads(await follower.take())["position"].rpartition(".")[2])
 
 
 def price(log: LogInMemory, dispatcher: Dispatcher, row: int, *topics: str) -> None:
@@ -247,7 +251,7 @@ async def read_all(follower: Follower) -> list[int]:
     seqs: list[int] = []
     with trio.move_on_after(0.05):
         while True:
-            seqs.append(int(json.loads(await follower.take())["position"].rpartition(".")[2]))
+            seqs += seqs_of(await follower.take())
     return seqs
 
 

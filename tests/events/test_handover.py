@@ -5,7 +5,6 @@ publishes at other steps; together they are all interleavings of a reader and of
 """
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -14,6 +13,7 @@ from msgspec import Raw
 from trio.testing import MockClock
 
 from tests.events.test_dispatcher import Ends, LogInMemory
+from tests.raw import seqs_of
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
@@ -71,8 +71,7 @@ class Scene:
 
     async def read(self) -> None:
         while True:
-            frame = await self.follower.take()
-            self.seqs.append(int(json.loads(frame)["position"].rpartition(".")[2]))
+            self.seqs += seqs_of(await self.follower.take())
             await trio.lowlevel.checkpoint()  # here a connection's writer sends it
 
 

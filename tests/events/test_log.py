@@ -8,7 +8,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
-from tests.events.test_dispatcher import Ends, next_seq
+from tests.events.test_dispatcher import Ends
+from tests.raw import seqs_of
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
@@ -103,7 +104,10 @@ async def test_five_thousand_clients_that_resume_at_once_cost_one_read_of_each_p
     async def resume() -> None:
         follower = Follower(log, Outbox(limit_bytes=1000), Ends())
         dispatcher.subscribe([Topic("account", "1")], follower, PAGE - 20)
-        assert [await next_seq(follower) for _ in range(40)] == list(range(PAGE - 19, PAGE + 21))
+        seqs: list[int] = []
+        while len(seqs) < 40:
+            seqs += seqs_of(await follower.take())
+        assert seqs == list(range(PAGE - 19, PAGE + 21))
 
     async with trio.open_nursery() as nursery:
         for _ in range(5000):

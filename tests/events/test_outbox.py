@@ -1,18 +1,30 @@
-"""Replies wait for room, events never do, and what is queued is bounded in bytes."""
+"""What can go out at once does, the rest waits in order; replies have room, events are bounded in bytes."""
+
+from collections.abc import Callable
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_ws.events.outbox import Outbox
+from trio_ws.events.outbox import TOGETHER_BYTES, Outbox
 
 
-async def test_frames_leave_in_the_order_in_which_they_came() -> None:
+async def test_frames_leave_in_the_order_in_which_they_came_and_together() -> None:
     outbox = Outbox(100)
-    outbox.push(b"event 1")
-    await outbox.reply(b"reply")
-    outbox.push(b"event 2")
-    assert [await outbox.take() for _ in range(3)] == [b"event 1", b"reply", b"event 2"]
+    outbox.push(b"event 1;")
+    outbox.put(b"reply;")
+    outbox.push(b"event 2;")
+    assert await outbox.take() == b"event 1;reply;event 2;"
+    assert outbox.waiting_bytes == 0
+
+
+async def test_no_more_leaves_together_than_it_may_forget_to_count() -> None:
+    outbox = Outbox(10**6)
+    for _ in range(100):
+        outbox.push(b"x" * 1000)
+    taken = len(await outbox.take())
+    assert TOGETHER_BYTES <= taken < TOGETHER_BYTES + 1000
+    assert outbox.waiting_bytes == 100_000 - taken
 
 
 async def test_an_event_without_room_is_not_queued() -> None:
@@ -38,40 +50,32 @@ async def test_what_fills_it_to_the_last_byte_has_room(autojump_clock: MockClock
     assert outbox.push(b"x" * 60)
     assert outbox.push(b"y" * 40)
     assert not outbox.push(b"z")
-    await outbox.take()
     with trio.fail_after(1):
-        await outbox.reply(b"z" * 60)
+        await outbox.room()
 
 
-async def test_even_empty_frames_are_bounded() -> None:
-    outbox = Outbox(160)
-    assert [outbox.push(b"") for _ in range(1000)].count(True) == 10
-
-
-async def test_a_reply_is_queued_at_once_and_waits_for_room_after(
-    autojump_clock: MockClock,
-) -> None:
+async def test_a_reply_is_queued_at_once_and_the_next_one_waits_for_room(autojump_clock: MockClock) -> None:
     outbox = Outbox(100)
     outbox.push(b"x" * 100)
-    replied = trio.Event()
+    outbox.put(b"reply")
+    assert outbox.waiting_bytes == 105
+    has_room = trio.Event()
 
-    async def reply() -> None:
-        await outbox.reply(b"reply")
-        replied.set()
+    async def wait_for_room() -> None:
+        await outbox.room()
+        has_room.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reply)
+        nursery.start_soon(wait_for_room)
         await wait_all_tasks_blocked()
-        assert not replied.is_set()
-        assert outbox.waiting_bytes == 105
-        await outbox.take()
+        assert not has_room.is_set()
+        assert await outbox.take() == b"x" * 100 + b"reply"
         with trio.fail_after(1):
-            await replied.wait()
-    assert await outbox.take() == b"reply"
+            await has_room.wait()
     assert outbox.waiting_bytes == 0
 
 
-async def test_a_reply_that_the_writer_waits_for_is_counted_before_it_is_taken() -> None:
+async def test_what_the_writer_waits_for_is_counted_before_it_is_taken() -> None:
     outbox = Outbox(100)
     counted: list[int] = []
 
@@ -83,45 +87,32 @@ async def test_a_reply_that_the_writer_waits_for_is_counted_before_it_is_taken()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take)
             await wait_all_tasks_blocked()
-            await outbox.reply(b"reply")
+            outbox.put(b"reply")
     assert counted == [0] * 20
 
 
-async def test_a_long_reply_waits_until_enough_was_taken(autojump_clock: MockClock) -> None:
+async def test_who_waits_for_room_is_let_go_when_the_writer_goes(autojump_clock: MockClock) -> None:
     outbox = Outbox(100)
-    for _ in range(4):
-        outbox.push(b"x" * 25)
-    left: list[int] = []
-
-    async def reply() -> None:
-        await outbox.reply(b"y" * 70)
-        left.append(outbox.waiting_bytes)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reply)
-        for _ in range(4):
-            await wait_all_tasks_blocked()
-            await outbox.take()
-    assert left == [95]
-
-
-async def test_a_reply_that_waits_is_let_go_when_the_writer_goes(autojump_clock: MockClock) -> None:
-    outbox = Outbox(100)
-    outbox.push(b"x" * 100)
+    outbox.put(b"x" * 101)
     with trio.fail_after(1):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(outbox.reply, b"reply")
+            nursery.start_soon(outbox.room)
             await wait_all_tasks_blocked()
             outbox.abandon()
     with pytest.raises(trio.BrokenResourceError):
-        await outbox.reply(b"the next one")
+        outbox.put(b"the next one")
 
 
-async def test_an_event_for_a_writer_that_has_gone_is_nobodys() -> None:
-    outbox = Outbox(100)
-    outbox.abandon()
+@pytest.mark.parametrize("end", [Outbox.abandon, Outbox.close])
+async def test_an_event_for_a_writer_that_has_gone_or_is_about_to_is_nobodys(
+    end: Callable[[Outbox], None],
+) -> None:
+    kernel = Kernel(100)
+    outbox = Outbox(100, kernel.send)
+    end(outbox)
     assert outbox.push(b"event")
     assert outbox.waiting_bytes == 0
+    assert kernel.sent == b""
 
 
 async def test_it_knows_whether_there_is_something_to_take() -> None:
@@ -143,3 +134,69 @@ async def test_what_was_queued_before_the_end_is_still_taken() -> None:
     assert await outbox.take() == b"last"
     with pytest.raises(trio.EndOfChannel):
         await outbox.take()
+
+
+async def test_its_writer_can_be_woken_for_nothing() -> None:
+    outbox = Outbox(100)
+    outbox.wake()
+    assert await outbox.take() == b""
+    outbox.abandon()
+    outbox.wake()
+
+
+# At once
+
+
+class Kernel:
+    """Takes as much as it has room for, as a wire does."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sent = b""
+
+    def send(self, frames: bytes) -> int:
+        taken = min(self.room, len(frames))
+        self.sent += frames[:taken]
+        self.room -= taken
+        return taken
+
+
+async def test_what_can_go_out_at_once_wakes_nobody() -> None:
+    kernel = Kernel(12)
+    outbox = Outbox(100, kernel.send)
+    assert outbox.push(b"event;")
+    outbox.put(b"reply;")
+    assert kernel.sent == b"event;reply;"
+    assert not outbox.has_news()
+    assert outbox.waiting_bytes == 0
+    assert outbox.messages == 2
+
+
+async def test_where_there_is_no_room_it_waits_and_all_that_follows_waits_behind_it() -> None:
+    kernel = Kernel(0)
+    outbox = Outbox(100, kernel.send)
+    assert outbox.push(b"first;")
+    kernel.room = 100
+    assert outbox.push(b"second;")
+    assert kernel.sent == b""
+    assert await outbox.take() == b"first;second;"
+    assert outbox.push(b"third;")
+    assert kernel.sent == b"third;"
+
+
+async def test_the_writer_is_woken_for_the_rest_of_what_went_out_in_part() -> None:
+    kernel = Kernel(3)
+    outbox = Outbox(100, kernel.send)
+    assert outbox.push(b"event")
+    assert kernel.sent == b"eve"
+    assert outbox.has_news()
+    assert await outbox.take() == b"", "the wire has the rest"
+
+
+async def test_from_when_it_ends_on_all_waits_for_the_writer() -> None:
+    kernel = Kernel(100)
+    outbox = Outbox(100, kernel.send)
+    outbox.hold()
+    assert outbox.push(b"event")
+    assert kernel.sent == b""
+    assert await outbox.take() == b"event"

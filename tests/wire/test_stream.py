@@ -1,9 +1,14 @@
 """The wire lets only whole frames in and out, knows when half a frame is out, and hangs up gently."""
 
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from trio.testing import (
     MockClock,
     lockstep_stream_pair,
@@ -14,6 +19,7 @@ from trio.testing import (
 from tests import raw
 from trio_ws.errors import CloseCode
 from trio_ws.settings import Settings
+from trio_ws.wire.frames import encode_frame
 from trio_ws.wire.head import Refusal
 from trio_ws.wire.stream import PROGRESS_BYTES, Wire
 
@@ -204,3 +210,128 @@ async def test_a_socket_that_was_reset_is_no_trouble() -> None:
             wire = Wire(ours, SETTINGS)
             assert await wire.receive_head() is None
             await wire.hang_up()
+
+
+# At once
+
+
+@asynccontextmanager
+async def sockets() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+    """The two ends of a line whose kernel holds little, so that it is full soon."""
+    ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
+    async with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield ours, theirs
+
+
+async def receive(stream: trio.SocketStream, count: int) -> bytes:
+    received = b""
+    while len(received) < count:
+        received += await stream.receive_some()
+    return received
+
+
+async def test_what_the_kernel_takes_goes_out_at_once() -> None:
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, SETTINGS)
+        assert wire.send_now(b"frame") == 5
+        assert not wire.is_sending
+        assert await theirs.receive_some() == b"frame"
+
+
+async def test_the_rest_of_a_frame_goes_out_before_anything_else() -> None:
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, SETTINGS)
+        frame = b"x" * 10**6
+        taken = wire.send_now(frame)
+        assert 0 < taken < len(frame)
+        assert wire.is_sending
+        assert wire.send_now(b"event") == 0, "it has to wait its turn"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.send_all, b"pong")
+            assert await receive(theirs, len(frame) + 4) == frame + b"pong"
+        assert not wire.is_sending
+        assert wire.send_now(b"event") == 5
+
+
+async def test_nothing_goes_out_at_once_while_something_is_on_its_way() -> None:
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, SETTINGS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.send_all, b"x" * 10**6)
+            await wait_all_tasks_blocked()
+            await theirs.receive_some(100_000)
+            assert wire.send_now(b"event") == 0
+            nursery.cancel_scope.cancel()
+        assert wire.torn
+        assert wire.send_now(b"event") == 0, "nor after half a frame"
+
+
+async def test_nothing_goes_out_at_once_after_our_close_or_on_a_line_that_is_gone() -> None:
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, SETTINGS)
+        await wire.close(b"\x03\xe9")
+        assert wire.send_now(b"event") == 0
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, SETTINGS)
+        await theirs.aclose()
+        assert wire.send_now(b"event") == 0, "which is no error here"
+        with pytest.raises(trio.BrokenResourceError):
+            await wire.send_all(b"event")
+        await ours.aclose()
+        async with sockets() as (_, others):  # which may have the number that ours had
+            assert wire.send_now(b"event") == 0
+            with trio.move_on_after(0.01):
+                assert await others.receive_some() == b"nothing"
+
+
+async def test_who_is_hung_up_on_in_the_middle_of_a_frame_gets_no_more_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, SETTINGS)
+        taken = wire.send_now(b"x" * 10**6)
+        await wire.hang_up()
+        received = b""
+        with suppress(trio.BrokenResourceError):
+            while data := await theirs.receive_some():
+                received += data
+        assert received == b"x" * taken
+
+
+@given(st.data())
+@hypothesis_settings(deadline=None, max_examples=50)
+def test_frames_stay_whole_and_in_order_however_they_are_sent(data: st.DataObject) -> None:
+    steps = data.draw(st.lists(st.tuples(st.sampled_from(["now", "all", "read"]), sizes), max_size=30))
+
+    async def play() -> None:
+        sent: dict[str, list[bytes]] = {"now": [], "all": []}
+        received = b""
+        async with sockets() as (ours, theirs), trio.open_nursery() as nursery:
+            wire = Wire(ours, SETTINGS)
+            for number, (step, size) in enumerate(steps):
+                frame = encode_frame(raw.TEXT, b"%05d %s " % (number, step.encode()) + b"x" * size)
+                if step == "all":
+                    sent["all"].append(frame)
+                    nursery.start_soon(wire.send_all, frame)
+                elif step == "now":
+                    if wire.send_now(frame):
+                        sent["now"].append(frame)
+                else:
+                    with trio.move_on_after(0.001):
+                        received += await theirs.receive_some(size + 1)
+            nursery.start_soon(wire.send_all, b"")
+            await wait_all_tasks_blocked()
+            whole = sum(map(len, sent["now"] + sent["all"]))
+            received += await receive(theirs, whole - len(received)) if whole > len(received) else b""
+        assert len(received) == whole
+        payloads = raw.payloads(received)
+        for step, frames in sent.items():
+            of_step = [payload for payload in payloads if payload[6:9] == step.encode()]
+            expected = [raw.payloads(frame)[0] for frame in frames]
+            assert (of_step if step == "now" else sorted(of_step)) == expected
+
+    trio.run(play)
+
+
+sizes = st.one_of(st.integers(0, 100), st.integers(0, 200_000))

@@ -14,6 +14,7 @@ from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.messages import Event, Position, Topic
+from trio_ws.wire.frames import TEXT, encode_frame
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Dispatcher:
             followers |= self._followers.get(topic, {})
             watchers |= self._watches.get(topic, {})
         if followers:
-            frame = encode_event(event, self.log.end.epoch)
+            frame = encode_frame(TEXT, encode_event(event, self.log.end.epoch))  # one for all of them
             for follower in followers:
                 follower.tell(event, frame)
             metrics.EVENTS_SENT.inc(len(followers))

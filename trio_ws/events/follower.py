@@ -18,6 +18,7 @@ from trio_ws.errors import ActionError, CloseCode
 from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event
+from trio_ws.wire.frames import TEXT, encode_frame
 
 RETRY_SECONDS = 0.5  # pause while the log can't be read
 
@@ -62,44 +63,50 @@ class Follower:
             metrics.REPLAYS.inc()
 
     def tell(self, event: Event, frame: bytes) -> None:
-        """Queue an event at once; where there is no room, fall back to the log."""
+        """Send or queue an event; where there is no room, fall back to the log."""
         if self._cursor is None and self._may_see(event) and not self.outbox.push(frame):
             self._read_from(event.seq - 1)
             self._fell_behind = True
             metrics.CATCH_UPS.inc()
 
     async def take(self) -> bytes:
-        """Return the next frame: what is queued, and then, where it is behind, what the log has.
+        """Return the next frames: what is queued, and then, where it is behind, what the log has.
 
         Raises:
             trio.EndOfChannel: there will be no more.
         """
         while self._cursor is not None and not self.outbox.has_news():
-            if (frame := await self._read_on(self._cursor)) is not None:
-                return frame
+            if frames := await self._read_on(self._cursor):
+                return frames
         return await self.outbox.take()
 
     def _read_from(self, cursor: int) -> None:
         self._cursor = cursor
         self._ahead.clear()
         self._fell_behind = False
+        self.outbox.wake()  # its writer may wait for what is pushed
 
-    async def _read_on(self, cursor: int) -> bytes | None:
-        """Come on to the next event that is ours and return its frame, or come on as far as was read."""
+    async def _read_on(self, cursor: int) -> bytes:
+        """Come on to the next events that are ours and return their frames, or come on as far as was read."""
         if not self._ahead:
             if cursor >= self._log.end.seq:
                 self._cursor = None  # no await lies between this and the next event: nothing is missed
-                return None
-            await self._read_ahead(cursor)
-            return None
-        while self._ahead:  # in which nobody else has a turn, so nothing can have been queued meanwhile
+            else:
+                await self._read_ahead(cursor)
+            return b""
+        frames: list[bytes] = []
+        size = 0
+        # Nobody else has a turn in here, so nothing can have been queued meanwhile.
+        while self._ahead and size < self.outbox.together_bytes:
             event = self._ahead.popleft()
             self._cursor = event.seq
             wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
             if wanted and self._may_see(event):
-                metrics.EVENTS_SENT.inc()
-                return encode_event(event, self._log.end.epoch)
-        return None
+                frames.append(encode_frame(TEXT, encode_event(event, self._log.end.epoch)))
+                size += len(frames[-1])
+        metrics.EVENTS_SENT.inc(len(frames))
+        self.outbox.messages += len(frames)
+        return b"".join(frames)
 
     def _may_see(self, event: Event) -> bool:
         return self.account is None or self.account in event.topics or event.type == "price.updated"

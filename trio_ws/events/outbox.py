@@ -1,13 +1,26 @@
 """One client's line: the frames that wait to be written to it, in order, bounded in bytes.
 
-Replies wait for room; events never do, for one slow client may not delay another. So a client that sends
-faster than it reads is slowed down, and one that reads slower than events come finds them in the log.
+Where nothing waits, what comes goes out at once, and no task has to wake for it. Replies always have room,
+and who sent them waits for it before the next one; events never wait, for one slow client may not delay
+another. So a client that sends faster than it reads is slowed down, and one that reads slower than events
+come finds them in the log.
 """
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
-# Less than any reply or event has, so that bytes are what bounds the line, and the channel is finite too.
-SHORTEST_FRAME_BYTES = 16
+# How much of what waits leaves in one call: it counts as gone, while it may still be on its way.
+TOGETHER_BYTES = 16384
+
+SendNow = Callable[[bytes], int]  # `Wire.send_now`
+
+
+def never(_: bytes) -> int:
+    """Send nothing now: all of it waits for its writer."""
+    return 0
 
 
 class Outbox:
@@ -15,38 +28,53 @@ class Outbox:
 
     Args:
         limit_bytes: How much may wait.
+        send_now: Sends what it can at once.
+
+    Attributes:
+        together_bytes: About how much leaves in one call.
+        waiting_bytes: How much waits.
+        messages: How many frames came, those that are gone included.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        most = max(1, limit_bytes // SHORTEST_FRAME_BYTES)
-        self._channel, self._frames = trio.open_memory_channel[bytes](most)
+    def __init__(self, limit_bytes: int, send_now: SendNow = never) -> None:
+        self._channel, self._frames = trio.open_memory_channel[bytes](math.inf)  # in bytes it is bounded
         self._limit_bytes = limit_bytes
+        self._send_now = send_now
         self._room = trio.lowlevel.ParkingLot()
+        self.together_bytes = TOGETHER_BYTES
         self.waiting_bytes = 0
+        self.messages = 0
 
     def push(self, frame: bytes) -> bool:
-        """Queue an event at once, or tell that there is no room; one event always finds room."""
+        """Send or queue an event, or tell that there is no room; one event always finds room."""
         if self.waiting_bytes and self.waiting_bytes + len(frame) > self._limit_bytes:
             return False
-        try:
-            self._channel.send_nowait(frame)
-        except trio.WouldBlock:
-            return False
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return True  # Its writer has gone; the connection is already on its way out.
-        self.waiting_bytes += len(frame)
+        with suppress(trio.BrokenResourceError):  # its writer has gone; the connection is on its way out
+            self.put(frame)
         return True
 
-    async def reply(self, frame: bytes) -> None:
-        """Queue a reply at once, then wait until there is room for the next one.
+    def put(self, frames: bytes, count: int = 1) -> None:
+        """Send or queue so many frames, whether there is room or not.
 
-        At once, so that nothing comes between an action and its reply; there is one reply at a time.
+        At once, so that nothing comes between an action and its reply.
 
         Raises:
             trio.BrokenResourceError: the writer has gone.
         """
-        self.waiting_bytes += len(frame)
-        await self._channel.send(frame)
+        self.messages += count
+        sent = 0 if self.waiting_bytes else self._send_now(frames)
+        if sent == len(frames):
+            return
+        try:
+            # Where the beginning has gone out, the wire sends the rest, and before anything else.
+            self._channel.send_nowait(b"" if sent else frames)
+        except trio.ClosedResourceError:
+            raise trio.BrokenResourceError from None
+        if not sent:
+            self.waiting_bytes += len(frames)
+
+    async def room(self) -> None:
+        """Wait until there is room for one more."""
         while self.waiting_bytes > self._limit_bytes:
             await self._room.park()
 
@@ -56,22 +84,38 @@ class Outbox:
         return known.current_buffer_used > 0 or known.open_send_channels == 0
 
     async def take(self) -> bytes:
-        """Return the next frame, for the writer.
+        """Return the next frames, for the writer; none: there is something else to do, or the rest to send.
 
         Raises:
             trio.EndOfChannel: there will be no more.
         """
-        frame = await self._frames.receive()
-        self.waiting_bytes -= len(frame)
+        frames = [await self._frames.receive()]
+        size = len(frames[0])
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while size < self.together_bytes:
+                frames.append(self._frames.receive_nowait())
+                size += len(frames[-1])
+        self.waiting_bytes -= size
         self._room.unpark_all()
-        return frame
+        return b"".join(frames)
+
+    def wake(self) -> None:
+        """Have `take` return, though nothing may have come."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self._channel.send_nowait(b"")
+
+    def hold(self) -> None:
+        """Have all that comes from now on wait for the writer."""
+        self._send_now = never
 
     def close(self) -> None:
         """Say that no more comes; what waits is still to be written."""
+        self.hold()
         self._channel.close()
 
     def abandon(self) -> None:
         """Say that nobody writes any more."""
+        self.hold()
         self._frames.close()
         self.waiting_bytes = 0
         self._room.unpark_all()

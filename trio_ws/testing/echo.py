@@ -41,9 +41,6 @@ class Echo(Connection):
             return encode_frame(TEXT, message.encode())
         return encode_frame(BINARY, message)
 
-    def _encode(self, message: bytes) -> bytes:
-        return message
-
 
 async def serve_echo(port: int) -> None:
     """Serve on loopback until cancelled; 0: any free port, and a line on stdout says which."""
