@@ -1,7 +1,7 @@
 """The checkout's own `.venv`: made on first use, brought up to date when the pins change.
 
 Standard library only, so that a fresh machine needs nothing but Python and pip (or uv). Each script
-names the lock it runs from; `test.lock` holds everything that `serve.lock` does, in the same versions.
+names the lock it runs from; each of `LOCKS` holds all that the one before it does, in the same versions.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
 PYTHON = VENV / "bin" / "python"
+LOCKS = ("serve.lock", "test.lock", "bench.lock")
 
 
 def enter(lock_name):
@@ -35,8 +36,8 @@ def enter(lock_name):
 
 
 def _is_up_to_date(lock_name):
-    # Either lock's contents satisfy serve.lock, so that serving never takes the test tools away.
-    names = {lock_name, "test.lock"}
+    # A later lock's contents will do, so that serving never takes the test tools away.
+    names = LOCKS[LOCKS.index(lock_name) :]
     return _stamp().exists() and _stamp().read_text() in {_fingerprint(name) for name in names}
 
 
