@@ -1,0 +1,65 @@
+"""What `load.c` sends and counts."""
+
+import json
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+from scripts.benchmarks.programs import build
+
+SOURCE = Path(__file__).with_name("load.c")
+PATIENCE_SECONDS = 60
+
+
+def ask(target, messages, *, connections, in_flight, seconds):
+    """Keep so many requests unanswered on each connection; return the figures.
+
+    Returns:
+        `rate` in replies/s; `cost` in s of the server's CPU for each; `p50` and `p99` from request to reply,
+        in s.
+    """
+    with _load(target, messages, "ask", connections, in_flight, seconds) as load:
+        before = target.cpu_seconds()
+        told = _told(load)
+        busy = target.cpu_seconds() - before
+    assert not told["failures"], f"{told['failures']} of {told['replies']} requests failed"
+    return {"rate": told["replies"] / told["seconds"], "cost": busy / told["replies"], **told}
+
+
+@contextmanager
+def holding(target, messages, *, connections, pushed=1):
+    """Hold connections open, each of which has sent a message and had its reply.
+
+    Yields:
+        A function that waits until each connection was told so often, and returns the figures: how many
+        `messages` that were, of how many `bytes`, and when the last connection had each, in s of the clock.
+    """
+    with _load(target, messages, "hold", connections, pushed, PATIENCE_SECONDS) as load:
+
+        def wait():
+            told = _told(load)
+            assert not told["missing"], f"{told['missing']} messages did not come"
+            return told
+
+        yield wait
+
+
+@contextmanager
+def _load(target, messages, *job):
+    """Run it, once it is connected; end it, where it has not ended by itself."""
+    command = [build(SOURCE), str(target.port), *map(str, job)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
+        try:
+            load.stdin.write("".join(f"{message}\n" for message in messages))
+            load.stdin.close()
+            _told(load)
+            yield load
+            load.wait(PATIENCE_SECONDS)
+        finally:
+            load.terminate()
+
+
+def _told(load):
+    line = load.stdout.readline()
+    assert line, "the load client ended early; what it said stands above"
+    return json.loads(line)
