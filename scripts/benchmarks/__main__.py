@@ -2,16 +2,35 @@
 
 import argparse
 import json
+import resource
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from scripts.benchmarks import drain, fanout, herd, latency, numbering, peers, report, requests, stuck
+from scripts.benchmarks import (
+    chart,
+    database,
+    drain,
+    fanout,
+    herd,
+    latency,
+    memory,
+    numbering,
+    peers,
+    report,
+    requests,
+    stuck,
+)
 from scripts.benchmarks.contest import outcomes
 
-CONTESTS = {"fanout": fanout.contest, "requests": requests.contest}
+CONTESTS = {
+    "fanout": fanout.contest,
+    "requests": requests.contest,
+    "database": database.contest,
+    "memory": memory.contest,
+}
 LINES = {
     "latency": latency.measure,
     "numbering": numbering.measure,
@@ -20,27 +39,31 @@ LINES = {
     "drain": drain.measure,
 }
 ROUNDS = 3
+OTHERS = (*peers.PEERS, "pgbench")
 
 
 def main():
     """Run it as a command."""
     given = _parse()
-    console = Console()
-    told = {}
+    _allow_many_descriptors()
+    console = Console(highlight=False, soft_wrap=True)
+    lines, compared = {}, {}
     for name, size in given.names:
         if name in LINES:
-            told[name] = LINES[name](*[size] if size else [])
-            print(f"{name}: {told[name]}", flush=True)
+            lines[name] = LINES[name](*[size] if size else [])
+            print(f"{name}: {lines[name]}", flush=True)
             continue
         contest = CONTESTS[name](size, given.against, quick=given.quick)
-        results = outcomes(contest, _run(contest, given.rounds))
-        told[name] = report.as_data(contest, results)
-        console.print(report.table(contest, results))
-        for absent, reason in contest.absent.items():
-            console.print(f"{absent} is left out: {reason}")
-        console.print()
+        compared[name] = contest, outcomes(contest, _run(contest, given.rounds))
+        console.print(report.text(*compared[name]), end="\n\n")
+    surroundings = report.surroundings()
+    print(", ".join(f"{what} {value}" for what, value in surroundings.items()))
     if given.json:
-        given.json.write_text(json.dumps(told, indent=2) + "\n")
+        contests = {name: report.data(*outcome) for name, outcome in compared.items()}
+        told = {"surroundings": surroundings, "contests": contests, "lines": lines}
+        given.json.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    if given.chart:
+        given.chart.write_text(chart.draw(compared.values()))
 
 
 def _parse():
@@ -55,9 +78,10 @@ def _parse():
     options.add_argument("--rounds", type=int, help=f"how often each is measured; {ROUNDS}")
     options.add_argument("--quick", action="store_true", help="one short round, to see that it works")
     options.add_argument(
-        "--against", type=_peers, default=[*peers.PEERS], metavar="PEER,…", help=", ".join(peers.PEERS)
+        "--against", type=_others, default=[*OTHERS], metavar="OTHER,…", help=", ".join(OTHERS)
     )
     options.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    options.add_argument("--chart", type=Path, metavar="FILE.svg", help="where to draw them")
     given = options.parse_args()
     given.names = given.names or [(name, None) for name in [*CONTESTS, *LINES]]
     given.rounds = given.rounds or (1 if given.quick else ROUNDS)
@@ -71,11 +95,17 @@ def _named(text):
     return name, int(size) if size else None
 
 
-def _peers(text):
+def _others(text):
     names = [name for name in text.split(",") if name]
-    if unknown := set(names) - set(peers.PEERS):
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(peers.PEERS)}")
+    if unknown := set(names) - set(OTHERS):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(OTHERS)}")
     return names
+
+
+def _allow_many_descriptors():
+    """Raise the limit of open files, for this and what it starts, to what it may be."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _run(contest, rounds):

@@ -35,11 +35,16 @@ class Case:
 
     Args:
         unit: What figures are in.
+        better: Whether "more" or "less" of it is.
         goals: What ours is to be, in multiples of another's; of ours itself, in the unit.
     """
 
     unit: str
+    better: str
     goals: Mapping[str, Goal] = field(default_factory=dict)
+
+    def __str__(self):
+        return f"{self.unit}, {self.better} is better"
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def outcomes(contest, rounds):
                 [one[case][OURS] / one[case][name] for one in rounds if name != OURS and one[case][name]],
                 contest.cases[case].goals.get(name),
             )
-            for name in rounds[0][case]
+            for name in rounds[0][case]  # a case may be ours alone
         }
         for case in contest.cases
     }
@@ -120,7 +125,5 @@ def outcomes(contest, rounds):
 
 def present(wanted):
     """Return the peers of those wanted that are there, and why others are not."""
-    why = {name: peers.missing(name) for name in wanted}
-    return [name for name in wanted if not why[name]], {
-        name: reason for name, reason in why.items() if reason
-    }
+    why = {name: peers.missing(name) for name in wanted if name in peers.PEERS}
+    return [name for name in why if not why[name]], {name: reason for name, reason in why.items() if reason}

@@ -22,6 +22,7 @@ def ask(target, messages, *, connections, in_flight, seconds):
         before = target.cpu_seconds()
         told = _told(load)
         busy = target.cpu_seconds() - before
+        load.wait(PATIENCE_SECONDS)
     assert not told["failures"], f"{told['failures']} of {told['replies']} requests failed"
     return {"rate": told["replies"] / told["seconds"], "cost": busy / told["replies"], **told}
 
@@ -42,11 +43,19 @@ def holding(target, messages, *, connections, pushed=1):
             return told
 
         yield wait
+        load.wait(PATIENCE_SECONDS)
+
+
+@contextmanager
+def idle(target, connections):
+    """Hold connections open that send nothing and are told nothing."""
+    with _load(target, [], "hold", connections, 1, PATIENCE_SECONDS):
+        yield
 
 
 @contextmanager
 def _load(target, messages, *job):
-    """Run it, once it is connected; end it, where it has not ended by itself."""
+    """Run it; go on once it is connected. At the end, end it where it has not ended by itself."""
     command = [build(SOURCE), str(target.port), *map(str, job)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
         try:
@@ -54,7 +63,6 @@ def _load(target, messages, *job):
             load.stdin.close()
             _told(load)
             yield load
-            load.wait(PATIENCE_SECONDS)
         finally:
             load.terminate()
 

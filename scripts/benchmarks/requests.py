@@ -29,8 +29,8 @@ def contest(connections, wanted, *, quick):
     cases = [(request, in_flight) for request in REQUESTS for in_flight in IN_FLIGHT]
     return Contest(
         f"requests: {connections} connections",
-        {_rate(*case): Case("replies/s", GOALS[case[1]]) for case in cases}
-        | {_cost(*case): Case("µs of CPU") for case in cases},
+        {_rate(*case): Case("replies/s", "more", GOALS[case[1]]) for case in cases}
+        | {_cost(*case): Case("µs of CPU", "less") for case in cases},
         {OURS: lambda: _measure_ours(measure)}
         | {name: partial(_measure_peer, name, measure) for name in names},
         absent,

@@ -21,7 +21,6 @@ PEERS = {  # what each runs on, and the module that has to be there for it
     "websockets.trio": "websockets",
     "trio-websocket": "trio_websocket",
 }
-IN_PYTHON = tuple(name for name in PEERS if name != "bare C")
 FOLDER = Path(__file__).parent
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from websockets.asyncio.server import broadcast, serve
+from websockets.exceptions import ConnectionClosed
 
 connections = set()
 
@@ -16,6 +17,8 @@ async def handle(connection):
                 broadcast(connections - {connection}, message)
             else:
                 await connection.send(message)
+    except ConnectionClosed:
+        pass  # it went without a word
     finally:
         connections.discard(connection)
 
