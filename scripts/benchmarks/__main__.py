@@ -1,6 +1,7 @@
 """Run the measurements that are named, or all, and print what came out."""
 
 import argparse
+import itertools
 import json
 import resource
 import sys
@@ -29,13 +30,13 @@ CONTESTS = {
     "fanout": fanout.contest,
     "requests": requests.contest,
     "database": database.contest,
+    "latency": latency.contest,
     "memory": memory.contest,
+    "herd": herd.contest,
 }
 LINES = {
-    "latency": latency.measure,
     "numbering": numbering.measure,
     "stuck": stuck.measure,
-    "herd": herd.measure,
     "drain": drain.measure,
 }
 ROUNDS = 3
@@ -54,7 +55,7 @@ def main():
             print(f"{name}: {lines[name]}", flush=True)
             continue
         contest = CONTESTS[name](size, given.against, quick=given.quick)
-        compared[name] = contest, outcomes(contest, _run(contest, given.rounds))
+        compared[name] = contest, outcomes(contest, _run(name, contest, given.rounds))
         console.print(report.text(*compared[name]), end="\n\n")
     surroundings = report.surroundings()
     print(", ".join(f"{what} {value}" for what, value in surroundings.items()))
@@ -108,20 +109,18 @@ def _allow_many_descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _run(contest, rounds):
+def _run(name, contest, rounds):
     """Run the rounds, and show on a terminal how far they are."""
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=rounds * len(contest.contenders))
-        done = []
-        for number in range(1, rounds + 1):
+    shown = {"console": console, "disable": not console.is_terminal, "transient": True}
+    with Progress(**shown, refresh_per_second=1) as progress:  # it takes time from what is measured
+        task = progress.add_task(name, total=rounds * len(contest.contenders))
+        measured = itertools.count()
 
-            def step(name, number=number):
-                progress.update(task, description=f"round {number}: {name}")
-                progress.advance(task)
+        def step(contender):
+            progress.update(task, description=f"{name}: {contender}", completed=next(measured))
 
-            done.append(contest.run_round(step))
-    return done
+        return [contest.run_round(step) for _ in range(rounds)]
 
 
 if __name__ == "__main__":

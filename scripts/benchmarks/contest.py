@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from scripts.benchmarks import peers
+from scripts.benchmarks.load import LoadFailed
 
 OURS = "ours"
 COMPARED = {"≤": operator.le, "≥": operator.ge}
@@ -56,13 +57,13 @@ class Contest:
         cases: What is measured, by name.
         contenders: Who takes part, ours first, and how each is measured: a function that returns a figure
             for each case, or for some.
-        absent: Who does not, and why.
+        absent: Who does not, and why; whom the load was too much for joins them.
     """
 
     title: str
     cases: Mapping[str, Case]
     contenders: Mapping[str, Callable[[], Mapping[str, float]]]
-    absent: Mapping[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
     def run_round(self, step):
         """Measure each once; return the figures by case and contender.
@@ -73,7 +74,14 @@ class Contest:
         figures = {case: {} for case in self.cases}
         for name, measure in self.contenders.items():
             step(name)
-            for case, figure in measure().items():
+            try:
+                measured = measure()
+            except LoadFailed as error:
+                if name == OURS:
+                    raise
+                self.absent[name] = str(error)
+                continue
+            for case, figure in measured.items():
                 figures[case][name] = figure
         return figures
 
@@ -105,7 +113,7 @@ class Outcome:
     @property
     def is_met(self):
         """Whether the goal is; None: there is none."""
-        return self.goal and self.goal.is_met(self.ratio or self.figure)
+        return self.goal and self.goal.is_met(self.figure if self.ratio is None else self.ratio)
 
 
 def outcomes(contest, rounds):
@@ -117,7 +125,8 @@ def outcomes(contest, rounds):
                 [one[case][OURS] / one[case][name] for one in rounds if name != OURS and one[case][name]],
                 contest.cases[case].goals.get(name),
             )
-            for name in rounds[0][case]  # a case may be ours alone
+            for name in contest.contenders
+            if name not in contest.absent and name in rounds[0][case]  # a case may be ours alone
         }
         for case in contest.cases
     }

@@ -47,15 +47,16 @@ STATEMENTS = {
 GOALS = {"fetch_invoice": Goal("≥", 0.8), "create_invoice": Goal("≥", 1.5)}
 
 
-def contest(_connections, wanted, *, quick):
+def contest(connections, wanted, *, quick):
     """Return it."""
+    counts = (connections,) if connections else CONNECTIONS
     seconds = SECONDS / 10 if quick else SECONDS
     cases = {}
     for action in REQUESTS:
-        cases |= {_with(action, connections): Case("a second", "more") for connections in CONNECTIONS}
+        cases |= {_with(action, count): Case("a second", "more") for count in counts}
         cases[_best(action)] = Case("a second", "more", {"pgbench": GOALS[action]})
         cases[_alone(action)] = Case("ms", "less")
-    contenders = {OURS: lambda: _measure_ours(seconds)}
+    contenders = {OURS: lambda: _measure_ours(counts, seconds)}
     absent = {}
     if "pgbench" in wanted:
         if program := _find_pgbench():
@@ -82,16 +83,16 @@ def _alone(action):
     return f"{action}, one client alone, p50"
 
 
-def _measure_ours(seconds):
+def _measure_ours(counts, seconds):
     figures = {}
     with serving(requests_per_second="none", requests_burst="none") as target:
         _seed(target.conninfo)
         for action, requests in REQUESTS.items():
             lines = [json.dumps(request) for request in requests]
-            for connections in CONNECTIONS:
+            for connections in counts:
                 told = load.ask(target, lines, connections=connections, in_flight=1, seconds=seconds)
                 figures[_with(action, connections)] = told["rate"]
-            figures[_best(action)] = max(figures[_with(action, connections)] for connections in CONNECTIONS)
+            figures[_best(action)] = max(figures[_with(action, connections)] for connections in counts)
             told = load.ask(target, lines, connections=1, in_flight=1, seconds=seconds)
             figures[_alone(action)] = told["p50"] * 1000
     return figures

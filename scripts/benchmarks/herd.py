@@ -10,17 +10,34 @@ from pathlib import Path
 
 import psycopg
 
-from scripts.benchmarks.target import read_until, serving, text_frame
+from scripts.benchmarks.contest import OURS, Case, Contest, Goal
+from scripts.benchmarks.target import PATIENCE_SECONDS, read_until, serving, text_frame
 
-CLIENTS = 2000
+CLIENTS = 10_000
 ACCOUNTS = 500
 EVENTS = 4  # of each account, while they were away
 STATISTICS_SECONDS = 11.0  # an idle session of PostgreSQL tells what it did after 10 s (PGSTAT_IDLE_INTERVAL)
 START = b'{"type":"invoice.created"'
+CONNECTED, CAUGHT_UP = "all have come to the door", "all have what they missed"
+LOST, READS = f"without it after {PATIENCE_SECONDS:.0f} s", "PostgreSQL has looked into the log"
 
 
-def measure(clients=CLIENTS):
-    """Return the line."""
+def contest(clients, _others, *, quick):
+    """Return it."""
+    clients = clients or (CLIENTS // 10 if quick else CLIENTS)
+    return Contest(
+        f"herd: {clients:,} clients at once, {ACCOUNTS * EVENTS:,} events behind",
+        {
+            CONNECTED: Case("s", "less"),
+            CAUGHT_UP: Case("s", "less", {OURS: Goal("≤", 8)}),
+            LOST: Case("clients", "less", {OURS: Goal("≤", 0)}),
+            READS: Case("reads", "less"),
+        },
+        {OURS: lambda: _measure(clients)},
+    )
+
+
+def _measure(clients):
     with tempfile.TemporaryDirectory() as folder:
         with serving(Path(folder)) as target:
             position = _write(target)
@@ -38,10 +55,7 @@ def measure(clients=CLIENTS):
             late = read_until(lines, START, EVENTS)
             seconds = time.monotonic() - begin
             reads = _reads(target) - before
-    return (
-        f"{clients} clients, {ACCOUNTS * EVENTS} events behind, at the door within {connected:.1f} s;"
-        f" {clients - late} had theirs after {seconds:.1f} s; {reads} reads of the log"
-    )
+    return {CONNECTED: connected, CAUGHT_UP: seconds, LOST: late, READS: reads}
 
 
 def _write(target):

@@ -11,6 +11,10 @@ SOURCE = Path(__file__).with_name("load.c")
 PATIENCE_SECONDS = 60
 
 
+class LoadFailed(Exception):
+    """A server did not do what it was to; or the load client itself did not, and said so on stderr."""
+
+
 def ask(target, messages, *, connections, in_flight, seconds):
     """Keep so many requests unanswered on each connection; return the figures.
 
@@ -23,7 +27,6 @@ def ask(target, messages, *, connections, in_flight, seconds):
         told = _told(load)
         busy = target.cpu_seconds() - before
         load.wait(PATIENCE_SECONDS)
-    assert not told["failures"], f"{told['failures']} of {told['replies']} requests failed"
     return {"rate": told["replies"] / told["seconds"], "cost": busy / told["replies"], **told}
 
 
@@ -39,7 +42,10 @@ def holding(target, messages, *, connections, pushed=1):
 
         def wait():
             told = _told(load)
-            assert not told["missing"], f"{told['missing']} messages did not come"
+            if told["missing"]:
+                raise LoadFailed(
+                    f"{told['missing']} of {told['missing'] + told['messages']} messages did not come"
+                )
             return told
 
         yield wait
@@ -69,5 +75,9 @@ def _load(target, messages, *job):
 
 def _told(load):
     line = load.stdout.readline()
-    assert line, "the load client ended early; what it said stands above"
-    return json.loads(line)
+    if not line:
+        raise LoadFailed("the load client ended early, as it says above")
+    told = json.loads(line)
+    if told.get("failures"):
+        raise LoadFailed(f"{told['failures']} requests failed")
+    return told

@@ -24,7 +24,7 @@ def text(contest, results):
 
 def short(figure):
     """Return a figure with as many digits as mean something."""
-    digits = 0 if abs(figure) >= 100 else 1 if abs(figure) >= 10 else 2
+    digits = 0 if abs(figure) >= 100 or figure == int(figure) else 1 if abs(figure) >= 10 else 2
     return f"{figure:,.{digits}f}"
 
 
