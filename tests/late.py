@@ -20,6 +20,6 @@ class LateDatabase(SimulatedDatabase):
 
     async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         answer = await super().run_ahead(query, *args)
-        if self.arrival is not None and query is queries.read_events:  # type: ignore[comparison-overlap]
+        if self.arrival is not None and query is queries.advance:  # type: ignore[comparison-overlap]
             await self.arrival.wait()
         return answer

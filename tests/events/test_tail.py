@@ -218,7 +218,7 @@ class SetBackDatabase(SimulatedDatabase):
 
     async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         answer: Any = await super().run_ahead(query, *args)
-        if query is queries.read_events:  # type: ignore[comparison-overlap]
+        if query is queries.advance:  # type: ignore[comparison-overlap]
             answer = answer._replace(now=answer.now - 3600)
         return cast("T", answer)
 

@@ -13,7 +13,7 @@ from trio_ws.testing import SimulatedDatabase, simulated_server
 async def test_the_simulated_database_knows_every_query_that_actions_and_tail_make() -> None:
     for query in (
         *(queries.create_invoice, queries.fetch_invoice, queries.set_price),
-        *(queries.read_position, queries.number_events, queries.read_events),
+        *(queries.read_position, queries.number_events, queries.read_events, queries.advance),
         *(queries.read_snapshot, queries.trim_events),
     ):
         assert query in SimulatedDatabase.answers

@@ -240,6 +240,15 @@ def read_events(connection: Connection, after: int, most: int) -> LogRead:
     return LogRead(Position(epoch, last), first, events, now)
 
 
+def advance(connection: Connection, after: int, most: int) -> LogRead:
+    """Number what has committed, and return what is new since: see `number_events` and `read_events`.
+
+    Two statements in one hop, each a transaction of its own: what is read has its number for good.
+    """
+    number_events(connection, most)
+    return read_events(connection, after, most)
+
+
 def trim_events(connection: Connection, age_seconds: float, most: int) -> int:
     """Delete events older than that, the oldest first, at most `most`; return how many were."""
     ((trimmed,),) = connection.execute(

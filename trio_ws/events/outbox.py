@@ -47,10 +47,14 @@ class Outbox:
 
     def push(self, frame: bytes) -> bool:
         """Send or queue an event, or tell that there is no room; one event always finds room."""
+        sent = 0 if self.waiting_bytes else self._send_now(frame)
+        if sent == len(frame):  # nearly always
+            self.messages += 1
+            return True
         if self.waiting_bytes and self.waiting_bytes + len(frame) > self._limit_bytes:
             return False
         with suppress(trio.BrokenResourceError):  # its writer has gone; the connection is on its way out
-            self.put(frame)
+            self._queue(frame, sent, 1)
         return True
 
     def put(self, frames: bytes, count: int = 1) -> None:
@@ -61,17 +65,21 @@ class Outbox:
         Raises:
             trio.BrokenResourceError: the writer has gone.
         """
-        self.messages += count
         sent = 0 if self.waiting_bytes else self._send_now(frames)
         if sent == len(frames):
-            return
+            self.messages += count
+        else:
+            self._queue(frames, sent, count)
+
+    def _queue(self, frames: bytes, sent: int, count: int) -> None:
+        # Where the beginning has gone out, the wire sends the rest, and before anything else.
+        queued = b"" if sent else frames
         try:
-            # Where the beginning has gone out, the wire sends the rest, and before anything else.
-            self._channel.send_nowait(b"" if sent else frames)
+            self._channel.send_nowait(queued)
         except trio.ClosedResourceError:
             raise trio.BrokenResourceError from None
-        if not sent:
-            self.waiting_bytes += len(frames)
+        self.waiting_bytes += len(queued)
+        self.messages += count
 
     async def room(self) -> None:
         """Wait until there is room for one more."""

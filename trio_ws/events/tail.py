@@ -83,8 +83,7 @@ class Tail:
         more = True
         while more:
             end = self._dispatcher.log.end
-            await self._database.run_ahead(queries.number_events, BATCH)
-            read = await self._database.run_ahead(queries.read_events, end.seq, BATCH)
+            read = await self._database.run_ahead(queries.advance, end.seq, BATCH)
             if read.end.epoch != end.epoch or read.end.seq < end.seq:
                 logger.warning("the event log ends at %s, and was at %s: starting anew", read.end, end)
                 self._dispatcher.restart(read.end)

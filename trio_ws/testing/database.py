@@ -164,6 +164,11 @@ class SimulatedDatabase:
         events = self._events[max(after, self._trimmed) : min(self._numbered, after + most)]
         return LogRead(self._read_position(), self._trimmed + 1, events)
 
+    def _advance(self, after: int, most: int) -> LogRead:
+        self.answers[queries.number_events](self, most)
+        read: LogRead = self.answers[queries.read_events](self, after, most)
+        return read
+
     def _trim_events(self, _: float, __: int) -> int:
         return 0  # it forgets when `trim` says so
 
@@ -186,6 +191,7 @@ class SimulatedDatabase:
         queries.read_snapshot: _read_snapshot,
         queries.number_events: _number_events,
         queries.read_events: _read_events,
+        queries.advance: _advance,
         queries.trim_events: _trim_events,
     }
 
