@@ -47,8 +47,16 @@ def main():
     """Run it as a command."""
     given = _parse()
     _allow_many_descriptors()
-    console = Console(highlight=False, soft_wrap=True)
     lines, compared = {}, {}
+    try:
+        _measure(given, lines, compared)
+    finally:  # what is there is kept, whatever the last one came to
+        _keep(given, lines, compared)
+
+
+def _measure(given, lines, compared):
+    """Measure one after the other, and print and note what came out."""
+    console = Console(highlight=False, soft_wrap=True)
     for name, size in given.names:
         if name in LINES:
             lines[name] = LINES[name](*[size] if size else [])
@@ -57,6 +65,10 @@ def main():
         contest = CONTESTS[name](size, given.against, quick=given.quick)
         compared[name] = contest, outcomes(contest, _run(name, contest, given.rounds))
         console.print(report.text(*compared[name]), end="\n\n")
+
+
+def _keep(given, lines, compared):
+    """Write down what came out, and where."""
     surroundings = report.surroundings()
     print(", ".join(f"{what} {value}" for what, value in surroundings.items()))
     if given.json:

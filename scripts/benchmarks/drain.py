@@ -16,7 +16,7 @@ DRAIN_SECONDS = 10
 
 def measure(clients=CLIENTS):
     """Return the line."""
-    with serving(connections="none", drain_seconds=DRAIN_SECONDS) as target:
+    with serving(connections="none", drain_seconds=DRAIN_SECONDS, ping_seconds=600) as target:
         stuck = [_follow(target, 1, receive_buffer=4096) for _ in range(clients // STUCK)]
         readers = [_follow(target, 2) for _ in range(clients - len(stuck))]
         with psycopg.connect(target.conninfo, autocommit=True) as database:

@@ -42,7 +42,7 @@ def _measure(clients):
         with serving(Path(folder)) as target:
             position = _write(target)
         # No look at the log but for what they ask.
-        with serving(Path(folder), connections="none", poll_seconds=3600) as target:
+        with serving(Path(folder), connections="none", poll_seconds=3600, ping_seconds=600) as target:
             before = _reads(target)
             begin = time.monotonic()
             lines = []

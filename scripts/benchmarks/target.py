@@ -1,4 +1,7 @@
-"""A server to measure, and the lightest of clients: a socket, and frames made by hand."""
+"""A server to measure, and the lightest of clients: a socket, and frames made by hand.
+
+It answers no pings: where it stays for longer than a pong may take, the server is not to send any.
+"""
 
 import base64
 import os
