@@ -95,21 +95,30 @@ async def test_a_dead_line_of_notifications_is_noticed_and_replaced(
         closing(listening_through(line, conninfo, statement_seconds=0.5)) as gateway,
     ):
         async with watching(gateway) as wakes:
-            try:
-                with trio.fail_after(PATIENCE_SECONDS):
-                    line.black_hole()
-                    while not line.swallowed:  # noqa: ASYNC110 - of a heartbeat
-                        await trio.sleep(0.01)
-                    monkeypatch.setattr(
-                        gateway_module, "HEARTBEAT_SECONDS", 3600
-                    )  # what wakes us now is news
-                    line.heal()
-                    with suppress(trio.WouldBlock):
-                        while True:
-                            wakes.receive_nowait()
-                    await wakes.receive()  # it listens again
-                    await trio.to_thread.run_sync(write, conninfo)
-                    await wakes.receive()
-            finally:
-                line.cut()  # a thread that waits for it can't be cancelled
+            with trio.fail_after(PATIENCE_SECONDS):
+                line.black_hole()
+                while not line.swallowed:  # noqa: ASYNC110 - of a heartbeat
+                    await trio.sleep(0.01)
+                monkeypatch.setattr(gateway_module, "HEARTBEAT_SECONDS", 3600)  # what wakes us now is news
+                line.heal()
+                with suppress(trio.WouldBlock):
+                    while True:
+                        wakes.receive_nowait()
+                await wakes.receive()  # it listens again
+                await trio.to_thread.run_sync(write, conninfo)
+                await wakes.receive()
         assert line.opened == 2
+
+
+async def test_who_is_told_to_end_ends_though_a_line_is_dead(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_module, "HEARTBEAT_SECONDS", 0.05)
+    with (
+        Proxy.to_postgres(conninfo) as line,
+        closing(listening_through(line, conninfo, statement_seconds=0.5)) as gateway,
+    ):
+        async with watching(gateway):
+            line.black_hole()
+            while not line.swallowed:  # noqa: ASYNC110 - of a heartbeat, in a thread that can't be cancelled
+                await trio.sleep(0.01)

@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import psycopg
@@ -20,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from trio_ws import metrics
 from trio_ws.database import queries
+from trio_ws.database.batches import LANES, Batches
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Timeout, Unavailable
 from trio_ws.settings import Settings
@@ -46,6 +48,7 @@ _LINE_OPTIONS: dict[str, Any] = {
     "tcp_user_timeout": 5000,
 }
 WATCHDOG_SECONDS = 0.5
+LAST_LOOKS_SECONDS = 0.02  # pause between them, while the last queries come back
 HEARTBEAT_SECONDS = 10.0  # how long a LISTEN connection may be silent before it is tried
 STEADY_SECONDS = 2.0  # without a failure; then an outage is over, and not at the first query that does well
 RECONNECT_SECONDS = (0.1, 2.0)  # first and longest pause; doubled each time, with jitter
@@ -89,21 +92,28 @@ class Gateway:
         self._statement_seconds = settings.statement_seconds
         self._limiter = trio.CapacityLimiter(settings.database_connections)
         self._limiter_ahead = trio.CapacityLimiter(1)
+        self._batches: dict[Callable[..., Any], Batches] = {}  # while somebody works on them
         self._idle: list[Connection] = []
         self._busy_since: dict[Connection, float] = {}
         self._is_away = False
         self._failed_at = 0.0
 
     async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        """Run `query(connection, *args)` in a thread.
+        """Run `query(connection, *args)` in a thread, alone or, where it can be, with others like it.
 
-        A caller cancelled while the query runs still waits for it: what was sent may be committed.
+        A caller cancelled while the query runs alone still waits for it: what was sent may be committed.
 
         Raises:
             Unavailable: PostgreSQL can't be reached, or no connection came free in time. A write that was
                 under way may have been done or not.
             Timeout: PostgreSQL gave up on the statement, and undid it.
         """
+        if (batches := self._batches.get(query)) is not None:
+            answer: T = await batches.ask(*args)
+            return answer
+        return await self._run_alone(query, *args)
+
+    async def _run_alone(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         try:
             with trio.fail_after(self._statement_seconds):  # once in its thread, it is not cancelled
                 return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=self._limiter)
@@ -116,10 +126,26 @@ class Gateway:
         return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=limiter)
 
     async def watch(self, wake: Callable[[], None]) -> None:
-        """Call `wake` at each notification and after each reconnection; cut silent connections."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cut_the_silent)
-            nursery.start_soon(self._listen, wake)
+        """Call `wake` at each notification and after each reconnection; cut silent connections; batch."""
+        over = trio.Event()
+        async with trio.open_nursery() as around:
+            around.start_soon(self._cut_the_silent, over)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._listen, wake)
+                    for query, many in queries.TOGETHER.items():
+                        batches = self._batches[query] = Batches(
+                            many.__name__,
+                            partial(self._run_alone, many),
+                            partial(self._run_alone, query),
+                            self._statement_seconds / 2,
+                        )
+                        nursery.start_soon(batches.refuse_the_late)
+                        for _ in range(LANES):
+                            nursery.start_soon(batches.work)
+            finally:
+                self._batches.clear()
+                over.set()
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -197,15 +223,22 @@ class Gateway:
 
     # In the background
 
-    async def _cut_the_silent(self) -> None:
-        """Cut connections whose statement has outlived its own timeout: the server does not answer."""
-        while True:
-            await trio.sleep(WATCHDOG_SECONDS)
-            latest = time.monotonic() - self._statement_seconds - WATCHDOG_SECONDS
-            for connection, since in list(self._busy_since.items()):
-                if since < latest:
-                    logger.warning("the database has gone silent: cutting a connection")
-                    _cut(connection)
+    async def _cut_the_silent(self, over: trio.Event) -> None:
+        """Cut connections whose statement has outlived its own timeout: the server does not answer.
+
+        Shielded, and to the last query, which who is cancelled still waits for.
+        """
+        with trio.CancelScope(shield=True):
+            while not over.is_set() or self._busy_since:
+                with trio.move_on_after(WATCHDOG_SECONDS):
+                    await over.wait()
+                latest = time.monotonic() - self._statement_seconds - WATCHDOG_SECONDS
+                for connection, since in list(self._busy_since.items()):
+                    if since < latest:
+                        logger.warning("the database has gone silent: cutting a connection")
+                        _cut(connection)
+                if over.is_set():
+                    await trio.sleep(LAST_LOOKS_SECONDS)
 
     async def _listen(self, wake: Callable[[], None]) -> None:
         first, longest = RECONNECT_SECONDS

@@ -6,9 +6,10 @@ and is its own transaction. Rows leave PostgreSQL as the JSON that goes on the w
 together again.
 """
 
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any, NamedTuple, cast
+from uuid import UUID, uuid4
 
 import msgspec
 import psycopg
@@ -18,6 +19,9 @@ from psycopg.adapt import Loader
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
 from trio_ws.identity import SCOPES, Identity
 from trio_ws.messages import CreateInvoice, Event, Position, Status, Topic, parse_uid
+
+# How long a batch waits for what another program holds, before each of its rows is tried alone.
+BATCH_LOCK_TIMEOUT = "250ms"
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -91,6 +95,56 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
     return _json((invoice,))
 
 
+def create_invoices(
+    connection: Connection, actions: Sequence[tuple[CreateInvoice]]
+) -> list[msgspec.Raw | None]:
+    """Store new invoices in one transaction, and return each as INVOICE; None: `create_invoice` has to say.
+
+    As where a key is known, an account is not, or one row of all is not to be had.
+    """
+    uids = {uuid4().hex: action for (action,) in actions}
+    rows = sorted(uids.items(), key=_key_of)  # in one order, or two batches wait for each other's keys
+    columns = zip(
+        *(
+            (
+                *(uid, action.account_id, action.amount, action.currency, action.memo, action.address),
+                *(action.webhook_url, action.redirect_url, action.expires_in_seconds),
+                *(action.idempotency_key, action.fingerprint()),
+            )
+            for uid, action in rows
+        ),
+        strict=True,
+    )
+    try:
+        with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", (BATCH_LOCK_TIMEOUT,))
+            created: dict[str, msgspec.Raw] = dict(
+                connection.execute(_CREATE_INVOICES, [list(column) for column in columns]).fetchall()
+            )
+    except (psycopg.errors.LockNotAvailable, psycopg.DataError, psycopg.IntegrityError):
+        return [None for _ in actions]
+    return [created.get(uid) for uid in uids]
+
+
+_CREATE_INVOICES = (
+    "INSERT INTO invoices (uid, account_id, amount, currency, memo, address, webhook_url, redirect_url,"
+    " expires_at, idempotency_key, request_hash)"
+    " SELECT new.uid, accounts.id, amount, currency, memo, address, webhook_url, redirect_url,"
+    " clock_timestamp() + make_interval(secs => expires_in), key, hash"
+    " FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],"
+    " %s::text[], %s::float8[], %s::text[], %s::bytea[]) AS new (uid, account_id, amount, currency, memo,"
+    " address, webhook_url, redirect_url, expires_in, key, hash)"
+    " JOIN accounts ON accounts.id = new.account_id"
+    " ORDER BY account_id, key"
+    " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
+    " RETURNING replace(uid::text, '-', ''), invoice_json(invoices)"
+)
+
+
+def _key_of(row: tuple[str, CreateInvoice]) -> tuple[int, str]:
+    return cast("int", row[1].account_id), row[1].idempotency_key or ""
+
+
 # Where a query takes an `owner`, what is not that account's is not there; None: any account's.
 _OWNED = "(%(owner)s::bigint IS NULL OR account_id = %(owner)s)"
 
@@ -108,6 +162,22 @@ def fetch_invoice(connection: Connection, uid: UUID, owner: int | None) -> msgsp
     if not (row := found.fetchone()):
         raise NotFound("Invoice not found")
     return _json(row)
+
+
+def fetch_invoices(
+    connection: Connection, wanted: Sequence[tuple[UUID, int | None]]
+) -> list[msgspec.Raw | NotFound]:
+    """Return invoices as `fetch_invoice` does, or what it raises."""
+    found: dict[int, msgspec.Raw] = dict(
+        connection.execute(
+            "SELECT number, invoice_json(i) FROM unnest(%s::uuid[], %s::bigint[]) WITH ORDINALITY"
+            " AS wanted (uid, owner, number) JOIN invoices i ON i.uid = wanted.uid"
+            " AND (owner IS NULL OR account_id = owner)",
+            ([uid.hex for uid, _ in wanted], [owner for _, owner in wanted]),
+        ).fetchall()
+    )
+    missing = NotFound("Invoice not found")
+    return [found.get(number, missing) for number in range(1, len(wanted) + 1)]
 
 
 def change_status(connection: Connection, uid: UUID, status: Status, owner: int | None) -> msgspec.Raw:
@@ -343,3 +413,10 @@ def _json(row: Row) -> msgspec.Raw:
     (json,) = row
     assert isinstance(json, msgspec.Raw)  # noqa: S101 - what the adapter above makes of json
     return json
+
+
+# What answers many requests of a kind at once: a list of their arguments in, of what comes of each out.
+TOGETHER: dict[Callable[..., Any], Callable[..., list[Any]]] = {
+    create_invoice: create_invoices,
+    fetch_invoice: fetch_invoices,
+}

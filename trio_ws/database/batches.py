@@ -1,0 +1,127 @@
+"""Requests of one kind joined into one query: under load, one hop to a thread and one commit serve hundreds.
+
+While a batch is in its thread the next one collects, so a request that comes alone goes at once, and the more
+come, the more go together.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+
+from trio_ws import metrics
+from trio_ws.errors import ActionError, Unavailable
+
+MOST = 256  # in a batch: one takes some 10 ms, and who comes next waits for it
+LANES = 2  # batches at a time: one waits for the disk while another is read and written
+LOOKS = 10  # for those that wait too long, in the time that they may
+QUEUE = 10_000  # requests that wait, at most: as many as there are connections, by default
+
+Arguments = tuple[Any, ...]
+
+
+class _Request:
+    """One request, and what comes of it."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+        self.since = trio.current_time()
+        self.is_taken = False  # from those that wait
+        self.done = trio.Event()
+        self.outcome: Any = None
+
+    def settle(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.done.set()
+
+
+class Batches:
+    """Joins requests of one kind.
+
+    Args:
+        name: Of the query, for the metrics.
+        run: Answers many at once, each with its answer, an `ActionError` to raise, or None: to be done alone.
+        run_alone: Answers one.
+        patience_seconds: How long a request may wait for its batch to begin.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[Sequence[Arguments]], Awaitable[list[Any]]],
+        run_alone: Callable[..., Awaitable[Any]],
+        patience_seconds: float,
+    ) -> None:
+        self._name = name
+        self._run = run
+        self._run_alone = run_alone
+        self._patience_seconds = patience_seconds
+        self._waiting: deque[_Request] = deque()
+        self._news = trio.lowlevel.ParkingLot()
+
+    async def ask(self, *arguments: Any) -> Any:
+        """Return the answer to one request.
+
+        Raises:
+            Unavailable: too many wait, or this one did for too long.
+            Exception: what the query raises for it.
+        """
+        if len(self._waiting) >= QUEUE:
+            raise Unavailable("The database is busy")
+        request = _Request(arguments)
+        self._waiting.append(request)
+        self._news.unpark()
+        try:
+            await request.done.wait()
+        finally:
+            if not request.is_taken:
+                self._waiting.remove(request)
+        if isinstance(request.outcome, Exception):
+            raise request.outcome
+        return request.outcome
+
+    async def refuse_the_late(self) -> None:
+        """Turn away those that have waited too long, for ever: cheaper than a deadline for each."""
+        while True:
+            await trio.sleep(self._patience_seconds / LOOKS)
+            while self._waiting and self._waiting[0].since < trio.current_time() - self._patience_seconds:
+                self._take().settle(Unavailable("The database is busy"))
+
+    def _take(self) -> _Request:
+        request = self._waiting.popleft()
+        request.is_taken = True
+        return request
+
+    async def work(self) -> None:
+        """Do what is asked, a batch at a time, for ever."""
+        async with trio.open_nursery() as alone:
+            while True:
+                while not self._waiting:
+                    await self._news.park()
+                batch = [self._take() for _ in range(min(MOST, len(self._waiting)))]
+                metrics.DATABASE_BATCH.labels(self._name).observe(len(batch))
+                metrics.DATABASE_WAIT.labels(self._name).observe(trio.current_time() - batch[0].since)
+                if len(batch) == 1:
+                    await self._answer_alone(batch[0])
+                else:
+                    await self._answer(batch, alone)
+
+    async def _answer(self, batch: list[_Request], alone: trio.Nursery) -> None:
+        try:
+            outcomes = await self._run([request.arguments for request in batch])
+        except ActionError as error:
+            outcomes = [type(error)(error.message) for _ in batch]
+        except Exception as error:  # noqa: BLE001 - a bug, which is for who asked to report
+            outcomes = [error for _ in batch]
+        for request, outcome in zip(batch, outcomes, strict=True):
+            if outcome is None:
+                alone.start_soon(self._answer_alone, request)
+            else:
+                request.settle(outcome)
+
+    async def _answer_alone(self, request: _Request) -> None:
+        try:
+            request.settle(await self._run_alone(*request.arguments))
+        except Exception as error:  # noqa: BLE001 - who asked gets it
+            request.settle(error)
