@@ -1,7 +1,10 @@
 """One client: open, read, answer, write, keep alive, close.
 
-    wire → trio-websocket → _read → inbox → _answer → outbox → _write → wire
-                                              the dispatcher ↗
+    wire → _read → inbox → _answer → outbox → _write → wire
+                              the dispatcher ↗
+
+Where nothing waits, nobody is woken: what can be answered at once is answered by who reads it, and what the
+kernel has room for goes straight from the outbox to the wire. Pings and pongs are trio-websocket's.
 
 It ends one way only: reading stops, and each stage after it runs dry, because the stage before has closed
 its end of the channel. A deadline bounds how long that may take.
@@ -11,20 +14,20 @@ import itertools
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection
+from trio_websocket import ConnectionClosed
 
 from trio_ws import logs, metrics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
-from trio_ws.actions.table import answer
+from trio_ws.actions.table import Request
 from trio_ws.errors import ActionError, CloseCode, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
 from trio_ws.pages import receive_handshake
-from trio_ws.wire import library
 from trio_ws.wire.admission import (
     check_origin,
     check_place,
@@ -32,14 +35,16 @@ from trio_ws.wire.admission import (
     find_token,
     unavailable,
 )
-from trio_ws.wire.frames import TEXT, encode_close, encode_frame
+from trio_ws.wire.frames import CLOSE, Frame, encode_close
 from trio_ws.wire.head import Head, Refusal
+from trio_ws.wire.library import Library, accept
 from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
-# Messages read ahead of the one that is being answered, so that reading and answering overlap.
-INBOX_MESSAGES = 8
+# Requests read ahead of the one that is being answered, so that reading and answering overlap.
+INBOX_REQUESTS = 8
+TURN_REQUESTS = 64  # answered at once, before others have their turn: a ms or so
 # How long a client that was slow may still take for what the two kernels hold, before which it sees no ping:
 # some 300 KB at 5 KB/s.
 SLOW_SECONDS = 60.0
@@ -76,7 +81,8 @@ class Connection:
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._session = Session(services, self._follower, self.end, self._expire_at)
         self._session.log_fields["connection"] = self.number
-        self._to_inbox, self._inbox = trio.open_memory_channel[str | bytes](INBOX_MESSAGES)
+        self._to_inbox, self._inbox = trio.open_memory_channel[Request](INBOX_REQUESTS)
+        self._pending = 0  # requests that were handed to `_answer`, and have no reply yet
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
         self._reading = trio.CancelScope()
@@ -93,12 +99,13 @@ class Connection:
         logs.fields.set(self._session.log_fields)
         try:
             async with trio.open_nursery() as nursery:  # trio-websocket's own reader lives in it
-                socket = await self._open(nursery)
-                if socket is not None:
+                library = await self._open(nursery)
+                if library is not None:
                     metrics.OPENED.inc()
                     self._opened_at = trio.current_time()
-                    nursery.start_soon(self._keep_alive, socket)
-                    await self._converse(socket)
+                    nursery.start_soon(self._keep_alive, library)
+                    nursery.start_soon(self._read, library)
+                    await self._converse()
                     await self._close()
                 nursery.cancel_scope.cancel()
         finally:
@@ -133,8 +140,8 @@ class Connection:
         self._services.dispatcher.unsubscribe_all(self._follower)
         self.end(code, reason, seconds=self._settings.write_seconds)
 
-    async def _open(self, nursery: trio.Nursery) -> WebSocketConnection | None:
-        """Return the WebSocket, or None where it did not come to one in time."""
+    async def _open(self, nursery: trio.Nursery) -> Library | None:
+        """Return what trio-websocket does for the WebSocket, or None where it did not come to one in time."""
         head = key = refusal = None
         with self._waiting:
             try:
@@ -155,7 +162,7 @@ class Connection:
             if refusal is not None:
                 await self._refuse(refusal)
             elif head is not None and key is not None:
-                return await library.accept(nursery, self._wire, key, choose_subprotocol(head))
+                return await accept(nursery, self._wire, key, choose_subprotocol(head))
         return None
 
     async def _admit(self, head: Head) -> str:
@@ -186,46 +193,89 @@ class Connection:
     def _expire_at(self, moment: float) -> None:
         self._reading.deadline = moment
 
-    async def _converse(self, socket: WebSocketConnection) -> None:
+    async def _converse(self) -> None:
         try:
             with self._running:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read, socket)
                     nursery.start_soon(self._write)
-                    await self._answer()  # joins the two tasks
-        except Exception:
-            logger.exception("the connection failed")
-            metrics.BUGS.inc()
-            self.end(CloseCode.INTERNAL_ERROR)
+                    await self._answer()  # joins the tasks that read and write
+        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
+            self._fail(error)
 
-    async def _read(self, socket: WebSocketConnection) -> None:
-        async with self._to_inbox:  # leaving says "no more" to the next stage
-            with self._reading:
-                try:
-                    while True:
-                        await self._to_inbox.send(await socket.get_message())
-                except (ConnectionClosed, trio.BrokenResourceError):
-                    pass  # The client, or the stage after this one, has gone.
+    def _fail(self, error: Exception) -> None:
+        logger.error("the connection failed", exc_info=error)
+        metrics.BUGS.inc()
+        self.end(CloseCode.INTERNAL_ERROR)
+
+    async def _read(self, library: Library) -> None:
+        try:
+            async with self._to_inbox:  # leaving says "no more" to the next stage
+                with self._reading, suppress(trio.BrokenResourceError):  # or that stage has gone
+                    while said := await self._wire.receive():
+                        await self._take(said, library)
             if self._reading.cancelled_caught and self._ending is None:
                 self._session.lose("the token has expired")
-        # What it asked before it left, or broke something, is answered still, if it reads.
-        patience = trio.current_time() + self._settings.drain_seconds
-        self._running.deadline = min(self._running.deadline, patience)
+            # What it asked before it left, or broke something, is answered still, if it reads.
+            patience = trio.current_time() + self._settings.drain_seconds
+            self._running.deadline = min(self._running.deadline, patience)
+            # Some clients do not read while they send, and would wait for us as we for them.
+            while said := await self._wire.receive():
+                await self._take([frame for frame in said if frame[0] > CLOSE], library)
+            library.show_the_end()
+        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
+            self._fail(error)
+
+    async def _take(self, said: list[Frame], library: Library) -> None:
+        """Answer at once what can be, and hand on the rest, all in the order in which it came."""
+        replies: list[bytes] = []
+        for number, (opcode, content) in enumerate(said, start=1):
+            if isinstance(content, bytes) and opcode > CLOSE:
+                await self._reply(replies)
+                await library.show(opcode, content)
+                continue
+            if self._ending is not None:
+                break  # as for who keeps sending too much
+            self._requests += 1
+            request = self._request(content)
+            if not self._pending and (reply := request.answer_now()) is not None:
+                replies.append(reply)
+            else:
+                await self._reply(replies)
+                await self._hand_on(request)
+            if number % TURN_REQUESTS == 0:
+                await self._reply(replies)
+                await trio.lowlevel.checkpoint()
+        await self._reply(replies)
+
+    def _request(self, text: str | bytes) -> Request:
+        """Return what a message asks for; a test server has another."""
+        return Request(text, self._services, self._session)
+
+    async def _reply(self, replies: list[bytes]) -> None:
+        """Send replies, all in one call, and wait until there is room for the next ones."""
+        if replies:
+            self._outbox.put(b"".join(replies), len(replies))
+            replies.clear()
+            if not self._outbox.has_room:
+                await self._outbox.room()
+
+    async def _hand_on(self, request: Request) -> None:
+        self._pending += 1
+        try:
+            await self._to_inbox.send(request)
+        except BaseException:
+            request.abandon()
+            raise
 
     async def _answer(self) -> None:
         async with self._inbox:
             try:
-                async for message in self._inbox:
-                    self._requests += 1
-                    self._outbox.put(await self._respond(message))
-                    await self._outbox.room()
+                async for request in self._inbox:
+                    await self._reply([await request.answer()])
+                    self._pending -= 1
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
         self._outbox.close()
-
-    async def _respond(self, message: str | bytes) -> bytes:
-        """Return the frame that answers a message; a test server has another."""
-        return encode_frame(TEXT, await answer(message, self._services, self._session))
 
     async def _write(self) -> None:
         try:
@@ -236,13 +286,13 @@ class Connection:
         finally:
             self._outbox.abandon()
 
-    async def _keep_alive(self, socket: WebSocketConnection) -> None:
+    async def _keep_alive(self, library: Library) -> None:
         excused_until = -math.inf
         try:
             while True:
                 await trio.sleep(self._settings.ping_seconds)
                 with trio.move_on_after(self._settings.pong_seconds) as waiting:
-                    await socket.ping()
+                    await library.ping()
                 if self._takes_its_time():
                     excused_until = trio.current_time() + SLOW_SECONDS
                 excused = self._is_behind() or trio.current_time() < excused_until
@@ -253,7 +303,7 @@ class Connection:
 
     def _is_behind(self) -> bool:
         """Tell whether it is us who do not read: the pong may stand behind messages in the socket."""
-        return not self._wire.torn and self._to_inbox.statistics().tasks_waiting_send > 0
+        return not self._wire.torn and not self._wire.is_waited_for
 
     def _takes_its_time(self) -> bool:
         """Tell whether it reads slowly: the ping may stand behind what it has not come to yet.

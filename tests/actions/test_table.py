@@ -6,11 +6,12 @@ from typing import Any, get_args
 import pytest
 import trio
 
+from tests import raw
 from trio_ws import errors
 from trio_ws.actions import table
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
-from trio_ws.actions.table import ACTIONS, answer
+from trio_ws.actions.table import ACTIONS, Request
 from trio_ws.errors import ActionError
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
@@ -37,8 +38,10 @@ async def ask(frame: str) -> dict[str, Any]:
     )
     follower = Follower(log, Outbox(1000), lambda *_: None)
     session = Session(services, follower, lambda *_, seconds: None, lambda _: None)
-    reply: dict[str, Any] = json.loads(await answer(frame, services, session))
-    return reply
+    request = Request(frame, services, session)
+    (reply,) = raw.payloads(request.answer_now() or await request.answer())
+    found: dict[str, Any] = json.loads(reply)
+    return found
 
 
 def test_every_action_has_its_function() -> None:

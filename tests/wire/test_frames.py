@@ -1,7 +1,7 @@
 """Feed a screen anything: screened bytes, or a violation that carries a close code, never anything else."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -20,15 +20,25 @@ on_any_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_
 
 
 def screen(
-    message_bytes: int | None = 1000, message_fragments: int | None = 8, control: int | None = None
+    message_bytes: int | None = 1000,
+    message_fragments: int | None = 8,
+    control: int | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Screen:
-    return Screen(message_bytes, message_fragments, Bucket(control, control))
+    return Screen(message_bytes, message_fragments, Bucket(control, control), clock)
 
 
 def feed(screened: Screen, data: bytes, chunk: int = 10**9) -> bytes:
-    """Feed in chunks, and return all that was passed on."""
-    chunks = (data[start : start + chunk] for start in range(0, len(data), chunk))
-    return b"".join(screened.feed(piece, now=0) for piece in chunks)
+    """Feed in chunks, and return all that was said, each in one frame."""
+    return feed_chunks(screened, (data[start : start + chunk] for start in range(0, len(data), chunk)))
+
+
+def feed_chunks(screened: Screen, chunks: Iterable[bytes]) -> bytes:
+    said = (frame for chunk in chunks for frame in screened.feed(chunk))
+    return b"".join(
+        raw.frame(opcode, content.encode() if isinstance(content, str) else content)
+        for opcode, content in said
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 10**9])
@@ -133,9 +143,10 @@ def test_limits_end_where_they_say() -> None:
 
 
 def test_pings_may_go_on_at_their_rate() -> None:
-    screened = screen(control=20)
-    for tick in range(1000):
-        assert screened.feed(raw.frame(raw.PING, b""), now=tick / 20)
+    ticks = itertools.count()
+    screened = screen(control=20, clock=lambda: next(ticks) / 20)
+    for _ in range(1000):
+        assert screened.feed(raw.frame(raw.PING, b""))
     assert not screened.has_ended
 
 
@@ -204,7 +215,7 @@ def chunked(data: bytes, cuts: list[int]) -> Iterator[bytes]:
 @given(good_streams(), st.lists(st.integers(0, 10**6), max_size=20))
 def test_a_good_stream_means_to_wsproto_what_it_meant_before(stream: bytes, cuts: list[int]) -> None:
     screened = screen(None, None, None)
-    passed = b"".join(screened.feed(chunk, now=0) for chunk in chunked(stream, cuts))
+    passed = feed_chunks(screened, chunked(stream, cuts))
     assert not screened.has_ended
     assert messages(events_of(passed)) == messages(events_of(stream))
 
@@ -232,8 +243,8 @@ def test_anything_in_any_chunks_is_screened_or_is_a_violation_and_wsproto_minds_
     data: bytes, cuts: list[int]
 ) -> None:
     whole, cut = screen(control=20), screen(control=20)
-    passed = whole.feed(data, now=0)
-    assert b"".join(cut.feed(chunk, now=0) for chunk in chunked(data, cuts)) == passed
+    passed = feed(whole, data)
+    assert feed_chunks(cut, chunked(data, cuts)) == passed
     assert str(cut.violation) == str(whole.violation)
     assert cut.close == whole.close
     events = events_of(passed)

@@ -69,7 +69,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_in_time(autojump_clock: Mock
     with pytest.raises(trio.BrokenResourceError, match="does not read"):
         await wire.send_all(b"x")
     assert trio.current_time() == 15
-    assert await wire.receive_frames() == b"", "and who reads from it learns of it"
+    assert await wire.receive() == [], "and who reads from it learns of it"
     with pytest.raises(trio.BrokenResourceError):
         await theirs.send_all(b"x")
 
@@ -95,7 +95,7 @@ async def test_a_head_is_read_and_then_frames(autojump_clock: MockClock) -> None
     assert head is not None
     assert head.path == "/"
     await theirs.send_all(frame[4:])
-    assert await wire.receive_frames() == frame
+    assert await wire.receive() == [(raw.TEXT, "sent at once")]
 
 
 async def test_a_bad_head_is_refused() -> None:
@@ -109,9 +109,9 @@ async def test_the_end_of_the_peer_is_the_end() -> None:
     ours, theirs = memory_stream_pair()
     wire = Wire(ours, SETTINGS)
     await theirs.send_all(raw.frame(raw.PING, b"bytes"))
-    assert await wire.receive_frames() == raw.frame(raw.PING, b"bytes")
+    assert await wire.receive() == [(raw.PING, b"bytes")]
     await theirs.send_eof()
-    assert await wire.receive_frames() == b""
+    assert await wire.receive() == []
     assert await Wire(ours, SETTINGS).receive_head() is None
 
 
@@ -119,7 +119,7 @@ async def test_a_broken_line_is_the_end() -> None:
     ours, theirs = lockstep_stream_pair()
     wire = Wire(ours, SETTINGS)
     await trio.aclose_forcefully(ours)
-    assert await wire.receive_frames() == b""
+    assert await wire.receive() == []
     with pytest.raises(trio.BrokenResourceError):
         await wire.send_all(b"frame")
     await theirs.aclose()
@@ -130,8 +130,8 @@ async def test_a_violation_is_the_end_of_what_comes_and_not_of_what_goes() -> No
     wire = Wire(ours, SETTINGS)
     good = raw.frame(raw.TEXT, b"{}")
     await theirs.send_all(good + raw.frame(raw.TEXT, b"\xff") + good)
-    assert await wire.receive_frames() == good
-    assert await wire.receive_frames() == b""
+    assert await wire.receive() == [(raw.TEXT, "{}")]
+    assert await wire.receive() == []
     assert wire.screen.violation is not None
     assert wire.screen.violation.code == CloseCode.INVALID_TEXT
     await wire.send_all(b"a reply")

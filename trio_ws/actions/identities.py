@@ -15,6 +15,6 @@ async def authenticate(action: Authenticate, _: Services, session: Session) -> S
     return Success(message="Authenticated", data=data)
 
 
-async def ping(_: Ping, services: Services, __: Session) -> Pong:
+def ping(_: Ping, services: Services, __: Session) -> Pong:
     """Say that the server is there."""
     return Pong(timestamp=int(services.now()))

@@ -1,8 +1,10 @@
 """Setting, reading and converting prices."""
 
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
@@ -23,8 +25,14 @@ DIGITS = 36  # as many as 18 on either side of the point: more than any currency
 OWN_PRICE_SECONDS = 1.0  # until the log has told of it
 
 
-async def list_prices(_: ListPrices, services: Services, __: Session) -> Success:
-    """Read all prices, from memory."""
+def list_prices(_: ListPrices, services: Services, __: Session) -> Success | Coroutine[Any, Any, Success]:
+    """Read all prices, from memory once they are there."""
+    if (book := services.prices.book) is not None:
+        return Success(data=book.json)
+    return _list_prices(services)
+
+
+async def _list_prices(services: Services) -> Success:
     return Success(data=(await services.prices.read()).json)
 
 

@@ -1,7 +1,7 @@
-"""The table of actions, and `answer`: one frame in, one frame out, errors included."""
+"""The table of actions, and `Request`: one message in, one message out, errors included."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from trio_ws.codec import DecodeFailure, decode, encode
 from trio_ws.errors import ActionError
 from trio_ws.identity import Scope
 from trio_ws.messages import (
+    Action,
     Authenticate,
     CancelInvoice,
     ConvertPrice,
@@ -31,10 +32,12 @@ from trio_ws.messages import (
     UnsubscribeAll,
     UpdateInvoice,
 )
+from trio_ws.wire.frames import TEXT, encode_frame
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Any, Services, Session], Awaitable[Reply]]
+# What takes no waiting returns its reply at once, and no task has to wake for it.
+Handler = Callable[[Any, Services, Session], Reply | Coroutine[Any, Any, Reply]]
 
 # What is done, and the scope that it takes; None: anybody may.
 ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
@@ -54,40 +57,80 @@ ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
 }
 
 
-async def answer(frame: str | bytes, services: Services, session: Session) -> bytes:
-    """Return the reply to one frame, encoded. The only place where errors become messages.
+class Request:
+    """One request, from its text to its reply. The only place where errors become messages.
 
     Args:
-        frame: What the client sent.
+        text: What the client sent; bytes are no part of the protocol.
         services: The server's.
         session: The client's.
     """
-    name = "unknown"
-    request_id: RequestId | None = None
-    reply: Reply
-    limited = session.count_request()
-    try:
-        action = decode(frame)
-        name, request_id = str(action.__struct_config__.tag), action.request_id
-        if limited is not None:
-            raise limited
-        handler, scope = ACTIONS[type(action)]
+
+    def __init__(self, text: str | bytes, services: Services, session: Session) -> None:
+        self._services = services
+        self._session = session
+        self._action: Action | None = None
+        self._request_id: RequestId | None = None
+        self._error: Exception | None = session.count_request()
+        self._under_way: Coroutine[Any, Any, Reply] | None = None
+        try:
+            self._action = decode(text)
+            self._request_id = self._action.request_id
+        except DecodeFailure as failure:
+            self._request_id = failure.request_id
+            self._error = self._error or failure.error
+        except Exception as error:  # noqa: BLE001 - each is answered
+            self._error = self._error or error
+
+    def answer_now(self) -> bytes | None:
+        """Return the reply as a frame, where it takes no waiting; else None, and `answer` goes on with it."""
+        try:
+            reply = self._begin()
+        except Exception as error:  # noqa: BLE001 - each is answered
+            return self._finish(self._explain(error))
+        if isinstance(reply, Reply):
+            return self._finish(reply)
+        self._under_way = reply
+        return None
+
+    async def answer(self) -> bytes:
+        """Return the reply as a frame, however long it takes."""
+        try:
+            reply = self._under_way or self._begin()
+            return self._finish(reply if isinstance(reply, Reply) else await reply)
+        except Exception as error:  # noqa: BLE001 - each is answered
+            return self._finish(self._explain(error))
+
+    def abandon(self) -> None:
+        """Leave it without a reply."""
+        if self._under_way is not None:
+            self._under_way.close()
+
+    def _begin(self) -> Reply | Coroutine[Any, Any, Reply]:
+        if self._error is not None:
+            raise self._error
+        handler, scope = ACTIONS[type(self._action)]
         if scope is not None:
-            session.identity.require(scope)
-        reply = await handler(action, services, session)
-    except DecodeFailure as failure:
-        request_id = failure.request_id
-        reply = _failure(limited or failure.error)
-    except ActionError as error:
-        reply = _failure(error)
-    except Exception:  # a bug: logged whole, shown as nothing
-        logger.exception("%s failed", name, extra={"figures": {"request_id": request_id}})
+            self._session.identity.require(scope)
+        return handler(self._action, self._services, self._session)
+
+    def _explain(self, error: Exception) -> Failure:
+        if isinstance(error, ActionError):
+            return _failure(error)
+        figures = {"request_id": self._request_id}  # a bug: logged whole, shown as nothing
+        logger.error("%s failed", self._name, exc_info=error, extra={"figures": figures})
         metrics.BUGS.inc()
-        reply = Failure(message="Internal server error", code="internal")
-    metrics.REQUESTS.labels(name, getattr(reply, "code", "success")).inc()
-    if request_id is not None:
-        reply.request_id = request_id
-    return encode(reply)
+        return Failure(message="Internal server error", code="internal")
+
+    def _finish(self, reply: Reply) -> bytes:
+        metrics.count_request(self._name, getattr(reply, "code", "success"))
+        if self._request_id is not None:
+            reply.request_id = self._request_id
+        return encode_frame(TEXT, encode(reply))
+
+    @property
+    def _name(self) -> str:
+        return "unknown" if self._action is None else str(self._action.__struct_config__.tag)
 
 
 def _failure(error: ActionError) -> Failure:

@@ -1,6 +1,7 @@
 """Following topics: from now on, from a position on, or from a snapshot on."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import trio
 
@@ -22,43 +23,88 @@ from trio_ws.messages import (
 # How long a position that another process has told of may take to reach this one: some looks at the log.
 AHEAD_SECONDS = 1.0
 
+Later = Coroutine[Any, Any, Success]
 
-async def subscribe(action: Subscribe, services: Services, session: Session) -> Success:
+
+def subscribe(action: Subscribe, services: Services, session: Session) -> Success | Later:
     """Follow a topic: from its snapshot, from a position, or from the current one on."""
     topic = _allowed(action.type, action.id, session)
+    message = f"Subscribed to {action.type} {action.id}"
     after = _position(action.after)
     if action.snapshot:
-        position, state = await services.database.run(
-            queries.read_snapshot, topic, session.identity.account_id
-        )
-        await _reach(position, services)
-        followed = await _follow([topic], after, services, session, otherwise=position)
-        followed.position, followed.snapshot = str(position), state
-    else:
-        followed = await _follow([topic], after, services, session)
-    return Success(message=f"Subscribed to {action.type} {action.id}", data=followed)
+        return _follow_snapshot(topic, after, message, services, session)
+    return _follow([topic], after, message, services, session)
 
 
-async def resume(action: Resume, services: Services, session: Session) -> Success:
+def resume(action: Resume, services: Services, session: Session) -> Success | Later:
     """Follow many topics from one position on."""
     topics = [_allowed(wanted.type, wanted.id, session) for wanted in action.topics]
-    followed = await _follow(topics, _position(action.after), services, session)
-    return Success(message=f"Resumed {len(topics)} topics", data=followed)
+    return _follow(topics, _position(action.after), f"Resumed {len(topics)} topics", services, session)
 
 
-async def unsubscribe(action: Unsubscribe, services: Services, session: Session) -> Success:
+def unsubscribe(action: Unsubscribe, services: Services, session: Session) -> Success:
     """Follow a topic no more, also if it was not followed."""
     services.dispatcher.unsubscribe(Topic.parse(action.type, action.id), session.follower)
     return Success(message=f"Unsubscribed from {action.type} {action.id}")
 
 
-async def unsubscribe_all(_: UnsubscribeAll, services: Services, session: Session) -> Success:
+def unsubscribe_all(_: UnsubscribeAll, services: Services, session: Session) -> Success:
     """Follow nothing any more."""
     count = services.dispatcher.unsubscribe_all(session.follower)
     return Success(message=f"Unsubscribed from {count} topics")
 
 
-async def _follow(
+def _follow(
+    topics: Sequence[Topic], after: Position | None, message: str, services: Services, session: Session
+) -> Success | Later:
+    """Follow the topics from a position on; where it is ahead of what we know, once we do."""
+    _check_room(topics, services, session)
+    log = services.dispatcher.log
+    if after is not None and after.epoch == log.end.epoch and after.seq > log.end.seq:
+        return _follow_later(topics, after, message, services, session)
+    return Success(message=message, data=_follow_now(topics, after, services, session))
+
+
+async def _follow_later(
+    topics: Sequence[Topic], after: Position, message: str, services: Services, session: Session
+) -> Success:
+    await _come_to(after, services)
+    return Success(message=message, data=_follow_now(topics, after, services, session))
+
+
+async def _follow_snapshot(
+    topic: Topic, after: Position | None, message: str, services: Services, session: Session
+) -> Success:
+    position, state = await services.database.run(queries.read_snapshot, topic, session.identity.account_id)
+    await _reach(position, services)
+    _check_room([topic], services, session)
+    if after is not None:
+        await _come_to(after, services)
+    followed = _follow_now([topic], after, services, session, otherwise=position)
+    followed.position, followed.snapshot = str(position), state
+    return Success(message=message, data=followed)
+
+
+def _check_room(topics: Sequence[Topic], services: Services, session: Session) -> None:
+    most = services.settings.subscriptions
+    followed = session.follower.topics
+    new = {name for topic in topics if (name := str(topic)) not in followed}
+    if most is not None and len(followed) + len(new) > most:
+        raise TooManySubscriptions(f"A connection may follow {most} topics")
+
+
+async def _come_to(after: Position, services: Services) -> None:
+    """Wait for what another process told of, and this one has not heard of yet."""
+    log = services.dispatcher.log
+    if after.epoch != log.end.epoch or after.seq <= log.end.seq:
+        return
+    asked = trio.current_time()
+    services.tail.wake()
+    if not await log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
+        raise Unavailable("The event log is behind")
+
+
+def _follow_now(
     topics: Sequence[Topic],
     after: Position | None,
     services: Services,
@@ -74,15 +120,7 @@ async def _follow(
         session: The client's.
         otherwise: From where on, where it does not matter or is not to be had; None: from the log's end.
     """
-    log, most = services.dispatcher.log, services.settings.subscriptions
-    wanted = session.follower.topics.keys() | {str(topic) for topic in topics}
-    if most is not None and len(wanted) > most:
-        raise TooManySubscriptions(f"A connection may follow {most} topics")
-    if after is not None and after.epoch == log.end.epoch and after.seq > log.end.seq:
-        asked = trio.current_time()
-        services.tail.wake()  # another process told of it, and this one has not heard of it yet
-        if not await log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
-            raise Unavailable("The event log is behind")
+    log = services.dispatcher.log
     recovered = after is None or log.reaches_back_to(after)
     start = after if recovered and after else otherwise or log.end
     services.dispatcher.subscribe(topics, session.follower, start.seq)

@@ -54,13 +54,13 @@ class Follower:
     def follow(self, topics: Iterable[str], after: int) -> None:
         """Follow the topics from a position on; what is followed already goes on from where it is."""
         reached = self._log.end.seq if self._cursor is None else self._cursor
-        for topic, since in self.topics.items():
-            self.topics[topic] = max(since, reached)
-        for topic in topics:
-            self.topics[topic] = min(after, self.topics.get(topic, after))
         if after < reached:
+            for topic, since in self.topics.items():
+                self.topics[topic] = max(since, reached)
             self._read_from(after)
             metrics.REPLAYS.inc()
+        for topic in topics:
+            self.topics[topic] = min(after, self.topics.get(topic, after))
 
     def tell(self, event: Event, frame: bytes) -> None:
         """Send or queue an event; where there is no room, fall back to the log."""

@@ -81,9 +81,14 @@ class Outbox:
         self.waiting_bytes += len(queued)
         self.messages += count
 
+    @property
+    def has_room(self) -> bool:
+        """Tell whether there is room for one more."""
+        return self.waiting_bytes <= self._limit_bytes
+
     async def room(self) -> None:
-        """Wait until there is room for one more."""
-        while self.waiting_bytes > self._limit_bytes:
+        """Wait until there is."""
+        while not self.has_room:
             await self._room.park()
 
     def has_news(self) -> bool:

@@ -37,7 +37,7 @@ class _Deleted(msgspec.Struct):
     id: int | None
 
 
-class _Book:
+class Book:
     """The prices at one place in the log."""
 
     def __init__(self, prices: dict[int, Raw]) -> None:
@@ -66,12 +66,12 @@ class _Book:
         """Tell whether a PRICE stands in it as it is."""
         return price in self._prices.values()
 
-    def after(self, event: Event) -> "_Book":
+    def after(self, event: Event) -> "Book":
         """Return the prices as an event leaves them."""
         if event.type == "price.updated":
-            return _Book({**self._prices, msgspec.json.decode(event.data, type=_Price).id: event.data})
+            return Book({**self._prices, msgspec.json.decode(event.data, type=_Price).id: event.data})
         gone = msgspec.json.decode(event.data, type=_Deleted).id
-        return _Book({id_: price for id_, price in self._prices.items() if gone not in (None, id_)})
+        return Book({id_: price for id_, price in self._prices.items() if gone not in (None, id_)})
 
 
 class Prices:
@@ -80,11 +80,14 @@ class Prices:
     Args:
         database: Where they are read from, once.
         dispatcher: Tells of what changes.
+
+    Attributes:
+        book: They, where they are in memory.
     """
 
     def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
         self._database = database
-        self._book: _Book | None = None
+        self.book: Book | None = None
         self._as_of = 0  # the number of the last event that was in the book when it was read
         self._reading = trio.Lock()
         self._meanwhile: list[Event] | None = None  # what the log tells while the book is read
@@ -92,20 +95,20 @@ class Prices:
         for name in (str(EVERY_PRICE), DELETED):
             dispatcher.watch(name, self)
 
-    async def read(self) -> _Book:
+    async def read(self) -> Book:
         """Return them.
 
         Raises:
             ActionError: they are not in memory yet, and can't be read.
         """
         async with self._reading:
-            while self._book is None:
-                self._book = await self._read()
-            return self._book
+            while self.book is None:
+                self.book = await self._read()
+            return self.book
 
     async def wait_for(self, price: Raw, seconds: float) -> None:
         """Wait until a price that was just set has come by, so that who set it reads no older one."""
-        if self._book is None or self._book.has(price):
+        if self.book is None or self.book.has(price):
             return
         name = bytes(price)
         with trio.move_on_after(seconds):
@@ -116,16 +119,16 @@ class Prices:
         """Take a change in."""
         if self._meanwhile is not None:
             self._meanwhile.append(event)
-        if self._book is not None and event.seq > self._as_of:
-            self._book = self._book.after(event)
+        if self.book is not None and event.seq > self._as_of:
+            self.book = self.book.after(event)
         if (waiting := self._awaited.pop(bytes(event.data), None)) is not None:
             waiting.set()
 
     def on_lost_log(self) -> None:
         """Forget them: they are read anew when somebody asks."""
-        self._book = self._meanwhile = None
+        self.book = self._meanwhile = None
 
-    async def _read(self) -> _Book | None:
+    async def _read(self) -> Book | None:
         """Return the book as of now; None where the log was lost meanwhile."""
         meanwhile = self._meanwhile = []
         try:
@@ -136,7 +139,7 @@ class Prices:
             self._meanwhile = None
         self._as_of = position.seq
         found = msgspec.json.decode(prices, type=list[Raw])
-        book = _Book({msgspec.json.decode(price, type=_Price).id: price for price in found})
+        book = Book({msgspec.json.decode(price, type=_Price).id: price for price in found})
         for event in meanwhile:
             if event.seq > position.seq:
                 book = book.after(event)

@@ -9,6 +9,7 @@ from functools import partial
 import trio
 
 from trio_ws.actions.services import Services
+from trio_ws.actions.table import Request
 from trio_ws.connection import Connection
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
@@ -33,13 +34,24 @@ LIFTED = Settings(
 )
 
 
-class Echo(Connection):
-    """A connection that answers each message with itself, as a frame in the outbox."""
+class _Echoed(Request):
+    """A request that is answered with itself, in the kind of message that it came in."""
 
-    async def _respond(self, message: str | bytes) -> bytes:
-        if isinstance(message, str):
-            return encode_frame(TEXT, message.encode())
-        return encode_frame(BINARY, message)
+    def __init__(self, content: str | bytes) -> None:
+        if isinstance(content, str):
+            self._frame = encode_frame(TEXT, content.encode())
+        else:
+            self._frame = encode_frame(BINARY, content)
+
+    def answer_now(self) -> bytes:
+        return self._frame
+
+
+class Echo(Connection):
+    """A connection that answers each message with itself."""
+
+    def _request(self, text: str | bytes) -> Request:
+        return _Echoed(text)
 
 
 async def serve_echo(port: int) -> None:

@@ -1,7 +1,7 @@
-"""What trio-websocket is shown of a client, and all that we know of how it behaves.
+"""What trio-websocket does for a client, what it is shown of it, and all that we know of how it behaves.
 
-It answers pings, waits for the answers to ours, and hands over messages. It is given a handshake that we have
-written ourselves, and then whole messages and control frames that were screened; never a client's own head or
+It accepts the handshake, answers pings and waits for the answers to ours. It is given a handshake that we
+have written ourselves, and then pings and pongs that were screened; never a client's own head, messages or
 broken frames, which can end the process of who trusts it with them. It learns of trouble by the end of the
 stream and in no other way: that one it bears well.
 """
@@ -12,12 +12,39 @@ from contextlib import suppress
 import trio
 from trio_websocket import WebSocketConnection, wrap_server_stream
 
+from trio_ws.wire.frames import encode_frame
 from trio_ws.wire.head import WEBSOCKET_VERSION
 from trio_ws.wire.stream import Wire
 
 
-async def accept(nursery: trio.Nursery, wire: Wire, key: str, subprotocol: str | None) -> WebSocketConnection:
-    """Accept a handshake, and return the WebSocket.
+class Library:
+    """trio-websocket on a client's wire; made by `accept`."""
+
+    def __init__(self, socket: WebSocketConnection, frames: trio.MemorySendChannel[bytes]) -> None:
+        self._socket = socket
+        self._frames = frames
+
+    async def show(self, opcode: int, payload: bytes) -> None:
+        """Hand over a ping or pong, and wait until it has been answered or noted."""
+        with suppress(trio.BrokenResourceError):  # it has ended, which the rest sees for itself
+            await self._frames.send(encode_frame(opcode, payload, masked=True))
+            await self._frames.send(b"")  # which is taken when it comes for more
+
+    def show_the_end(self) -> None:
+        """Say that nothing more will come."""
+        self._frames.close()
+
+    async def ping(self) -> None:
+        """Ping the client, and wait for its pong.
+
+        Raises:
+            trio_websocket.ConnectionClosed: nothing more will come.
+        """
+        await self._socket.ping()
+
+
+async def accept(nursery: trio.Nursery, wire: Wire, key: str, subprotocol: str | None) -> Library:
+    """Accept a handshake.
 
     Args:
         nursery: Where the library's reader will live.
@@ -25,11 +52,12 @@ async def accept(nursery: trio.Nursery, wire: Wire, key: str, subprotocol: str |
         key: From that head.
         subprotocol: The one that is spoken, if any.
     """
-    stream = _LibraryStream(wire, _encode_head(key, subprotocol))
+    to_library, frames = trio.open_memory_channel[bytes](0)
+    stream = _LibraryStream(wire, _encode_head(key, subprotocol), frames)
     request = await wrap_server_stream(nursery, stream, max_message_size=sys.maxsize)
     socket = await request.accept(subprotocol=subprotocol)
     stream.accepted.set()
-    return socket
+    return Library(socket, to_library)
 
 
 def _encode_head(key: str, subprotocol: str | None) -> bytes:
@@ -47,10 +75,11 @@ def _encode_head(key: str, subprotocol: str | None) -> bytes:
 
 
 class _LibraryStream(trio.abc.Stream):
-    def __init__(self, wire: Wire, head: bytes) -> None:
+    def __init__(self, wire: Wire, head: bytes, frames: "trio.MemoryReceiveChannel[bytes]") -> None:
         self.accepted = trio.Event()  # it takes frames for more of the head before
         self._wire = wire
         self._head = head
+        self._frames = frames
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - as much as there is
         if self._head:
@@ -58,7 +87,10 @@ class _LibraryStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             return head
         await self.accepted.wait()
-        return await self._wire.receive_frames()
+        async for frame in self._frames:
+            if frame:
+                return frame
+        return b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with suppress(trio.BrokenResourceError):  # what comes in ends then too, and that it will see
@@ -68,4 +100,4 @@ class _LibraryStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._frames.aclose()

@@ -12,7 +12,7 @@ import trio
 
 from trio_ws.limits import Bucket
 from trio_ws.settings import Settings
-from trio_ws.wire.frames import CLOSE, Screen, encode_frame
+from trio_ws.wire.frames import CLOSE, Frame, Screen, encode_frame
 from trio_ws.wire.head import Head, HeadReader, Refusal
 from trio_ws.wire.tls import socket_of
 
@@ -36,6 +36,7 @@ class Wire:
         screen: What the client sends, and how that ended.
         torn: Whether half a frame may have gone out; then nothing more may follow it.
         gave_up: Whether the client was cut off because it did not read.
+        is_waited_for: Whether somebody waits for what the client says next.
         has_begun_head: Whether some of a head has come, where one is waited for.
         sent_bytes: How much has gone out, or was on its way.
     """
@@ -43,9 +44,12 @@ class Wire:
     def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings) -> None:
         control_frames = settings.control_frames_per_second
         self.screen = Screen(
-            settings.message_bytes, settings.message_fragments, Bucket(control_frames, control_frames)
+            settings.message_bytes,
+            settings.message_fragments,
+            Bucket(control_frames, control_frames),
+            trio.current_time,
         )
-        self.torn = self.gave_up = self.has_begun_head = False
+        self.torn = self.gave_up = self.has_begun_head = self.is_waited_for = False
         self.sent_bytes = 0
         self._stream = stream
         self._settings = settings
@@ -76,15 +80,15 @@ class Wire:
                 return head
         return None
 
-    async def receive_frames(self) -> bytes:
-        """Return whole messages and control frames, as `Screen` lets them pass, or b"" at the end."""
+    async def receive(self) -> list[Frame]:
+        """Return the next of what is said, some of it at a time; nothing at the end."""
         while not self.screen.has_ended:
             data, self._rest = self._rest or await self._receive(), b""
             if not data:
-                return b""
-            if frames := self.screen.feed(data, trio.current_time()):
-                return frames
-        return b""
+                return []
+            if said := self.screen.feed(data):
+                return said
+        return []
 
     def send_now(self, frames: bytes) -> int:
         """Hand whole frames to the kernel, and return how many bytes of them it took; 0: they have to wait.
@@ -158,7 +162,7 @@ class Wire:
         self._free = self._descriptor = NONE  # which another connection may have soon
         try:
             if not (self.torn or self._unsent):
-                while self._closed and await self.receive_frames():
+                while self._closed and await self.receive():
                     pass  # The client closes first, where it knows what a close frame is.
                 await self._stream.send_eof()
                 while await self._stream.receive_some(HANG_UP_BYTES):
@@ -169,10 +173,21 @@ class Wire:
             await trio.aclose_forcefully(self._stream)
 
     async def _receive(self) -> bytes:
+        self.is_waited_for = True
         try:
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if self._descriptor == NONE:
+                return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+            # Half of what `receive_some` costs, which tries first, in vain.
+            await trio.lowlevel.wait_readable(self._descriptor)
+            while True:
+                try:
+                    return os.read(self._descriptor, RECEIVE_BYTES)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._descriptor)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             return b""
+        finally:
+            self.is_waited_for = False
 
     async def _send(self, data: memoryview) -> None:
         with trio.move_on_after(self._settings.write_seconds) as sending:
