@@ -34,10 +34,11 @@ class RecordingDispatcher(Dispatcher):
         self.seqs: list[int] = []
         self.times: list[float] = []
 
-    def publish(self, event: Event) -> None:
-        super().publish(event)
+    def publish(self, event: Event) -> int:
+        told = super().publish(event)
         self.seqs.append(event.seq)
         self.times.append(trio.current_time())
+        return told
 
 
 @asynccontextmanager

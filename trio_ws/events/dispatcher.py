@@ -74,8 +74,8 @@ class Dispatcher:
         """Return how many topics are followed, each counted for each follower."""
         return sum(map(len, self._followers.values()))
 
-    def publish(self, event: Event) -> None:
-        """Tell each follower of the event, once, however many of its topics they follow."""
+    def publish(self, event: Event) -> int:
+        """Tell each follower of the event, once, however many of its topics they follow; return how many."""
         self.log.append(event)
         followers: dict[Follower, None] = {}
         watchers: dict[Watcher, None] = {}
@@ -93,6 +93,7 @@ class Dispatcher:
             except Exception:  # costs neither the others nor the log
                 logger.exception("an event of type %s was not understood", event.type)
                 metrics.BUGS.inc()
+        return len(followers)
 
     def restart(self, end: Position) -> None:
         """Go on from the end of another log, of which nobody knows what of it our followers have."""
