@@ -6,7 +6,6 @@ client's own pace, until it has come to the end and is live again. Both ways lea
 a client gets is in the order of the log, each event once, whichever of its topics brought it.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -43,7 +42,7 @@ class Follower:
         self.end = end
         self._log = log
         self._cursor: int | None = None  # how far it has come; None: it is live
-        self._ahead: deque[Event] = deque()  # read after the cursor, not yet looked at
+        self._ahead: list[Event] = []  # read after the cursor, not yet looked at; the next one is last
         self._fell_behind = False  # by itself, not because it asked for a replay
 
     @property
@@ -82,7 +81,7 @@ class Follower:
 
     def _read_from(self, cursor: int) -> None:
         self._cursor = cursor
-        self._ahead.clear()
+        self._ahead = []
         self._fell_behind = False
         self.outbox.wake()  # its writer may wait for what is pushed
 
@@ -98,7 +97,7 @@ class Follower:
         size = 0
         # Nobody else has a turn in here, so nothing can have been queued meanwhile.
         while self._ahead and size < self.outbox.together_bytes:
-            event = self._ahead.popleft()
+            event = self._ahead.pop()
             self._cursor = event.seq
             wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
             if wanted and self._may_see(event):
@@ -121,7 +120,7 @@ class Follower:
             await trio.sleep(RETRY_SECONDS)
         else:
             if cursor == self._cursor:  # else a replay from further back was asked for meanwhile
-                self._ahead.extend(_folded(events) if self._fell_behind else events)
+                self._ahead = (_folded(events) if self._fell_behind else events)[::-1]
 
 
 class _Row(msgspec.Struct):
