@@ -20,19 +20,17 @@ from trio_ws.wire.stream import Wire
 class Library:
     """trio-websocket on a client's wire; made by `accept`."""
 
-    def __init__(self, socket: WebSocketConnection, frames: trio.MemorySendChannel[bytes]) -> None:
+    def __init__(self, socket: WebSocketConnection, stream: "_LibraryStream") -> None:
         self._socket = socket
-        self._frames = frames
+        self._stream = stream
 
     async def show(self, opcode: int, payload: bytes) -> None:
         """Hand over a ping or pong, and wait until it has been answered or noted."""
-        with suppress(trio.BrokenResourceError):  # it has ended, which the rest sees for itself
-            await self._frames.send(encode_frame(opcode, payload, masked=True))
-            await self._frames.send(b"")  # which is taken when it comes for more
+        await self._stream.show(encode_frame(opcode, payload, masked=True))
 
     def show_the_end(self) -> None:
         """Say that nothing more will come."""
-        self._frames.close()
+        self._stream.show_the_end()
 
     async def ping(self) -> None:
         """Ping the client, and wait for its pong.
@@ -52,12 +50,10 @@ async def accept(nursery: trio.Nursery, wire: Wire, key: str, subprotocol: str |
         key: From that head.
         subprotocol: The one that is spoken, if any.
     """
-    to_library, frames = trio.open_memory_channel[bytes](0)
-    stream = _LibraryStream(wire, _encode_head(key, subprotocol), frames)
+    stream = _LibraryStream(wire, _encode_head(key, subprotocol))
     request = await wrap_server_stream(nursery, stream, max_message_size=sys.maxsize)
     socket = await request.accept(subprotocol=subprotocol)
-    stream.accepted.set()
-    return Library(socket, to_library)
+    return Library(socket, stream)
 
 
 def _encode_head(key: str, subprotocol: str | None) -> bytes:
@@ -75,22 +71,35 @@ def _encode_head(key: str, subprotocol: str | None) -> bytes:
 
 
 class _LibraryStream(trio.abc.Stream):
-    def __init__(self, wire: Wire, head: bytes, frames: "trio.MemoryReceiveChannel[bytes]") -> None:
-        self.accepted = trio.Event()  # it takes frames for more of the head before
+    """What the library reads: our head, and then what it is shown. A channel would take 2 KB a client."""
+
+    def __init__(self, wire: Wire, head: bytes) -> None:
         self._wire = wire
-        self._head = head
-        self._frames = frames
+        self._shown = head
+        self._has_ended = False
+        self._comes_for_more = False
+        self._change = trio.lowlevel.ParkingLot()
+
+    async def show(self, frame: bytes) -> None:
+        """Have it read a frame, and wait until it comes for more."""
+        self._shown, self._comes_for_more = frame, False
+        self._change.unpark_all()
+        while not (self._comes_for_more or self._has_ended):
+            await self._change.park()
+
+    def show_the_end(self) -> None:
+        self._has_ended = True
+        self._change.unpark_all()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - as much as there is
-        if self._head:
-            head, self._head = self._head, b""
-            await trio.lowlevel.checkpoint()
-            return head
-        await self.accepted.wait()
-        async for frame in self._frames:
-            if frame:
-                return frame
-        return b""
+        await trio.lowlevel.checkpoint()
+        if not self._shown:
+            self._comes_for_more = True
+            self._change.unpark_all()
+        while not (self._shown or self._has_ended):
+            await self._change.park()
+        shown, self._shown = self._shown, b""
+        return shown
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with suppress(trio.BrokenResourceError):  # what comes in ends then too, and that it will see
@@ -100,4 +109,5 @@ class _LibraryStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        await self._frames.aclose()
+        self.show_the_end()
+        await trio.lowlevel.checkpoint()
