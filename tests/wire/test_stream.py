@@ -285,6 +285,25 @@ async def test_nothing_goes_out_at_once_after_our_close_or_on_a_line_that_is_gon
                 assert await others.receive_some() == b"nothing"
 
 
+async def test_nothing_overtakes_at_once_what_waits_for_its_turn() -> None:
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, SETTINGS)
+        frame = b"x" * 10**6
+        wire.send_now(frame)
+
+        async def send_pong() -> None:
+            await wire.send_all(b"pong")
+            assert wire.send_now(b"second event") == 0, "the first has its turn, and did not come to it yet"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_pong)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(wire.send_all, b"first event")
+            await wait_all_tasks_blocked()
+            assert await receive(theirs, len(frame) + 15) == frame + b"pongfirst event"
+        assert wire.send_now(b"third event") == 11
+
+
 async def test_who_is_hung_up_on_in_the_middle_of_a_frame_gets_no_more_of_it(
     autojump_clock: MockClock,
 ) -> None:

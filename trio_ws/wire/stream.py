@@ -135,7 +135,8 @@ class Wire:
             for start in range(0, len(data), PROGRESS_BYTES):
                 await self._send(memoryview(data)[start : start + PROGRESS_BYTES])
             self.torn = False
-            self._free = self._descriptor
+            if not self._sending.statistics().tasks_waiting:  # whose turn it is now, before it runs
+                self._free = self._descriptor
         finally:
             self._sending.release()
 
