@@ -304,6 +304,21 @@ async def test_nothing_overtakes_at_once_what_waits_for_its_turn() -> None:
         assert wire.send_now(b"third event") == 11
 
 
+async def test_who_was_cut_off_does_not_read_from_the_socket_that_comes_next() -> None:
+    settings = Settings(write_seconds=0.01)
+    async with sockets() as (ours, _):
+        wire = Wire(ours, settings)
+        number = ours.socket.fileno()
+        with pytest.raises(trio.BrokenResourceError, match="does not read"):
+            await wire.send_all(b"x" * 10**6)
+        async with sockets() as ends:
+            (next_one,) = [end for end in ends if end.socket.fileno() == number]
+            (other,) = [end for end in ends if end is not next_one]
+            await other.send_all(raw.frame(raw.TEXT, b"for another"))
+            assert await wire.receive() == []
+            assert await next_one.receive_some() == raw.frame(raw.TEXT, b"for another")
+
+
 async def test_who_is_hung_up_on_in_the_middle_of_a_frame_gets_no_more_of_it(
     autojump_clock: MockClock,
 ) -> None:

@@ -198,6 +198,7 @@ class Wire:
                 raise trio.BrokenResourceError("hung up") from None
         if sending.cancelled_caught:
             self.gave_up = True
+            self._descriptor = NONE  # which another connection may have soon
             await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
             raise trio.BrokenResourceError("it does not read")
 
