@@ -241,7 +241,8 @@ class Connection:
                 replies.append(reply)
             else:
                 await self._reply(replies)
-                await self._hand_on(request)
+                self._pending += 1
+                await self._to_inbox.send(request)
             if number % TURN_REQUESTS == 0:
                 await self._reply(replies)
                 await trio.lowlevel.checkpoint()
@@ -258,14 +259,6 @@ class Connection:
             replies.clear()
             if not self._outbox.has_room:
                 await self._outbox.room()
-
-    async def _hand_on(self, request: Request) -> None:
-        self._pending += 1
-        try:
-            await self._to_inbox.send(request)
-        except BaseException:
-            request.abandon()
-            raise
 
     async def _answer(self) -> None:
         async with self._inbox:

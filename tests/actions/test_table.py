@@ -19,6 +19,7 @@ from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.identity import Identity
 from trio_ws.messages import Action, Ping
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
@@ -28,8 +29,7 @@ ERRORS = [
 ]
 
 
-async def ask(frame: str) -> dict[str, Any]:
-    database = SimulatedDatabase()
+def open_session(database: SimulatedDatabase) -> tuple[Services, Session]:
     log = Log(database, memory_bytes=1000)
     dispatcher = Dispatcher(log)
     tail = Tail(database, dispatcher, poll_seconds=1)
@@ -37,8 +37,11 @@ async def ask(frame: str) -> dict[str, Any]:
         Settings(), database, dispatcher, tail, Prices(database, dispatcher), now=lambda: 1735571686.9
     )
     follower = Follower(log, Outbox(1000), lambda *_: None)
-    session = Session(services, follower, lambda *_, seconds: None, lambda _: None)
-    request = Request(frame, services, session)
+    return services, Session(services, follower, lambda *_, seconds: None, lambda _: None)
+
+
+async def ask(frame: str) -> dict[str, Any]:
+    request = Request(frame, *open_session(SimulatedDatabase()))
     (reply,) = raw.payloads(request.answer_now() or await request.answer())
     found: dict[str, Any] = json.loads(reply)
     return found
@@ -65,3 +68,14 @@ async def test_an_error_is_answered_with_its_code(
 async def test_the_clock_is_the_services_own() -> None:
     reply = await ask('{"action":"ping"}')
     assert reply == {"type": "pong", "status": "success", "timestamp": 1735571686}
+
+
+async def test_a_token_that_is_lost_before_the_answer_begins_is_good_for_nothing() -> None:
+    services, session = open_session(database := SimulatedDatabase())
+    uid = database.create_invoice(account_id=database.create_account(), amount=1, currency="USD")
+    session.identity = Identity(token_id=1, account_id=1, scopes=("read",))
+    request = Request(json.dumps({"action": "fetch_invoice", "id": str(uid)}), services, session)
+    assert request.answer_now() is None, "it takes a query"
+    session.lose("the token was revoked")
+    (reply,) = raw.payloads(await request.answer())
+    assert json.loads(reply)["code"] == "unauthorized"

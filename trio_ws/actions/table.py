@@ -72,7 +72,6 @@ class Request:
         self._action: Action | None = None
         self._request_id: RequestId | None = None
         self._error: Exception | None = session.count_request()
-        self._under_way: Coroutine[Any, Any, Reply] | None = None
         try:
             self._action = decode(text)
             self._request_id = self._action.request_id
@@ -83,28 +82,23 @@ class Request:
             self._error = self._error or error
 
     def answer_now(self) -> bytes | None:
-        """Return the reply as a frame, where it takes no waiting; else None, and `answer` goes on with it."""
+        """Return the reply as a frame, where it takes no waiting; else None: `answer` has to."""
         try:
             reply = self._begin()
         except Exception as error:  # noqa: BLE001 - each is answered
             return self._finish(self._explain(error))
         if isinstance(reply, Reply):
             return self._finish(reply)
-        self._under_way = reply
+        reply.close()  # `answer` begins anew: whoever asks may have lost its token by then
         return None
 
     async def answer(self) -> bytes:
         """Return the reply as a frame, however long it takes."""
         try:
-            reply = self._under_way or self._begin()
+            reply = self._begin()
             return self._finish(reply if isinstance(reply, Reply) else await reply)
         except Exception as error:  # noqa: BLE001 - each is answered
             return self._finish(self._explain(error))
-
-    def abandon(self) -> None:
-        """Leave it without a reply."""
-        if self._under_way is not None:
-            self._under_way.close()
 
     def _begin(self) -> Reply | Coroutine[Any, Any, Reply]:
         if self._error is not None:
