@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -532,6 +533,22 @@ async def test_a_client_that_does_not_read_is_cut_off(
         with pytest.raises(trio.BrokenResourceError):
             await line.client.send(action="ping")
     assert "ended: slow " in caplog.messages
+
+
+async def test_long_replies_to_requests_that_come_together_wait_for_room_one_by_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(outbox_bytes=10_000, drain_seconds=5) as line, trio.open_nursery() as nursery:
+        for number in range(100):
+            line.database.set_price(f"C{number}", Decimal(1))
+        await line.client.send(action="list_prices")
+        _, reply = await line.client.receive_frame()
+        assert len(reply) > 10_000
+        nursery.start_soon(line.client.stream.send_all, raw.frame(raw.TEXT, b'{"action":"list_prices"}') * 50)
+        await wait_all_tasks_blocked()
+        assert vars(line.connection)["_outbox"].messages <= 3, "one was read, one is being written, one waits"
+        for _ in range(50):
+            assert (await line.client.receive_frame())[1] == reply
 
 
 async def test_a_client_too_slow_for_its_events_gets_them_all_when_it_reads(

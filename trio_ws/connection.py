@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 # Requests read ahead of the one that is being answered, so that reading and answering overlap.
 INBOX_REQUESTS = 8
 TURN_REQUESTS = 64  # answered at once, before others have their turn: a ms or so
+SHORT_REPLY_BYTES = (
+    4096  # those up to here go together, of a turn some 256 KB at most; a longer one ends them
+)
 # How long a client that was slow may still take for what the two kernels hold, before which it sees no ping:
 # some 300 KB at 5 KB/s.
 SLOW_SECONDS = 60.0
@@ -239,6 +242,8 @@ class Connection:
             request = self._request(content)
             if not self._pending and (reply := request.answer_now()) is not None:
                 replies.append(reply)
+                if len(reply) > SHORT_REPLY_BYTES:
+                    await self._reply(replies)
             else:
                 await self._reply(replies)
                 self._pending += 1
