@@ -23,31 +23,39 @@ from trio_ws.settings import Settings
 
 
 class Kitchen:
-    """Answers each request with itself, after a second; what is bad can't be done with others."""
+    """Answers each request with itself, after a second; what is bad can't be done with others.
+
+    Once it has begun with something, it comes to its end, as a thread does.
+    """
 
     def __init__(self) -> None:
+        self.room = trio.CapacityLimiter(10)
         self.together: list[list[int]] = []
         self.alone: list[int] = []
         self.error: Exception | None = None
 
     async def run(self, many: Sequence[tuple[int]]) -> list[int | None]:
-        self.together.append([number for (number,) in many])
-        await trio.sleep(1)
+        async with self.room:
+            self.together.append([number for (number,) in many])
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
         if self.error is not None:
             raise self.error
         return [None if number < 0 else number for (number,) in many]
 
     async def run_alone(self, number: int) -> int:
-        self.alone.append(number)
-        await trio.sleep(1)
+        async with self.room:
+            self.alone.append(number)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
         if number < 0:
             raise NotFound(str(number))
         return number
 
 
 @asynccontextmanager
-async def working(kitchen: Kitchen, lanes: int = 1) -> AsyncIterator[Batches]:
-    batches = Batches("query", kitchen.run, kitchen.run_alone, patience_seconds=2)
+async def working(kitchen: Kitchen, lanes: int = 1, seconds: float = 2) -> AsyncIterator[Batches]:
+    batches = Batches("query", kitchen.run, kitchen.run_alone, patience_seconds=seconds)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batches.refuse_the_late)
         for _ in range(lanes):
@@ -96,7 +104,7 @@ async def test_a_batch_has_its_limit(autojump_clock: MockClock) -> None:
 
 async def test_one_that_is_wrong_fails_alone_and_holds_up_no_others(autojump_clock: MockClock) -> None:
     kitchen, answers = Kitchen(), dict[int, Any]()
-    async with working(kitchen) as batches, trio.open_nursery() as asking:
+    async with working(kitchen, seconds=3) as batches, trio.open_nursery() as asking:
         for number in (0, 1, -2, 3):
             asking.start_soon(ask, batches, number, answers)
             await wait_all_tasks_blocked()
@@ -149,6 +157,20 @@ async def test_who_waits_too_long_is_told_so_and_not_served_later(autojump_clock
             nursery.cancel_scope.cancel()
     assert answers == {1: "unavailable"}
     assert (kitchen.alone, kitchen.together) == ([3], [])
+
+
+async def test_all_waiting_together_is_no_longer_than_it_may_be(autojump_clock: MockClock) -> None:
+    kitchen, answers = Kitchen(), dict[int, Any]()
+    kitchen.room.total_tokens = 1
+    async with working(kitchen) as batches, trio.open_nursery() as asking:
+        for number in (0, -1, -2, -3):
+            asking.start_soon(ask, batches, number, answers)
+            await wait_all_tasks_blocked()
+    assert trio.current_time() <= 3, "begun within two seconds, and done in one more"
+    assert answers.pop(0) == 0
+    assert sorted(answers.values()) == ["unavailable"] * 3
+    assert kitchen.together == [[-1, -2, -3]]
+    assert kitchen.alone == [0]
 
 
 async def test_no_more_wait_than_there_is_room_for(

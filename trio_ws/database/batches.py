@@ -43,7 +43,7 @@ class Batches:
         name: Of the query, for the metrics.
         run: Answers many at once, each with its answer, an `ActionError` to raise, or None: to be done alone.
         run_alone: Answers one.
-        patience_seconds: How long a request may wait for its batch to begin.
+        patience_seconds: How long after it came a request may still begin, with others or then alone.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class Batches:
 
     async def _answer(self, batch: list[_Request], alone: trio.Nursery) -> None:
         try:
-            outcomes = await self._run([request.arguments for request in batch])
+            arguments = [request.arguments for request in batch]
+            outcomes = await self._in_time(batch[0], self._run, arguments)
         except ActionError as error:
             outcomes = [type(error)(error.message) for _ in batch]
         except Exception as error:  # noqa: BLE001 - a bug, which is for who asked to report
@@ -122,6 +123,18 @@ class Batches:
 
     async def _answer_alone(self, request: _Request) -> None:
         try:
-            request.settle(await self._run_alone(*request.arguments))
+            request.settle(await self._in_time(request, self._run_alone, *request.arguments))
         except Exception as error:  # noqa: BLE001 - who asked gets it
             request.settle(error)
+
+    async def _in_time(self, oldest: _Request, run: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Run a query if it can begin in time: once in its thread, it is not cancelled.
+
+        Raises:
+            Unavailable: it could not.
+        """
+        try:
+            with trio.fail_at(oldest.since + self._patience_seconds):
+                return await run(*args)
+        except trio.TooSlowError:
+            raise Unavailable("The database is busy") from None

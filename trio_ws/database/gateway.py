@@ -138,7 +138,7 @@ class Gateway:
                             many.__name__,
                             partial(self._run_alone, many),
                             partial(self._run_alone, query),
-                            self._statement_seconds / 2,
+                            self._statement_seconds,
                         )
                         nursery.start_soon(batches.refuse_the_late)
                         for _ in range(LANES):
