@@ -1,5 +1,6 @@
 """Requests that come together are done together, each gets its answer, and one that is wrong fails alone."""
 
+import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -125,12 +126,13 @@ async def test_what_befalls_a_batch_befalls_each_of_it(autojump_clock: MockClock
 
 
 async def test_a_bug_is_told_to_who_asked(autojump_clock: MockClock) -> None:
-    kitchen, bugs = Kitchen(), list[int]()
+    kitchen, bugs, traces = Kitchen(), list[int](), set[int]()
     kitchen.error = ZeroDivisionError()
 
     async def fail(number: int) -> None:
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError) as caught:
             await batches.ask(number)
+        traces.add(len(traceback.extract_tb(caught.value.__traceback__)))
         bugs.append(number)
 
     async with working(kitchen) as batches:
@@ -142,6 +144,7 @@ async def test_a_bug_is_told_to_who_asked(autojump_clock: MockClock) -> None:
         kitchen.error = None
         assert await batches.ask(3) == 3, "and the work goes on"
     assert sorted(bugs) == [1, 2]
+    assert len(traces) == 1, "none is told of how the others were told"
 
 
 async def test_who_waits_too_long_is_told_so_and_not_served_later(autojump_clock: MockClock) -> None:

@@ -6,6 +6,7 @@ come, the more go together.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import trio
@@ -30,9 +31,12 @@ class _Request:
         self.is_taken = False  # from those that wait
         self.done = trio.Event()
         self.outcome: Any = None
+        self.trace: TracebackType | None = None
 
     def settle(self, outcome: Any) -> None:
         self.outcome = outcome
+        if isinstance(outcome, Exception):
+            self.trace = outcome.__traceback__  # which grows each time that one is raised
         self.done.set()
 
 
@@ -78,7 +82,7 @@ class Batches:
             if not request.is_taken:
                 self._waiting.remove(request)
         if isinstance(request.outcome, Exception):
-            raise request.outcome
+            raise request.outcome.with_traceback(request.trace)
         return request.outcome
 
     async def refuse_the_late(self) -> None:
