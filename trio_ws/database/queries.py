@@ -8,7 +8,7 @@ together again.
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import msgspec
@@ -103,7 +103,6 @@ def create_invoices(
     As where a key is known, an account is not, or one row of all is not to be had.
     """
     uids = {uuid4().hex: action for (action,) in actions}
-    rows = sorted(uids.items(), key=_key_of)  # in one order, or two batches wait for each other's keys
     columns = zip(
         *(
             (
@@ -111,7 +110,7 @@ def create_invoices(
                 *(action.webhook_url, action.redirect_url, action.expires_in_seconds),
                 *(action.idempotency_key, action.fingerprint()),
             )
-            for uid, action in rows
+            for uid, action in uids.items()
         ),
         strict=True,
     )
@@ -126,6 +125,7 @@ def create_invoices(
     return [created.get(uid) for uid in uids]
 
 
+# In one order, or two batches wait for each other's keys.
 _CREATE_INVOICES = (
     "INSERT INTO invoices (uid, account_id, amount, currency, memo, address, webhook_url, redirect_url,"
     " expires_at, idempotency_key, request_hash)"
@@ -139,10 +139,6 @@ _CREATE_INVOICES = (
     " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
     " RETURNING replace(uid::text, '-', ''), invoice_json(invoices)"
 )
-
-
-def _key_of(row: tuple[str, CreateInvoice]) -> tuple[int, str]:
-    return cast("int", row[1].account_id), row[1].idempotency_key or ""
 
 
 # Where a query takes an `owner`, what is not that account's is not there; None: any account's.
