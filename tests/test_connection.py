@@ -522,6 +522,22 @@ async def test_a_client_that_reads_slowly_may_be_slow_with_its_pong_and_one_that
         assert 30 <= trio.current_time() - read_all <= 30 + 60
 
 
+@pytest.mark.usefixtures("one_by_one")
+async def test_a_client_with_half_a_ping_is_hung_up_on_and_not_forgotten(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_line(ping_seconds=20, pong_seconds=10, write_seconds=60) as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        for _ in range(5):
+            line.publish()
+        await trio.sleep(25)
+        await line.client.receive_frame()  # so that our ping is next, and given up in the middle
+        await trio.sleep(5 + 2 * line.settings.close_seconds)
+        assert line.ended_at is not None
+    assert "ended: gone " in caplog.messages, "and not for its token"
+
+
 async def test_a_client_that_does_not_read_is_cut_off(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

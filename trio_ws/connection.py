@@ -216,7 +216,7 @@ class Connection:
                 with self._reading, suppress(trio.BrokenResourceError):  # or that stage has gone
                     while said := await self._wire.receive():
                         await self._take(said, library)
-            if self._reading.cancelled_caught and self._ending is None:
+            if trio.current_time() >= self._reading.deadline and self._ending is None:
                 self._session.lose("the token has expired")
             # What it asked before it left, or broke something, is answered still, if it reads.
             patience = trio.current_time() + self._settings.drain_seconds
@@ -279,8 +279,11 @@ class Connection:
         try:
             while True:
                 await self._wire.send_all(await self._follower.take())
-        except (trio.EndOfChannel, trio.BrokenResourceError):
-            pass  # All is said, or nobody listens.
+        except trio.EndOfChannel:
+            pass  # All is said.
+        except trio.BrokenResourceError:
+            # Nobody listens, or half a ping is out that was given up: there is nothing to read for.
+            self._reading.cancel()
         finally:
             self._outbox.abandon()
 

@@ -120,7 +120,10 @@ def create_invoices(
             created: dict[str, msgspec.Raw] = dict(
                 connection.execute(_CREATE_INVOICES, [list(column) for column in columns]).fetchall()
             )
-    except (psycopg.errors.LockNotAvailable, psycopg.DataError, psycopg.IntegrityError):
+    except (
+        *(psycopg.DataError, psycopg.IntegrityError),
+        *(psycopg.errors.LockNotAvailable, psycopg.errors.ProgramLimitExceeded),
+    ):
         return [None for _ in actions]
     return [created.get(uid) for uid in uids]
 
