@@ -5,6 +5,9 @@ from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
@@ -17,7 +20,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import PAGE, Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
-from trio_ws.messages import Position, Topic
+from trio_ws.messages import Event, Position, Topic
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, simulated_server
 
 T = TypeVar("T")
@@ -77,7 +80,7 @@ async def tell(database: SimulatedDatabase, log: Log, count: int) -> None:
 
 async def read_all(log: Log, after: int) -> list[int]:
     seqs: list[int] = []
-    while events := await log.read(seqs[-1] if seqs else after):
+    while events := (await log.read(seqs[-1] if seqs else after)).events:
         seqs += [event.seq for event in events]
         assert seqs == list(range(after + 1, after + 1 + len(seqs)))
     return seqs
@@ -212,7 +215,7 @@ async def test_it_reaches_back_to_what_is_kept_of_this_log_and_of_no_other() -> 
 async def invoices(log: Log) -> list[bytes]:
     """What the events from the fourth on are about."""
     found: list[bytes] = []
-    while events := await log.read(3 + len(found)):
+    while events := (await log.read(3 + len(found))).events:
         found += [bytes(event.data) for event in events]
     return found
 
@@ -228,7 +231,7 @@ async def test_of_another_log_nothing_is_kept(autojump_clock: MockClock) -> None
 
 
 async def test_of_another_log_as_much_is_kept_as_of_the_first() -> None:
-    database, log = await make(3 * PAGE, memory_bytes=2 * PAGE * 1000)
+    database, log = await make(3 * PAGE, memory_bytes=2 * PAGE * 2000)
     await read_all(log, 0)
     log.restart(log.end)
     await read_all(log, PAGE)
@@ -253,7 +256,7 @@ async def test_a_page_that_was_on_its_way_when_the_log_began_anew_is_nobodys() -
 
     async def read(name: str) -> None:
         try:
-            outcomes.append(f"{name} {len(await log.read(0))}")
+            outcomes.append(f"{name} {len((await log.read(0)).events)}")
         except Unavailable:
             outcomes.append(f"{name} unavailable")
 
@@ -324,3 +327,38 @@ async def test_a_client_that_fell_behind_what_is_kept_is_told(autojump_clock: Mo
 async def _receive_all(client: SimulatedClient) -> None:
     while True:
         await client.receive()
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abcd"), min_size=1, unique=True), min_size=1, max_size=3 * PAGE),
+    st.lists(st.sampled_from("abcde"), unique=True),
+    st.integers(0, 3 * PAGE),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=50)
+def test_what_is_looked_up_by_topic_is_what_would_be_found_by_looking_at_all(
+    concerned: list[list[str]],
+    topics: list[str],
+    after: int,
+    grows: bool,  # noqa: FBT001
+) -> None:
+    async def look_up() -> list[int]:
+        log = Log(SimulatedDatabase(), memory_bytes=10**8)
+        log.restart(Position("e", 0))
+        for seq, of_event in enumerate(concerned, start=1):
+            log.append(Event(seq, "invoice.updated", tuple(of_event), Raw(b"{}"), None))
+            if grows and seq == len(concerned) // 2:
+                await log.read(0, topics)  # so that the index is there, and grows with the page
+        seqs: list[int] = []
+        reached = after
+        while (stretch := await log.read(reached, topics)).reached > reached:
+            reached = stretch.reached
+            seqs += [event.seq for event in stretch.events]
+        return seqs
+
+    expected = [
+        seq
+        for seq, of_event in enumerate(concerned, start=1)
+        if seq > after and not set(topics).isdisjoint(of_event)
+    ]
+    assert trio.run(look_up) == expected

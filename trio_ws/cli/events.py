@@ -87,14 +87,13 @@ async def _print_from(log: Log, position: Position, topic: str | None, show: Sho
             position = log.end
             show(client.Gap(str(position)))
         try:
-            events = await log.read(position.seq)
+            events, reached = await log.read(position.seq, None if topic is None else [topic])
         except ActionError:
             await trio.sleep(RETRY_SECONDS)  # The gateway has said why.
             continue
         for event in events:
-            position = Position(position.epoch, event.seq)
-            if topic is None or topic in event.topics:
-                show(_as_client_sees(event, position))
+            show(_as_client_sees(event, Position(position.epoch, event.seq)))
+        position = Position(position.epoch, reached)
 
 
 def _as_client_sees(event: Event, position: Position) -> client.Event:

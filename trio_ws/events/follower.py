@@ -42,7 +42,9 @@ class Follower:
         self.end = end
         self._log = log
         self._cursor: int | None = None  # how far it has come; None: it is live
-        self._ahead: list[Event] = []  # read after the cursor, not yet looked at; the next one is last
+        self._ahead: list[Event] = []  # ours after the cursor, not yet told; the next one is last
+        self._reached = 0  # how far it will have come when these are told
+        self._wishes = 0  # how often what it wants of the log has changed
         self._fell_behind = False  # by itself, not because it asked for a replay
 
     @property
@@ -60,6 +62,7 @@ class Follower:
             metrics.REPLAYS.inc()
         for topic in topics:
             self.topics[topic] = min(after, self.topics.get(topic, after))
+        self._forget_what_was_read()  # which was for other topics
 
     def tell(self, event: Event, frame: bytes) -> None:
         """Send or queue an event; where there is no room, fall back to the log."""
@@ -81,9 +84,13 @@ class Follower:
 
     def _read_from(self, cursor: int) -> None:
         self._cursor = cursor
-        self._ahead = []
+        self._forget_what_was_read()
         self._fell_behind = False
         self.outbox.wake()  # its writer may wait for what is pushed
+
+    def _forget_what_was_read(self) -> None:
+        self._ahead = []
+        self._wishes += 1
 
     async def _read_on(self, cursor: int) -> bytes:
         """Come on to the next events that are ours and return their frames, or come on as far as was read."""
@@ -103,6 +110,8 @@ class Follower:
             if wanted and self._may_see(event):
                 frames.append(encode_frame(TEXT, encode_event(event, self._log.end.epoch)))
                 size += len(frames[-1])
+        if not self._ahead:
+            self._cursor = self._reached
         metrics.EVENTS_SENT.inc(len(frames))
         self.outbox.messages += len(frames)
         return b"".join(frames)
@@ -111,16 +120,20 @@ class Follower:
         return self.account is None or self.account in event.topics or event.type == "price.updated"
 
     async def _read_ahead(self, cursor: int) -> None:
+        wishes = self._wishes
         try:
-            events = await self._log.read(cursor)
+            events, reached = await self._log.read(cursor, self.topics)
         except LogTrimmedError:
             self._cursor = None
             self.end(CloseCode.LOG_LOST, "fell behind the event log")
         except ActionError:
             await trio.sleep(RETRY_SECONDS)
         else:
-            if cursor == self._cursor:  # else a replay from further back was asked for meanwhile
+            if wishes == self._wishes:  # else it wants something else by now
                 self._ahead = (_folded(events) if self._fell_behind else events)[::-1]
+                self._reached = reached
+                if not self._ahead:
+                    self._cursor = reached
 
 
 class _Row(msgspec.Struct):

@@ -6,6 +6,8 @@ of each page between them.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import trio
 
@@ -15,11 +17,54 @@ from trio_ws.errors import ActionError, Unavailable
 from trio_ws.messages import Event, Position
 
 PAGE = 256  # events; some 200 KB, and a read of a few ms
-EVENT_BYTES = 600  # what an event takes beside its JSON: the struct, its topics, its place in a page
+# What an event takes beside its JSON: the struct, its topics, its place in a page and in that page's index.
+EVENT_BYTES = 1200
 
 
 class LogTrimmedError(Exception):
     """The log does not reach back so far any more."""
+
+
+class Stretch(NamedTuple):
+    """What was read of the log.
+
+    Args:
+        events: Those that were asked for, in order.
+        reached: The number of the last event that was looked at.
+    """
+
+    events: list[Event]
+    reached: int
+
+
+class _Page:
+    """Events that follow each other, and which of them concern a topic.
+
+    Of a herd that comes back each client wants a few events of thousands: 10 000 clients that look up theirs
+    are served in half the time that they take to look at all (`scripts/bench herd`).
+    """
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+        self._places: dict[str, list[int]] | None = None  # by topic; made when it is first asked for
+
+    def append(self, event: Event) -> None:
+        if self._places is not None:
+            self._note(len(self.events), event, self._places)
+        self.events.append(event)
+
+    def find(self, topics: Iterable[str], start: int, end: int) -> list[Event]:
+        """Return the events between two places that concern any of the topics, in order."""
+        if self._places is None:
+            self._places = {}
+            for place, event in enumerate(self.events):
+                self._note(place, event, self._places)
+        found = {place for topic in topics for place in self._places.get(topic, ()) if start <= place < end}
+        return [self.events[place] for place in sorted(found)]
+
+    def _note(self, place: int, event: Event, places: dict[str, list[int]]) -> None:
+        for topic in event.topics:
+            places.setdefault(topic, []).append(place)
 
 
 class _Load:
@@ -47,7 +92,7 @@ class Log:
         self.first = 1
         self._database = database
         self._memory_bytes = memory_bytes
-        self._pages: OrderedDict[int, list[Event]] = OrderedDict()  # the one used last is last
+        self._pages: OrderedDict[int, _Page] = OrderedDict()  # the one used last is last
         self._bytes = 0
         self._loads: dict[int, _Load] = {}
         self._grown = trio.lowlevel.ParkingLot()
@@ -63,9 +108,9 @@ class Log:
         """Note the event that comes next."""
         number, place = divmod(event.seq - 1, PAGE)
         if place == 0:
-            self._pages[number] = []
+            self._pages[number] = _Page([])
         page = self._pages.get(number)
-        if page is not None and len(page) == place:
+        if page is not None and len(page.events) == place:
             page.append(event)
             self._bytes += _size(event)
             self._shrink()
@@ -84,8 +129,12 @@ class Log:
                 await self._grown.park()
         return self.end.seq >= seq
 
-    async def read(self, after: int) -> list[Event]:
-        """Return some events after `after`, in order, the next one first; none at the end.
+    async def read(self, after: int, topics: Iterable[str] | None = None) -> Stretch:
+        """Return some events after `after`, in order, the next one first; at the end none.
+
+        Args:
+            after: A number.
+            topics: Those that any of them concerns; None: all.
 
         Raises:
             LogTrimmedError: the next one is not to be had any more.
@@ -94,15 +143,17 @@ class Log:
         number = after // PAGE
         while after < self.end.seq:
             page = await self._page(number)
-            first = page[0].seq if page else after + 1
+            first = page.events[0].seq if page.events else after + 1
             if first > after + 1:
                 raise LogTrimmedError
-            if found := page[after + 1 - first : max(0, self.end.seq + 1 - first)]:
-                return found
+            start, end = after + 1 - first, min(len(page.events), self.end.seq + 1 - first)
+            if start < end:
+                events = page.events[start:end] if topics is None else page.find(topics, start, end)
+                return Stretch(events, first + end - 1)
             self._drop(number)  # it was read while the log grew, and lacks its last events
-        return []
+        return Stretch([], after)
 
-    async def _page(self, number: int) -> list[Event]:
+    async def _page(self, number: int) -> _Page:
         if (page := self._pages.get(number)) is not None:
             self._pages.move_to_end(number)
             await trio.lowlevel.checkpoint()
@@ -111,7 +162,7 @@ class Log:
             await load.done.wait()
             if load.error:
                 raise load.error
-            return self._pages.get(number, [])  # none, where the reader was cancelled
+            return self._pages.get(number) or _Page([])  # none, where the reader was cancelled
         load = self._loads[number] = _Load()
         try:
             read = await self._database.run(queries.read_events, number * PAGE, PAGE)
@@ -124,12 +175,11 @@ class Log:
             if self._loads.get(number) is load:
                 del self._loads[number]
             load.done.set()
-        page = read.events
-        if not page:
+        if not read.events:
             raise LogTrimmedError
         self._drop(number)
-        self._pages[number] = page
-        self._bytes += sum(map(_size, page))
+        page = self._pages[number] = _Page(read.events)
+        self._bytes += sum(map(_size, page.events))
         self._shrink()
         return page
 
@@ -138,7 +188,8 @@ class Log:
             self._drop(next(iter(self._pages)))
 
     def _drop(self, number: int) -> None:
-        self._bytes -= sum(map(_size, self._pages.pop(number, ())))
+        if (page := self._pages.pop(number, None)) is not None:
+            self._bytes -= sum(map(_size, page.events))
 
 
 def _size(event: Event) -> int:
