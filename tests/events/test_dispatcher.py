@@ -241,6 +241,28 @@ async def test_a_replay_from_further_back_begins_there_also_while_reading_on(
     assert seqs == [7, 8, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
+async def test_another_topic_from_a_position_within_what_was_read_already_misses_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    database = LogInMemory()
+    log = Log(database, memory_bytes=10**6)
+    log.restart(Position("e-1", 0))
+    dispatcher = Dispatcher(log)
+    follower = Follower(log, Outbox(1000), Ends())
+    for seq in range(1, 21):
+        topic = str(TOPICS[seq % 2])
+        database.events.append(Event(seq, "invoice.updated", (topic,), Raw(b"{}"), None))
+        dispatcher.publish(database.events[-1])
+    follower.outbox.together_bytes = 1
+    dispatcher.subscribe(TOPICS[:1], follower, 6)
+    seqs: list[int] = []
+    while len(seqs) < 2:
+        seqs += seqs_of(await follower.take())
+    dispatcher.subscribe(TOPICS[1:2], follower, 14)
+    seqs += await read_all(follower)
+    assert seqs == [8, 10, 12, 14, 15, 16, 17, 18, 19, 20]
+
+
 def price(log: LogInMemory, dispatcher: Dispatcher, row: int, *topics: str) -> None:
     event = Event(len(log.events) + 1, "price.updated", topics, Raw(b'{"id":%d}' % row), None)
     log.events.append(event)
