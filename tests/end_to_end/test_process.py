@@ -153,7 +153,8 @@ def test_as_process_1_it_buries_orphans_and_heeds_signals(tmp_path: Path) -> Non
             server = Server(outer, tmp_path)
             (first,) = children_of(outer.pid)
             for pid in processes_of(tmp_path):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended with the one before it
+                    os.kill(pid, signal.SIGKILL)
             server.wait_for_line("starting it anew")
             with server.connect() as client:
                 deadline = time.monotonic() + PATIENCE_SECONDS
