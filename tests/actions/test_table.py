@@ -1,4 +1,4 @@
-"""Every action has its function, and `answer` turns whatever happens into one frame."""
+"""Every action has its function, and `Request` turns whatever happens into one frame."""
 
 import json
 from typing import Any, get_args
