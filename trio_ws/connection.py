@@ -224,6 +224,7 @@ class Connection:
             # Some clients do not read while they send, and would wait for us as we for them.
             while said := await self._wire.receive():
                 await self._take([frame for frame in said if frame[0] > CLOSE], library)
+                await self._wire.pause_in_flood(said)
             library.show_the_end()
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
             self._fail(error)

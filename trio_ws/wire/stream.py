@@ -6,6 +6,7 @@ does not read ends in `write_seconds`; each other wait is the caller's to end.
 
 import os
 import socket
+from collections.abc import Sized
 from contextlib import suppress
 
 import trio
@@ -18,6 +19,8 @@ from trio_ws.wire.tls import socket_of
 
 RECEIVE_BYTES = 16384
 HANG_UP_BYTES = 65536
+FLOOD = 64  # frames, or bytes that were not looked at, that come at once
+FLOOD_PAUSE_SECONDS = 0.02  # so that who sends all it can is read at 1 MB/s, and costs 5 % of a core
 NONE = -1  # no descriptor
 PROGRESS_BYTES = 16384  # what must go out in `write_seconds`; who takes less counts as not reading
 # What the kernel may hold for a client that reads slowly; left alone, it lets that grow to some 4 MB
@@ -89,6 +92,11 @@ class Wire:
             if said := self.screen.feed(data):
                 return said
         return []
+
+    async def pause_in_flood(self, said: Sized) -> None:
+        """Let others have the processor, where much is said that nobody hears any more."""
+        if len(said) > FLOOD:
+            await trio.sleep(FLOOD_PAUSE_SECONDS)
 
     def send_now(self, frames: bytes) -> int:
         """Hand whole frames to the kernel, and return how many bytes of them it took; 0: they have to wait.
@@ -163,11 +171,11 @@ class Wire:
         self._free = self._descriptor = NONE  # which another connection may have soon
         try:
             if not (self.torn or self._unsent):
-                while self._closed and await self.receive():
-                    pass  # The client closes first, where it knows what a close frame is.
+                while self._closed and (said := await self.receive()):
+                    await self.pause_in_flood(said)  # The client closes first, where it knows how to.
                 await self._stream.send_eof()
-                while await self._stream.receive_some(HANG_UP_BYTES):
-                    pass
+                while data := await self._stream.receive_some(HANG_UP_BYTES):
+                    await self.pause_in_flood(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # It has hung up on us.
         finally:
