@@ -59,8 +59,7 @@ def _follow(
 ) -> Success | Later:
     """Follow the topics from a position on; where it is ahead of what we know, once we do."""
     _check_room(topics, services, session)
-    log = services.dispatcher.log
-    if after is not None and after.epoch == log.end.epoch and after.seq > log.end.seq:
+    if after is not None and _is_ahead(after, services):
         return _follow_later(topics, after, message, services, session)
     return Success(message=message, data=_follow_now(topics, after, services, session))
 
@@ -93,14 +92,18 @@ def _check_room(topics: Sequence[Topic], services: Services, session: Session) -
         raise TooManySubscriptions(f"A connection may follow {most} topics")
 
 
+def _is_ahead(after: Position, services: Services) -> bool:
+    end = services.dispatcher.log.end
+    return after.epoch == end.epoch and after.seq > end.seq
+
+
 async def _come_to(after: Position, services: Services) -> None:
     """Wait for what another process told of, and this one has not heard of yet."""
-    log = services.dispatcher.log
-    if after.epoch != log.end.epoch or after.seq <= log.end.seq:
+    if not _is_ahead(after, services):
         return
     asked = trio.current_time()
     services.tail.wake()
-    if not await log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
+    if not await services.dispatcher.log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
         raise Unavailable("The event log is behind")
 
 
