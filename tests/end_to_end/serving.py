@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from trio_ws.identity import TOKEN_PREFIX
 MEMO = "what a client wrote, and no log may hold"
 INVOICE = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": 1, "memo": MEMO}
 PATIENCE_SECONDS = 30
+SERVE = [sys.executable, "-m", "trio_ws", "serve"]
 
 
 class Server:
@@ -86,8 +87,19 @@ def assert_keeps_secrets(lines: Iterable[str]) -> None:
 @contextmanager
 def serving(data_dir: Path, *arguments: str, port: str = "0") -> Iterator[Server]:
     """Run a server, on any free port unless told; kill it in the end, if it still runs."""
+    with running([*SERVE, "--port", port, "--data-dir", str(data_dir), *arguments], data_dir) as server:
+        yield server
+    wait_until_gone(data_dir)
+
+
+@contextmanager
+def running(
+    command: list[str], data_dir: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Run a server by some command, with more in its environment; kill it in the end, if it still runs."""
     with subprocess.Popen(
-        [sys.executable, "-m", "trio_ws", "serve", "--port", port, "--data-dir", str(data_dir), *arguments],
+        command,
+        env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -98,7 +110,6 @@ def serving(data_dir: Path, *arguments: str, port: str = "0") -> Iterator[Server
         finally:
             process.kill()
         server.log()
-    wait_until_gone(data_dir)
 
 
 def call(client: ClientConnection, **fields: object) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """A server that runs, as whoever operates it sees it: systemd's messages, and settings read anew."""
 
 import fcntl
-import os
 import re
 import resource
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -17,7 +15,16 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, free_port, serving
+from tests.end_to_end.serving import (
+    INVOICE,
+    PATIENCE_SECONDS,
+    SERVE,
+    Server,
+    call,
+    free_port,
+    running,
+    serving,
+)
 from tests.test_cli import assert_one_line, trio_ws_command
 
 
@@ -166,25 +173,15 @@ def test_a_certificate_that_is_none_is_said(tmp_path: Path) -> None:
 
 
 def test_a_server_whose_stdin_is_closed_reads_its_settings_anew_all_the_same(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
-    with subprocess.Popen(
-        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            server = Server(process, tmp_path)
-            process.send_signal(signal.SIGHUP)
-            server.wait_for_line("new settings are in force")
-            assert server.stop() == 0
-        finally:
-            process.kill()
-        server.log()
+    command = [*SERVE, "--port", "0", "--data-dir", str(tmp_path)]
+    with running(["sh", "-c", 'exec "$@" <&-', "sh", *command], tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_line("new settings are in force")
+        assert server.stop() == 0
 
 
 def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    command = [*SERVE, "--port", "0", "--data-dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
@@ -201,20 +198,11 @@ def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_as_many_descriptors_are_had_as_clients_may_come(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    command = [*SERVE, "--port", "0", "--data-dir", str(tmp_path)]
     for hard, soft in ((4096, 456), (300, 300)):
-        with subprocess.Popen(
-            ["sh", "-c", f'ulimit -Sn 128 && ulimit -Hn {hard} && exec "$@"', "sh", *command],
-            env={**os.environ, "TRIO_WS_CONNECTIONS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                server = Server(process, tmp_path)
-                assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (soft, hard)
-                assert server.stop() == 0
-            finally:
-                process.kill()
+        limited = ["sh", "-c", f'ulimit -Sn 128 && ulimit -Hn {hard} && exec "$@"', "sh", *command]
+        with running(limited, tmp_path, {"TRIO_WS_CONNECTIONS": "200"}) as server:
+            assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (soft, hard)
+            assert server.stop() == 0
         too_few = [line for line in server.log() if "file descriptors are too few" in line]
         assert len(too_few) == (hard == 300)

@@ -22,11 +22,13 @@ from tests.database.test_embedded import processes_of, wait_until_gone
 from tests.end_to_end.serving import (
     INVOICE,
     PATIENCE_SECONDS,
+    SERVE,
     Server,
     call,
     execute,
     free_port,
     receive,
+    running,
     serving,
     start_process,
 )
@@ -142,31 +144,22 @@ def is_dead(pid: int) -> bool:
     os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root makes namespaces of processes"
 )
 def test_as_process_1_it_buries_orphans_and_heeds_signals(tmp_path: Path) -> None:
-    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "trio_ws"]
-    with subprocess.Popen(
-        [*command, "serve", "--port", "0", "--data-dir", str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as outer:
-        try:
-            server = Server(outer, tmp_path)
-            (first,) = children_of(outer.pid)
-            for pid in processes_of(tmp_path):
-                with contextlib.suppress(ProcessLookupError):  # it has ended with the one before it
-                    os.kill(pid, signal.SIGKILL)
-            server.wait_for_line("starting it anew")
-            with server.connect() as client:
-                deadline = time.monotonic() + PATIENCE_SECONDS
-                while call(client, action="list_prices")["status"] != "success":
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
-            assert not any(map(is_dead, children_of(first)))
-            os.kill(first, signal.SIGTERM)
-            assert outer.wait(PATIENCE_SECONDS) == 0
-        finally:
-            outer.kill()
-        assert server.log()[-1].endswith("stopped")
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *SERVE, "--port", "0"]
+    with running([*command, "--data-dir", str(tmp_path)], tmp_path) as server:
+        (first,) = children_of(server.process.pid)
+        for pid in processes_of(tmp_path):
+            with contextlib.suppress(ProcessLookupError):  # it has ended with the one before it
+                os.kill(pid, signal.SIGKILL)
+        server.wait_for_line("starting it anew")
+        with server.connect() as client:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while call(client, action="list_prices")["status"] != "success":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert not any(map(is_dead, children_of(first)))
+        os.kill(first, signal.SIGTERM)
+        assert server.process.wait(PATIENCE_SECONDS) == 0
+    assert server.log()[-1].endswith("stopped")
 
 
 def test_an_embedded_database_that_was_killed_is_started_anew(tmp_path: Path) -> None:
