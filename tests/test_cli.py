@@ -60,6 +60,19 @@ def test_wrong_usage_and_settings_exit_2_in_one_line(
     assert_one_line(trio_ws_command(*arguments, **environment), 2, pattern)
 
 
+def test_a_failure_is_said_in_one_write_for_workers_share_stderr() -> None:
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)  # each write is a datagram
+    with ours, theirs:
+        subprocess.run(
+            [sys.executable, "-m", "trio_ws", "dance"],
+            check=False,
+            stderr=theirs.fileno(),
+            timeout=60,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert re.fullmatch(rb"trio-ws: Unknown command .*\n", ours.recv(4096))
+
+
 def test_a_taken_port_says_what_to_do(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -58,5 +58,6 @@ def main() -> None:
 
 
 def _fail(status: int, error: Exception) -> None:
-    print(f"trio-ws: {' '.join(str(error).split())}", file=sys.stderr)
+    # In one piece, which print does not write where Python is unbuffered: workers share stderr.
+    sys.stderr.write(f"trio-ws: {' '.join(str(error).split())}\n")
     sys.exit(status)
