@@ -23,7 +23,7 @@ from trio_websocket import ConnectionClosed
 from trio_ws import logs, metrics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
-from trio_ws.actions.table import Request
+from trio_ws.actions.table import Request, answer
 from trio_ws.errors import ActionError, CloseCode, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
@@ -42,8 +42,8 @@ from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
-# Requests read ahead of the one that is being answered, so that reading and answering overlap.
-INBOX_REQUESTS = 8
+# Groups of requests read ahead of the one that is being answered, so that reading and answering overlap.
+INBOX_GROUPS = 8
 TURN_REQUESTS = 64  # answered at once, before others have their turn: a ms or so
 SHORT_REPLY_BYTES = (
     4096  # those up to here go together, of a turn some 256 KB at most; a longer one ends them
@@ -84,7 +84,7 @@ class Connection:
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._session = Session(services, self._follower, self.end, self._expire_at)
         self._session.log_fields["connection"] = self.number
-        self._to_inbox, self._inbox = trio.open_memory_channel[Request](INBOX_REQUESTS)
+        self._to_inbox, self._inbox = trio.open_memory_channel[list[Request]](INBOX_GROUPS)
         self._pending = 0  # requests that were handed to `_answer`, and have no reply yet
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
@@ -232,27 +232,32 @@ class Connection:
     async def _take(self, said: list[Frame], library: Library) -> None:
         """Answer at once what can be, and hand on the rest, all in the order in which it came."""
         replies: list[bytes] = []
+        group: list[Request] = []
         for number, (opcode, content) in enumerate(said, start=1):
             if isinstance(content, bytes) and opcode > CLOSE:
                 await self._reply(replies)
+                await self._hand_on(group)
                 await library.show(opcode, content)
                 continue
             if self._ending is not None:
                 break  # as for who keeps sending too much
             self._requests += 1
             request = self._request(content)
-            if not self._pending and (reply := request.answer_now()) is not None:
+            if not (self._pending or group) and (reply := request.answer_now()) is not None:
                 replies.append(reply)
                 if len(reply) > SHORT_REPLY_BYTES:
                     await self._reply(replies)
             else:
                 await self._reply(replies)
-                self._pending += 1
-                await self._to_inbox.send(request)
+                if group and not request.goes_with(group[0]):
+                    await self._hand_on(group)
+                group.append(request)
             if number % TURN_REQUESTS == 0:
                 await self._reply(replies)
+                await self._hand_on(group)
                 await trio.lowlevel.checkpoint()
         await self._reply(replies)
+        await self._hand_on(group)
 
     def _request(self, text: str | bytes) -> Request:
         """Return what a message asks for; a test server has another."""
@@ -266,12 +271,19 @@ class Connection:
             if not self._outbox.has_room:
                 await self._outbox.room()
 
+    async def _hand_on(self, group: list[Request]) -> None:
+        """Have requests answered that take a query."""
+        if group:
+            self._pending += len(group)
+            await self._to_inbox.send(list(group))
+            group.clear()
+
     async def _answer(self) -> None:
         async with self._inbox:
             try:
-                async for request in self._inbox:
-                    await self._reply([await request.answer()])
-                    self._pending -= 1
+                async for group in self._inbox:
+                    await self._reply(await answer(group))
+                    self._pending -= len(group)
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
         self._outbox.close()

@@ -11,7 +11,7 @@ from trio_ws import errors
 from trio_ws.actions import table
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
-from trio_ws.actions.table import ACTIONS, Request
+from trio_ws.actions.table import ACTIONS, Request, answer
 from trio_ws.errors import ActionError
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
@@ -42,7 +42,7 @@ def open_session(database: SimulatedDatabase) -> tuple[Services, Session]:
 
 async def ask(frame: str) -> dict[str, Any]:
     request = Request(frame, *open_session(SimulatedDatabase()))
-    (reply,) = raw.payloads(request.answer_now() or await request.answer())
+    (reply,) = raw.payloads(request.answer_now() or b"".join(await answer([request])))
     found: dict[str, Any] = json.loads(reply)
     return found
 
@@ -77,5 +77,5 @@ async def test_a_token_that_is_lost_before_the_answer_begins_is_good_for_nothing
     request = Request(json.dumps({"action": "fetch_invoice", "id": str(uid)}), services, session)
     assert request.answer_now() is None, "it takes a query"
     session.lose("the token was revoked")
-    (reply,) = raw.payloads(await request.answer())
+    (reply,) = raw.payloads(b"".join(await answer([request])))
     assert json.loads(reply)["code"] == "unauthorized"

@@ -68,7 +68,7 @@ async def working(kitchen: Kitchen, lanes: int = 1, seconds: float = 2) -> Async
 
 async def ask(batches: Batches, number: int, answers: dict[int, Any]) -> None:
     try:
-        answers[number] = await batches.ask(number)
+        answers[number] = await batches.ask_one(number)
     except ActionError as error:
         answers[number] = error.code
 
@@ -76,7 +76,7 @@ async def ask(batches: Batches, number: int, answers: dict[int, Any]) -> None:
 async def test_one_that_comes_alone_goes_alone_and_at_once(autojump_clock: MockClock) -> None:
     kitchen = Kitchen()
     async with working(kitchen) as batches:
-        assert await batches.ask(7) == 7
+        assert await batches.ask_one(7) == 7
         assert trio.current_time() == 1
     assert (kitchen.alone, kitchen.together) == ([7], [])
 
@@ -111,7 +111,7 @@ async def test_one_that_is_wrong_fails_alone_and_holds_up_no_others(autojump_clo
             await wait_all_tasks_blocked()
         await trio.sleep(2.5)
         assert answers == {0: 0, 1: 1, 3: 3}
-        assert await batches.ask(4) == 4
+        assert await batches.ask_one(4) == 4
     assert answers == {0: 0, 1: 1, -2: "not_found", 3: 3}
 
 
@@ -131,18 +131,18 @@ async def test_a_bug_is_told_to_who_asked(autojump_clock: MockClock) -> None:
 
     async def fail(number: int) -> None:
         with pytest.raises(ZeroDivisionError) as caught:
-            await batches.ask(number)
+            await batches.ask_one(number)
         traces.add(len(traceback.extract_tb(caught.value.__traceback__)))
         bugs.append(number)
 
     async with working(kitchen) as batches:
         async with trio.open_nursery() as asking:
-            asking.start_soon(batches.ask, 0)
+            asking.start_soon(batches.ask_one, 0)
             await wait_all_tasks_blocked()
             asking.start_soon(fail, 1)
             asking.start_soon(fail, 2)
         kitchen.error = None
-        assert await batches.ask(3) == 3, "and the work goes on"
+        assert await batches.ask_one(3) == 3, "and the work goes on"
     assert sorted(bugs) == [1, 2]
     assert len(traces) == 1, "none is told of how the others were told"
 
@@ -153,10 +153,10 @@ async def test_who_waits_too_long_is_told_so_and_not_served_later(autojump_clock
         await ask(batches, 1, answers)
         assert 2 < trio.current_time() < 2.5
         with trio.move_on_after(1):
-            await batches.ask(2)
+            await batches.ask_one(2)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(batches.work)
-            assert await batches.ask(3) == 3
+            assert await batches.ask_one(3) == 3
             nursery.cancel_scope.cancel()
     assert answers == {1: "unavailable"}
     assert (kitchen.alone, kitchen.together) == ([3], [])
@@ -193,7 +193,7 @@ async def test_there_are_several_at_a_time(autojump_clock: MockClock) -> None:
     kitchen = Kitchen()
     async with working(kitchen, LANES) as batches, trio.open_nursery() as asking:
         for number in range(LANES):
-            asking.start_soon(batches.ask, number)
+            asking.start_soon(batches.ask_one, number)
             await wait_all_tasks_blocked()
         assert kitchen.alone == list(range(LANES))
 

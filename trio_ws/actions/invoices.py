@@ -4,7 +4,7 @@ from uuid import UUID
 
 import msgspec
 
-from trio_ws.actions.services import Services
+from trio_ws.actions.services import Query, Services
 from trio_ws.actions.session import Session
 from trio_ws.database import queries
 from trio_ws.endpoint import Endpoint
@@ -19,20 +19,26 @@ from trio_ws.messages import (
 )
 
 
-async def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Success:
+def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Query:
     """Store an invoice; the reply is sent after its commit."""
     account_id = session.identity.account_for(action.account_id)
     _check_webhook(action, services)
     action = msgspec.structs.replace(action, account_id=account_id)
-    invoice = await services.database.run(queries.create_invoice, action)
-    services.tail.wake()
-    return Success(data=invoice)
+
+    def reply(invoice: msgspec.Raw) -> Success:
+        services.tail.wake()
+        return Success(data=invoice)
+
+    return Query(queries.create_invoice, (action,), reply)
 
 
-async def fetch_invoice(action: FetchInvoice, services: Services, session: Session) -> Success:
+def fetch_invoice(action: FetchInvoice, _: Services, session: Session) -> Query:
     """Read an invoice."""
-    owner = session.identity.account_id
-    return Success(data=await services.database.run(queries.fetch_invoice, _uid(action.id), owner))
+    return Query(queries.fetch_invoice, (_uid(action.id), session.identity.account_id), _found)
+
+
+def _found(invoice: msgspec.Raw) -> Success:
+    return Success(data=invoice)
 
 
 async def cancel_invoice(action: CancelInvoice, services: Services, session: Session) -> Success:

@@ -1,8 +1,9 @@
-"""What an action may use of the server."""
+"""What an action may use of the server, and what it may leave to be done together with others like it."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import trio
 
@@ -10,6 +11,7 @@ from trio_ws.database.gateway import Database
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.messages import Reply
 from trio_ws.pages import Pages
 from trio_ws.settings import Settings
 
@@ -38,3 +40,17 @@ class Services:
 
     def __post_init__(self) -> None:
         self.identifying = trio.CapacityLimiter(max(1, self.settings.database_connections // 2))
+
+
+class Query(NamedTuple):
+    """An action that is one query, and goes into batches with others of the same client and of other ones.
+
+    Args:
+        function: Of `queries`.
+        arguments: Its arguments but the connection.
+        reply: Makes the reply of what it returns.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    reply: Callable[[Any], Reply]

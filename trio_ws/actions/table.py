@@ -1,14 +1,14 @@
 """The table of actions, and `Request`: one message in, one message out, errors included."""
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 
 from trio_ws import metrics
 from trio_ws.actions import identities, invoices, prices, topics
-from trio_ws.actions.services import Services
+from trio_ws.actions.services import Query, Services
 from trio_ws.actions.session import Session
 from trio_ws.codec import DecodeFailure, decode, encode
 from trio_ws.errors import ActionError
@@ -37,7 +37,8 @@ from trio_ws.wire.frames import TEXT, encode_frame
 logger = logging.getLogger(__name__)
 
 # What takes no waiting returns its reply at once, and no task has to wake for it.
-Handler = Callable[[Any, Services, Session], Reply | Coroutine[Any, Any, Reply]]
+Begun = Reply | Query | Coroutine[Any, Any, Reply]
+Handler = Callable[[Any, Services, Session], Begun]
 
 # What is done, and the scope that it takes; None: anybody may.
 ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
@@ -55,6 +56,10 @@ ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
     Authenticate: (identities.authenticate, None),
     Ping: (identities.ping, None),
 }
+
+
+# Those whose function returns a Query: what comes of one does not change what another one of its kind is.
+TOGETHER = (CreateInvoice, FetchInvoice)
 
 
 class Request:
@@ -83,30 +88,53 @@ class Request:
 
     def answer_now(self) -> bytes | None:
         """Return the reply as a frame, where it takes no waiting; else None: `answer` has to."""
-        try:
-            reply = self._begin()
-        except Exception as error:  # noqa: BLE001 - each is answered
-            return self._finish(self._explain(error))
-        if isinstance(reply, Reply):
-            return self._finish(reply)
-        reply.close()  # `answer` begins anew: whoever asks may have lost its token by then
+        if self._error is None and self.kind in TOGETHER:
+            return None
+        begun = self.begin()
+        if isinstance(begun, Reply | Exception):
+            return self.finish(begun)
+        if isinstance(begun, Coroutine):
+            begun.close()  # `answer` begins anew: whoever asks may have lost its token by then
         return None
 
-    async def answer(self) -> bytes:
-        """Return the reply as a frame, however long it takes."""
-        try:
-            reply = self._begin()
-            return self._finish(reply if isinstance(reply, Reply) else await reply)
-        except Exception as error:  # noqa: BLE001 - each is answered
-            return self._finish(self._explain(error))
+    @property
+    def kind(self) -> type:
+        """What is asked for; NoneType: nothing that is known."""
+        return type(self._action)
 
-    def _begin(self) -> Reply | Coroutine[Any, Any, Reply]:
+    def goes_with(self, other: "Request") -> bool:
+        """Tell whether both may be answered together."""
+        return self.kind in TOGETHER and self.kind is other.kind
+
+    def begin(self) -> Begun | Exception:
+        """Do what takes no waiting, and return what is still to be done, or what came of it."""
         if self._error is not None:
-            raise self._error
+            return self._error
         handler, scope = ACTIONS[type(self._action)]
-        if scope is not None:
-            self._session.identity.require(scope)
-        return handler(self._action, self._services, self._session)
+        try:
+            if scope is not None:
+                self._session.identity.require(scope)
+            return handler(self._action, self._services, self._session)
+        except Exception as error:  # noqa: BLE001 - each is answered
+            return error
+
+    async def run(self, queries: Sequence[Query]) -> Sequence[Any]:
+        """Return what queries of one kind return or raise, each."""
+        if not queries:
+            return ()
+        try:
+            many = [query.arguments for query in queries]
+            return await self._services.database.run_many(queries[0].function, many)
+        except ActionError as error:
+            return [error for _ in queries]
+
+    def finish(self, done: Reply | Exception) -> bytes:
+        """Return the reply as a frame."""
+        reply = self._explain(done) if isinstance(done, Exception) else done
+        metrics.count_request(self._name, getattr(reply, "code", "success"))
+        if self._request_id is not None:
+            reply.request_id = self._request_id
+        return encode_frame(TEXT, encode(reply))
 
     def _explain(self, error: Exception) -> Failure:
         if isinstance(error, ActionError):
@@ -116,15 +144,33 @@ class Request:
         metrics.BUGS.inc()
         return Failure(message="Internal server error", code="internal")
 
-    def _finish(self, reply: Reply) -> bytes:
-        metrics.count_request(self._name, getattr(reply, "code", "success"))
-        if self._request_id is not None:
-            reply.request_id = self._request_id
-        return encode_frame(TEXT, encode(reply))
-
     @property
     def _name(self) -> str:
         return "unknown" if self._action is None else str(self._action.__struct_config__.tag)
+
+
+async def answer(requests: Sequence[Request]) -> list[bytes]:
+    """Return the replies to one request, or to some that go together, as frames; however long that takes."""
+    begun = [request.begin() for request in requests]
+    outcomes = iter(await requests[0].run([one for one in begun if isinstance(one, Query)]))
+    replies = []
+    for request, one in zip(requests, begun, strict=True):
+        if isinstance(one, Query):
+            outcome = next(outcomes)
+            done = outcome if isinstance(outcome, Exception) else one.reply(outcome)
+        elif isinstance(one, Coroutine):
+            done = await _outcome(one)
+        else:
+            done = one
+        replies.append(request.finish(done))
+    return replies
+
+
+async def _outcome(doing: Coroutine[Any, Any, Reply]) -> Reply | Exception:
+    try:
+        return await doing
+    except Exception as error:  # noqa: BLE001 - each is answered
+        return error
 
 
 def _failure(error: ActionError) -> Failure:

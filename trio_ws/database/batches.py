@@ -7,7 +7,7 @@ come, the more go together.
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
@@ -19,25 +19,43 @@ LANES = 2  # batches at a time: one waits for the disk while another is read and
 LOOKS = 10  # for those that wait too long, in the time that they may
 QUEUE = 10_000  # requests that wait, at most: as many as there are connections, by default
 
+T = TypeVar("T")
 Arguments = tuple[Any, ...]
 
 
-class _Request:
-    """One request, and what comes of it."""
+class _Group:
+    """Requests of one client that came together, and what comes of them."""
 
-    def __init__(self, arguments: Arguments) -> None:
-        self.arguments = arguments
+    def __init__(self, many: Sequence[Arguments]) -> None:
+        self.many = many
         self.since = trio.current_time()
         self.is_taken = False  # from those that wait
         self.done = trio.Event()
-        self.outcome: Any = None
-        self.trace: TracebackType | None = None
+        self.outcomes: list[Any] = [None] * len(many)
+        self.trace: TracebackType | None = None  # of the last error, which grows each time that it is raised
+        self._left = len(many)
+
+    def settle(self, place: int, outcome: Any) -> None:
+        self.outcomes[place] = outcome
+        if isinstance(outcome, Exception):
+            self.trace = outcome.__traceback__
+        self._left -= 1
+        if not self._left:
+            self.done.set()
+
+
+class _Request(NamedTuple):
+    """One of a group."""
+
+    group: _Group
+    place: int
+
+    @property
+    def arguments(self) -> Arguments:
+        return self.group.many[self.place]
 
     def settle(self, outcome: Any) -> None:
-        self.outcome = outcome
-        if isinstance(outcome, Exception):
-            self.trace = outcome.__traceback__  # which grows each time that one is raised
-        self.done.set()
+        self.group.settle(self.place, outcome)
 
 
 class Batches:
@@ -61,41 +79,70 @@ class Batches:
         self._run = run
         self._run_alone = run_alone
         self._patience_seconds = patience_seconds
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[_Group] = deque()
+        self._size = 0  # how many requests wait
         self._news = trio.lowlevel.ParkingLot()
 
-    async def ask(self, *arguments: Any) -> Any:
+    async def ask(self, many: Sequence[Arguments]) -> list[Any]:
+        """Return what comes of requests that belong together: for each its answer, or what the query raises.
+
+        They are done in the same batch, or alone, so none of them sees an older state than one before it.
+
+        Raises:
+            Unavailable: too many wait.
+        """
+        return (await self._settled(many)).outcomes
+
+    async def ask_one(self, *arguments: Any) -> Any:
         """Return the answer to one request.
 
         Raises:
             Unavailable: too many wait, or this one did for too long.
             Exception: what the query raises for it.
         """
-        if len(self._waiting) >= QUEUE:
+        group = await self._settled([arguments])
+        (outcome,) = group.outcomes
+        if isinstance(outcome, Exception):
+            raise outcome.with_traceback(group.trace)
+        return outcome
+
+    async def _settled(self, many: Sequence[Arguments]) -> _Group:
+        if self._size + len(many) > QUEUE:
             raise Unavailable("The database is busy")
-        request = _Request(arguments)
-        self._waiting.append(request)
+        group = _Group(many)
+        self._waiting.append(group)
+        self._size += len(many)
         self._news.unpark()
         try:
-            await request.done.wait()
+            await group.done.wait()
         finally:
-            if not request.is_taken:
-                self._waiting.remove(request)
-        if isinstance(request.outcome, Exception):
-            raise request.outcome.with_traceback(request.trace)
-        return request.outcome
+            if not group.is_taken:
+                self._waiting.remove(group)
+                self._size -= len(many)
+        return group
 
     async def refuse_the_late(self) -> None:
         """Turn away those that have waited too long, for ever: cheaper than a deadline for each."""
         while True:
             await trio.sleep(self._patience_seconds / LOOKS)
             while self._waiting and self._waiting[0].since < trio.current_time() - self._patience_seconds:
-                self._take().settle(Unavailable("The database is busy"))
+                group = self._take()
+                for place in range(len(group.many)):
+                    group.settle(place, Unavailable("The database is busy"))
 
-    def _take(self) -> _Request:
-        request = self._waiting.popleft()
-        request.is_taken = True
-        return request
+    def _take(self) -> _Group:
+        group = self._waiting.popleft()
+        self._size -= len(group.many)
+        group.is_taken = True
+        return group
+
+    def _take_batch(self) -> list[_Request]:
+        """Take what has waited longest, whole groups, up to the size of a batch or a little more."""
+        batch: list[_Request] = []
+        while self._waiting and len(batch) < MOST:
+            group = self._take()
+            batch += [_Request(group, place) for place in range(len(group.many))]
+        return batch
 
     async def work(self) -> None:
         """Do what is asked, a batch at a time, for ever."""
@@ -103,9 +150,9 @@ class Batches:
             while True:
                 while not self._waiting:
                     await self._news.park()
-                batch = [self._take() for _ in range(min(MOST, len(self._waiting)))]
+                batch = self._take_batch()
                 metrics.DATABASE_BATCH.labels(self._name).observe(len(batch))
-                metrics.DATABASE_WAIT.labels(self._name).observe(trio.current_time() - batch[0].since)
+                metrics.DATABASE_WAIT.labels(self._name).observe(trio.current_time() - batch[0].group.since)
                 if len(batch) == 1:
                     await self._answer_alone(batch[0])
                 else:
@@ -138,7 +185,20 @@ class Batches:
             Unavailable: it could not.
         """
         try:
-            with trio.fail_at(oldest.since + self._patience_seconds):
+            with trio.fail_at(oldest.group.since + self._patience_seconds):
                 return await run(*args)
         except trio.TooSlowError:
             raise Unavailable("The database is busy") from None
+
+
+async def one_by_one(
+    run_alone: Callable[..., Awaitable[T]], many: Sequence[tuple[Any, ...]]
+) -> list[T | Exception]:
+    """Return what `Batches.ask` would, without a batch."""
+    outcomes: list[T | Exception] = []
+    for arguments in many:
+        try:
+            outcomes.append(await run_alone(*arguments))
+        except Exception as error:  # noqa: BLE001 - who asked gets it
+            outcomes.append(error)
+    return outcomes

@@ -11,7 +11,7 @@ import random
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from trio_ws import metrics
 from trio_ws.database import queries
-from trio_ws.database.batches import LANES, Batches
+from trio_ws.database.batches import LANES, Batches, one_by_one
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Timeout, Unavailable
 from trio_ws.settings import Settings
@@ -75,6 +75,15 @@ class Database(Protocol):
             ActionError: what the query raises, or `Unavailable`, or `Timeout`.
         """
 
+    async def run_many(
+        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
+    ) -> list[T | Exception]:
+        """Return what the query returns or raises for each; none sees an older state than one before it.
+
+        Raises:
+            ActionError: none was begun.
+        """
+
     async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         """Do the same, never queueing behind clients: for what all of them wait for."""
 
@@ -109,9 +118,21 @@ class Gateway:
             Timeout: PostgreSQL gave up on the statement, and undid it.
         """
         if (batches := self._batches.get(query)) is not None:
-            answer: T = await batches.ask(*args)
+            answer: T = await batches.ask_one(*args)
             return answer
         return await self._run_alone(query, *args)
+
+    async def run_many(
+        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
+    ) -> list[T | Exception]:
+        """Run a query for each of what one client wants, in that order, or at once where it can be.
+
+        Raises:
+            Unavailable: too many wait.
+        """
+        if (batches := self._batches.get(query)) is not None:
+            return await batches.ask(many)
+        return await one_by_one(partial(self._run_alone, query), many)
 
     async def _run_alone(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         try:

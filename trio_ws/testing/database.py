@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from msgspec import UNSET, Raw
 from trio_ws import codec
 from trio_ws.currencies import in_minor_units
 from trio_ws.database import queries
+from trio_ws.database.batches import one_by_one
 from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized, Unavailable
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
@@ -91,6 +93,12 @@ class SimulatedDatabase:
         else:
             answer = self.answers[query](self, *args)
         return answer
+
+    async def run_many(
+        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
+    ) -> list[T | Exception]:
+        """Answer one after the other."""
+        return await one_by_one(partial(self.run, query), many)
 
     run_ahead = run  # it is never busy
 
