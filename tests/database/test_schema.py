@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
@@ -76,6 +78,34 @@ def test_rows_are_the_structs_of_the_protocol(conninfo: str, connection: Connect
     names = [field.encode_name for field in msgspec.structs.fields(Price)]
     assert list(msgspec.json.decode(price)) == names
     assert msgspec.json.decode(price, type=Price).value == Decimal("43000.00")
+
+
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("memo", "address", "redirect_url"), TEXTS)))
+def test_what_text_an_invoice_holds_is_the_text_that_is_told(
+    connection: Connection, texts: dict[str, str]
+) -> None:
+    (row,) = connection.execute(
+        "INSERT INTO invoices (account_id, amount, currency, memo, address, redirect_url)"
+        " VALUES (1, 1, 'USD', %s, %s, %s) RETURNING invoice_json(invoices)",
+        [texts.get(name) for name in ("memo", "address", "redirect_url")],
+    ).fetchall()
+    told = msgspec.json.decode(row[0])
+    assert {name: told[name] for name in ("memo", "address", "redirect_url") if name in told} == texts
+
+
+def test_rows_of_one_statement_have_their_events_in_the_order_of_their_ids(
+    conninfo: str, connection: Connection
+) -> None:
+    with psql(conninfo) as other:
+        other.execute(
+            "INSERT INTO invoices (account_id, amount, currency)"
+            " SELECT 1, amount, 'USD' FROM generate_series(1, 100) amount"
+        )
+    assert [data(event)["amount"] for event in new_events(connection)] == list(range(1, 101))
 
 
 @pytest.mark.parametrize(
@@ -416,7 +446,10 @@ def test_a_role_with_little_cannot_make_triggers_of_ours_its_own(
         owner.execute("SET ROLE little")
         owner.execute("UPDATE invoices SET memo = 'x'")
         owner.execute("CREATE TEMP TABLE mine (id bigint)")
-        for function in ("log_token", "log_price_deleted", "log_price", "log_invoice", "add_webhook_secret"):
+        for function in (
+            *("log_token", "log_price_deleted", "log_price", "log_invoice", "log_new_invoices"),
+            "add_webhook_secret",
+        ):
             forge = f"CREATE TRIGGER forge AFTER DELETE ON mine FOR EACH ROW EXECUTE FUNCTION {function}()"
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 owner.execute(forge.encode())
