@@ -22,7 +22,7 @@ from scripts.benchmarks.target import serving
 from trio_ws.database import migrations
 from trio_ws.database.embedded import embedded_postgres
 
-CONNECTIONS = (64, 256)
+LOADS = ((64, 1), (256, 1), (64, 8))  # connections, and how many requests each has in flight
 SECONDS = 3.0  # for each case
 PGBENCH = ("-n", "-M", "prepared", "-c", "16", "-j", "2")
 ROWS = 10_000
@@ -49,14 +49,14 @@ GOALS = {"fetch_invoice": Goal("≥", 0.8), "create_invoice": Goal("≥", 1.5)}
 
 def contest(connections, wanted, *, quick):
     """Return it."""
-    counts = (connections,) if connections else CONNECTIONS
+    loads = ((connections, 1), (connections, 8)) if connections else LOADS
     seconds = SECONDS / 10 if quick else SECONDS
     cases = {}
     for action in REQUESTS:
-        cases |= {_with(action, count): Case("a second", "more") for count in counts}
+        cases |= {_with(action, *each): Case("a second", "more") for each in loads}
         cases[_best(action)] = Case("a second", "more", {"pgbench": GOALS[action]})
         cases[_alone(action)] = Case("ms", "less")
-    contenders = {OURS: lambda: _measure_ours(counts, seconds)}
+    contenders = {OURS: lambda: _measure_ours(loads, seconds)}
     absent = {}
     if "pgbench" in wanted:
         if program := _find_pgbench():
@@ -64,7 +64,7 @@ def contest(connections, wanted, *, quick):
         else:
             absent["pgbench"] = "it is neither with the embedded PostgreSQL nor on PATH"
     return Contest(
-        f"database: {ROWS:,} invoices; ours 1 in flight, pgbench {' '.join(PGBENCH)}",
+        f"database: {ROWS:,} invoices; pgbench {' '.join(PGBENCH)}",
         cases,
         contenders,
         absent,
@@ -72,27 +72,27 @@ def contest(connections, wanted, *, quick):
 
 
 def _best(action):
-    return f"{action}, the better of them"
+    return f"{action}, the best of them"
 
 
-def _with(action, connections):
-    return f"{action}, {connections} connections"
+def _with(action, connections, in_flight):
+    return f"{action}, {connections} connections × {in_flight} in flight"
 
 
 def _alone(action):
     return f"{action}, one client alone, p50"
 
 
-def _measure_ours(counts, seconds):
+def _measure_ours(loads, seconds):
     figures = {}
     with serving(requests_per_second="none", requests_burst="none") as target:
         _seed(target.conninfo)
         for action, requests in REQUESTS.items():
             lines = [json.dumps(request) for request in requests]
-            for connections in counts:
-                told = load.ask(target, lines, connections=connections, in_flight=1, seconds=seconds)
-                figures[_with(action, connections)] = told["rate"]
-            figures[_best(action)] = max(figures[_with(action, connections)] for connections in counts)
+            for connections, in_flight in loads:
+                told = load.ask(target, lines, connections=connections, in_flight=in_flight, seconds=seconds)
+                figures[_with(action, connections, in_flight)] = told["rate"]
+            figures[_best(action)] = max(figures[_with(action, *each)] for each in loads)
             told = load.ask(target, lines, connections=1, in_flight=1, seconds=seconds)
             figures[_alone(action)] = told["p50"] * 1000
     return figures

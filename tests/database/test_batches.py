@@ -115,6 +115,22 @@ async def test_one_that_is_wrong_fails_alone_and_holds_up_no_others(autojump_clo
     assert answers == {0: 0, 1: 1, -2: "not_found", 3: 3}
 
 
+async def test_what_a_client_asks_together_is_done_in_one_batch_and_in_order(
+    autojump_clock: MockClock,
+) -> None:
+    kitchen = Kitchen()
+    async with working(kitchen, seconds=5) as batches, trio.open_nursery() as asking:
+        asking.start_soon(ask, batches, 0, {})
+        await wait_all_tasks_blocked()
+        asking.start_soon(ask, batches, 1, {})
+        await wait_all_tasks_blocked()
+        assert await batches.ask([(number,) for number in range(2, MOST + 9)]) == list(range(2, MOST + 9))
+        outcomes = await batches.ask([(-1,), (5,), (-2,)])
+        assert [getattr(outcome, "code", outcome) for outcome in outcomes] == ["not_found", 5, "not_found"]
+    assert kitchen.together == [list(range(1, MOST + 9)), [-1, 5, -2]]
+    assert kitchen.alone == [0, -1, -2]
+
+
 async def test_what_befalls_a_batch_befalls_each_of_it(autojump_clock: MockClock) -> None:
     kitchen, answers = Kitchen(), dict[int, Any]()
     kitchen.error = Unavailable("away")
@@ -238,8 +254,7 @@ def test_what_a_batch_can_t_say_is_left_to_be_done_alone(connection: Connection)
     twice = invoice(idempotency_key="twice")
     wanted = [invoice(account_id=99), first, invoice(), other, twice, twice]
     created = [one is not None for one in queries.create_invoices(connection, [(one,) for one in wanted])]
-    assert created[:4] == [False, False, True, False]
-    assert sorted(created[4:]) == [False, True]
+    assert created == [False, False, True, False, True, False]
     assert queries.create_invoice(connection, first) == known
     with pytest.raises(IdempotencyMismatch):
         queries.create_invoice(connection, other)
@@ -311,6 +326,26 @@ async def test_a_flood_gets_its_answers_whatever_is_among_it(conninfo: str) -> N
     assert len(set(created)) == len(created) == 45, "one for each key"
     assert sorted(set(refused)) == ["idempotency_mismatch", "not_found"]
     assert len(refused) == 155
+
+
+async def test_many_are_created_and_fetched_as_one_after_the_other_would_be(conninfo: str) -> None:
+    gateway = Gateway(conninfo, Settings())
+    wanted = [invoice(idempotency_key="a"), invoice(amount=2, idempotency_key="a"), invoice(account_id=99)]
+    async with trio.open_nursery() as background:
+        background.start_soon(gateway.watch, lambda: None)
+        await wait_all_tasks_blocked()
+        made, mismatch, nobody = await gateway.run_many(queries.create_invoice, [(one,) for one in wanted])
+        assert isinstance(mismatch, IdempotencyMismatch)
+        assert isinstance(nobody, NotFound)
+        assert isinstance(made, msgspec.Raw)
+        uid = UUID(msgspec.json.decode(made)["uid"])
+        found, missing = await gateway.run_many(queries.fetch_invoice, [(uid, 1), (uid, 2)])
+        background.cancel_scope.cancel()
+    assert found == made
+    assert isinstance(missing, NotFound)
+    again, *_ = await gateway.run_many(queries.create_invoice, [(one,) for one in wanted])
+    gateway.close()
+    assert again == made, "with nobody to make batches, too"
 
 
 async def test_a_row_that_is_locked_times_out_alone(conninfo: str) -> None:

@@ -69,6 +69,9 @@ class Request:
         text: What the client sent; bytes are no part of the protocol.
         services: The server's.
         session: The client's.
+
+    Attributes:
+        kind: What is asked for; NoneType: nothing that is known.
     """
 
     def __init__(self, text: str | bytes, services: Services, session: Session) -> None:
@@ -85,6 +88,7 @@ class Request:
             self._error = self._error or failure.error
         except Exception as error:  # noqa: BLE001 - each is answered
             self._error = self._error or error
+        self.kind = type(self._action)
 
     def answer_now(self) -> bytes | None:
         """Return the reply as a frame, where it takes no waiting; else None: `answer` has to."""
@@ -96,11 +100,6 @@ class Request:
         if isinstance(begun, Coroutine):
             begun.close()  # `answer` begins anew: whoever asks may have lost its token by then
         return None
-
-    @property
-    def kind(self) -> type:
-        """What is asked for; NoneType: nothing that is known."""
-        return type(self._action)
 
     def goes_with(self, other: "Request") -> bool:
         """Tell whether both may be answered together."""

@@ -6,8 +6,9 @@ come, the more go together.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -31,31 +32,14 @@ class _Group:
         self.since = trio.current_time()
         self.is_taken = False  # from those that wait
         self.done = trio.Event()
-        self.outcomes: list[Any] = [None] * len(many)
+        self.outcomes: list[Any] = []
         self.trace: TracebackType | None = None  # of the last error, which grows each time that it is raised
-        self._left = len(many)
 
-    def settle(self, place: int, outcome: Any) -> None:
-        self.outcomes[place] = outcome
-        if isinstance(outcome, Exception):
-            self.trace = outcome.__traceback__
-        self._left -= 1
-        if not self._left:
-            self.done.set()
-
-
-class _Request(NamedTuple):
-    """One of a group."""
-
-    group: _Group
-    place: int
-
-    @property
-    def arguments(self) -> Arguments:
-        return self.group.many[self.place]
-
-    def settle(self, outcome: Any) -> None:
-        self.group.settle(self.place, outcome)
+    def settle(self, outcomes: list[Any]) -> None:
+        self.outcomes = outcomes
+        if isinstance(outcomes[-1], Exception):
+            self.trace = outcomes[-1].__traceback__
+        self.done.set()
 
 
 class Batches:
@@ -127,8 +111,7 @@ class Batches:
             await trio.sleep(self._patience_seconds / LOOKS)
             while self._waiting and self._waiting[0].since < trio.current_time() - self._patience_seconds:
                 group = self._take()
-                for place in range(len(group.many)):
-                    group.settle(place, Unavailable("The database is busy"))
+                group.settle([Unavailable("The database is busy") for _ in group.many])
 
     def _take(self) -> _Group:
         group = self._waiting.popleft()
@@ -136,12 +119,13 @@ class Batches:
         group.is_taken = True
         return group
 
-    def _take_batch(self) -> list[_Request]:
-        """Take what has waited longest, whole groups, up to the size of a batch or a little more."""
-        batch: list[_Request] = []
-        while self._waiting and len(batch) < MOST:
-            group = self._take()
-            batch += [_Request(group, place) for place in range(len(group.many))]
+    def _take_batch(self) -> list[_Group]:
+        """Take what has waited longest, up to the size of a batch or a little more."""
+        batch: list[_Group] = []
+        size = 0
+        while self._waiting and size < MOST:
+            batch.append(self._take())
+            size += len(batch[-1].many)
         return batch
 
     async def work(self) -> None:
@@ -151,41 +135,47 @@ class Batches:
                 while not self._waiting:
                     await self._news.park()
                 batch = self._take_batch()
-                metrics.DATABASE_BATCH.labels(self._name).observe(len(batch))
-                metrics.DATABASE_WAIT.labels(self._name).observe(trio.current_time() - batch[0].group.since)
-                if len(batch) == 1:
-                    await self._answer_alone(batch[0])
+                many = [arguments for group in batch for arguments in group.many]
+                metrics.DATABASE_BATCH.labels(self._name).observe(len(many))
+                metrics.DATABASE_WAIT.labels(self._name).observe(trio.current_time() - batch[0].since)
+                if len(many) == 1:
+                    await self._finish_alone(batch[0], [None])
                 else:
-                    await self._answer(batch, alone)
+                    await self._answer(batch, many, alone)
 
-    async def _answer(self, batch: list[_Request], alone: trio.Nursery) -> None:
+    async def _answer(self, batch: list[_Group], many: list[Arguments], alone: trio.Nursery) -> None:
         try:
-            arguments = [request.arguments for request in batch]
-            outcomes = await self._in_time(batch[0], self._run, arguments)
+            outcomes = await self._in_time(batch[0], self._run, many)
         except ActionError as error:
-            outcomes = [type(error)(error.message) for _ in batch]
+            outcomes = [type(error)(error.message) for _ in many]
         except Exception as error:  # noqa: BLE001 - a bug, which is for who asked to report
-            outcomes = [error for _ in batch]
-        for request, outcome in zip(batch, outcomes, strict=True):
-            if outcome is None:
-                alone.start_soon(self._answer_alone, request)
+            outcomes = [error for _ in many]
+        rest = iter(outcomes)
+        for group in batch:
+            its = list(islice(rest, len(group.many)))
+            if any(outcome is None for outcome in its):
+                alone.start_soon(self._finish_alone, group, its)
             else:
-                request.settle(outcome)
+                group.settle(its)
 
-    async def _answer_alone(self, request: _Request) -> None:
-        try:
-            request.settle(await self._in_time(request, self._run_alone, *request.arguments))
-        except Exception as error:  # noqa: BLE001 - who asked gets it
-            request.settle(error)
+    async def _finish_alone(self, group: _Group, outcomes: list[Any]) -> None:
+        """Do what has no outcome yet, one after the other."""
+        for place, arguments in enumerate(group.many):
+            if outcomes[place] is None:
+                try:
+                    outcomes[place] = await self._in_time(group, self._run_alone, *arguments)
+                except Exception as error:  # noqa: BLE001 - who asked gets it
+                    outcomes[place] = error
+        group.settle(outcomes)
 
-    async def _in_time(self, oldest: _Request, run: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    async def _in_time(self, oldest: _Group, run: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Run a query if it can begin in time: once in its thread, it is not cancelled.
 
         Raises:
             Unavailable: it could not.
         """
         try:
-            with trio.fail_at(oldest.group.since + self._patience_seconds):
+            with trio.fail_at(oldest.since + self._patience_seconds):
                 return await run(*args)
         except trio.TooSlowError:
             raise Unavailable("The database is busy") from None

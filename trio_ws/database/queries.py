@@ -128,17 +128,17 @@ def create_invoices(
     return [created.get(uid) for uid in uids]
 
 
-# In one order, or two batches wait for each other's keys.
+# In one order, or two batches wait for each other's keys; of two with one key the first one counts.
 _CREATE_INVOICES = (
     "INSERT INTO invoices (uid, account_id, amount, currency, memo, address, webhook_url, redirect_url,"
     " expires_at, idempotency_key, request_hash)"
     " SELECT new.uid, accounts.id, amount, currency, memo, address, webhook_url, redirect_url,"
     " clock_timestamp() + make_interval(secs => expires_in), key, hash"
     " FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],"
-    " %s::text[], %s::float8[], %s::text[], %s::bytea[]) AS new (uid, account_id, amount, currency, memo,"
-    " address, webhook_url, redirect_url, expires_in, key, hash)"
+    " %s::text[], %s::float8[], %s::text[], %s::bytea[]) WITH ORDINALITY AS new (uid, account_id, amount,"
+    " currency, memo, address, webhook_url, redirect_url, expires_in, key, hash, number)"
     " JOIN accounts ON accounts.id = new.account_id"
-    " ORDER BY account_id, key"
+    " ORDER BY account_id, key, number"
     " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
     " RETURNING replace(uid::text, '-', ''), invoice_json(invoices)"
 )
