@@ -1,27 +1,40 @@
-"""A network of memory streams: a listener to serve from, and clients that connect to it.
-
-The streams are in lockstep: a send ends when the other side has received it all, so that a client that
-does not read is felt at once.
-"""
+"""A network of simulated lines: a listener to serve from, and clients that connect to it."""
 
 import json
+from random import Random
 from typing import Any, cast
 
 import trio
-from trio.testing import lockstep_stream_pair
 from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from trio_ws.errors import leaves
+from trio_ws.testing.lines import SimulatedLine, SimulatedStream
 
 Stream = trio.abc.HalfCloseableStream
 SUBPROTOCOL_HEADER = "sec-websocket-protocol"  # the library wants to write it itself
 
 
 class SimulatedNetwork(trio.abc.Listener[Stream]):
-    """What `trio_ws.server.serve` accepts from."""
+    """What `trio_ws.server.serve` accepts from.
+
+    Attributes:
+        room_bytes: How much each new line holds of what nobody read; 0: who does not is felt at once.
+        delay: How long bytes are under way on each new line, in seconds.
+        split: Says in which pieces they come on new lines; None: as they were sent.
+    """
 
     def __init__(self) -> None:
         self._calls, self._accepted = trio.open_memory_channel[Stream](0)
+        self.room_bytes = 0
+        self.delay = 0.0
+        self.split: Random | None = None
+        self._lines: list[SimulatedLine] = []
+
+    @property
+    def lines(self) -> list[SimulatedLine]:
+        """Those that were made, and are there still, in order."""
+        self._lines = [line for line in self._lines if not line.is_over]
+        return self._lines
 
     async def accept(self) -> Stream:
         """Return the server's end of the next line."""
@@ -34,13 +47,16 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         """Take no more lines: whoever calls is refused."""
         await self._accepted.aclose()
 
-    async def call(self) -> Stream:
+    async def call(self) -> SimulatedStream:
         """Return the client's end of a new line.
 
         Raises:
             ConnectionRefusedError: the server does not listen any more.
         """
-        ours, theirs = lockstep_stream_pair()
+        line = SimulatedLine(self.room_bytes, self.split)
+        line.delay = self.delay
+        ours, theirs = line.ends
+        self._lines.append(line)
         try:
             await self._calls.send(theirs)
         except trio.BrokenResourceError:
@@ -53,10 +69,10 @@ class SimulatedClient:
 
     Attributes:
         socket: The WebSocket, for what the methods do not offer.
-        stream: The line under it, to cut it or to write what no client should.
+        stream: Its end of the line, to write what no client should; `stream.line` is the line itself.
     """
 
-    def __init__(self, socket: WebSocketConnection, stream: Stream) -> None:
+    def __init__(self, socket: WebSocketConnection, stream: SimulatedStream) -> None:
         self.socket = socket
         self.stream = stream
 
@@ -113,5 +129,5 @@ class SimulatedClient:
         await self.socket.aclose()
 
     async def vanish(self) -> None:
-        """Cut the line."""
+        """Hang up without a word."""
         await trio.aclose_forcefully(self.stream)

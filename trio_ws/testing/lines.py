@@ -1,0 +1,222 @@
+"""A line between two ends, which can do all that a network does to one: delay, split, hold, cut.
+
+    ours, theirs = (line := SimulatedLine()).ends
+    line.delay = 0.2        # seconds each way
+    line.hold()             # a black hole: what is sent arrives when it heals
+    line.heal()
+    line.cut()              # gone, at both ends and at once
+
+Bytes are in order, whole, and each there once, as TCP has them; when they come, and in which pieces, is the
+line's to say. A send ends when all but `room_bytes` of it has been taken at the other end: with none, which
+is the default, a peer that does not read is felt at once; with some, as with a kernel's buffers, later.
+"""
+
+import math
+import operator
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from random import Random
+
+import trio
+
+Stream = trio.abc.HalfCloseableStream
+
+
+class SimulatedLine:
+    """Two ends and what is between them.
+
+    Args:
+        room_bytes: How much each direction holds of what nobody has read.
+        split: Says in which pieces bytes come; None: as they were sent, or more at once.
+
+    Attributes:
+        ends: The two streams.
+        delay: How long bytes are on their way, in seconds, from now on.
+        is_cut: Whether it is gone.
+    """
+
+    def __init__(self, room_bytes: int = 0, split: Random | None = None) -> None:
+        self.delay = 0.0
+        self.is_cut = False
+        self._is_held = False
+        ways = _Way(self, room_bytes, split), _Way(self, room_bytes, split)
+        self.ends = SimulatedStream(ways[0], ways[1]), SimulatedStream(ways[1], ways[0])
+        self._ways = ways
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether nothing arrives."""
+        return self._is_held
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing will ever come of it again."""
+        return self.is_cut or all(way.is_abandoned for way in self._ways)
+
+    def hold(self) -> None:
+        """Let nothing arrive any more, and tell nobody."""
+        self._is_held = True
+
+    def heal(self) -> None:
+        """Let everything arrive again, first of all what was held."""
+        self._is_held = False
+        for way in self._ways:
+            way.wake()
+
+    def cut(self) -> None:
+        """Break it: what is under way is lost, and both ends learn of it at once."""
+        self.is_cut = True
+        for way in self._ways:
+            way.wake()
+
+
+class _Way:
+    """One direction."""
+
+    def __init__(self, line: SimulatedLine, room_bytes: int, split: Random | None) -> None:
+        self.line = line
+        self._room_bytes = room_bytes
+        self._split = split
+        self._chunks: deque[tuple[float, bytes]] = deque()  # when each arrives, and what it is
+        self._size = 0
+        self._arrives = -math.inf  # what was sent last: nothing overtakes it
+        self._ends_at = math.inf  # when the reader learns that there is no more
+        self.is_abandoned = False
+        self._change = trio.lowlevel.ParkingLot()
+
+    def wake(self) -> None:
+        self._change.unpark_all()
+
+    def put(self, data: bytes) -> None:
+        """Send bytes.
+
+        Raises:
+            trio.BrokenResourceError: nobody will ever read them.
+        """
+        if self.line.is_cut or self.is_abandoned:
+            raise trio.BrokenResourceError("the line is cut")
+        self._arrives = max(self._arrives, trio.current_time() + self.line.delay)
+        self._chunks.append((self._arrives, data))
+        self._size += len(data)
+        self.wake()
+
+    async def room(self) -> None:
+        """Wait until all but what there is room for has been taken."""
+        await trio.lowlevel.checkpoint()
+        while self._size > self._room_bytes:
+            if self.line.is_cut or self.is_abandoned:
+                raise trio.BrokenResourceError("the line is cut")
+            if self._ends_at < math.inf:
+                raise trio.ClosedResourceError
+            await self._change.park()
+
+    def end(self) -> None:
+        """Say that there is no more."""
+        if self._ends_at == math.inf:
+            self._ends_at = max(self._arrives, trio.current_time() + self.line.delay)
+            self.wake()
+
+    def abandon(self) -> None:
+        """Read no more."""
+        self.is_abandoned = True
+        self._chunks.clear()
+        self._size = 0
+        self.wake()
+
+    async def take(self, max_bytes: int | None) -> bytes:
+        """Return what has arrived; nothing at the end."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self.is_abandoned:
+                raise trio.ClosedResourceError
+            if self.line.is_cut:
+                raise trio.BrokenResourceError("the line is cut")
+            arrives = self._chunks[0][0] if self._chunks else self._ends_at
+            if arrives <= trio.current_time() and not self.line.is_held:
+                return self._pop(max_bytes)
+            with trio.move_on_at(math.inf if self.line.is_held else arrives):
+                await self._change.park()
+
+    def _pop(self, max_bytes: int | None) -> bytes:
+        now = trio.current_time()
+        arrived = b""
+        while self._chunks and self._chunks[0][0] <= now:
+            arrived += self._chunks.popleft()[1]
+        most = len(arrived) if max_bytes is None else min(max_bytes, len(arrived))
+        if self._split is not None and most:
+            most = self._split.randint(1, most)
+        taken, rest = arrived[:most], arrived[most:]
+        if rest:
+            self._chunks.appendleft((now, rest))
+        self._size -= len(taken)
+        self.wake()
+        return taken
+
+
+class SimulatedStream(Stream):
+    """One end of a line."""
+
+    def __init__(self, outwards: _Way, inwards: _Way) -> None:
+        self._outwards = outwards
+        self._inwards = inwards
+        self._is_sending = self._is_receiving = False
+        self._is_closed = self._has_ended = False
+
+    @property
+    def line(self) -> SimulatedLine:
+        """What it is an end of."""
+        return self._outwards.line
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes, and wait until the line has room for them; see `trio.abc.SendStream`."""
+        with self._alone_sending():
+            if data:
+                self._outwards.put(bytes(data))
+            await self._outwards.room()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there is room; see `trio.abc.SendStream`."""
+        with self._alone_sending():
+            await self._outwards.room()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what has come; see `trio.abc.ReceiveStream`."""
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._is_receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        self._is_receiving = True
+        try:
+            return await self._inwards.take(max_bytes)
+        finally:
+            self._is_receiving = False
+
+    async def send_eof(self) -> None:
+        """Say that there is no more; see `trio.abc.HalfCloseableStream`."""
+        await trio.lowlevel.checkpoint()
+        if self._is_closed:
+            raise trio.ClosedResourceError
+        with self._alone_sending() if not self._has_ended else nullcontext():
+            self._has_ended = True
+            self._outwards.end()
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        self._is_closed = True
+        self._outwards.end()
+        self._outwards.wake()
+        self._inwards.abandon()
+        await trio.lowlevel.checkpoint()
+
+    @contextmanager
+    def _alone_sending(self) -> Iterator[None]:
+        if self._is_closed or self._has_ended:
+            raise trio.ClosedResourceError
+        if self._is_sending:
+            raise trio.BusyResourceError("another task is sending")
+        self._is_sending = True
+        try:
+            yield
+        finally:
+            self._is_sending = False
