@@ -184,7 +184,8 @@ async def test_a_token_comes_with_the_request(guarded: Guarded, header: str) -> 
 async def test_a_browser_brings_it_as_a_subprotocol(guarded: Guarded) -> None:
     world, program = guarded
     token = await program.create_token()
-    client = await world.connect(**{"sec-websocket-protocol": f"trio-ws, bearer.{token}"})
+    headers: dict[str, Any] = {"sec-websocket-protocol": f"trio-ws, bearer.{token}"}
+    client = await world.connect(**headers)
     assert client.socket.subprotocol == "trio-ws"
     assert (await request(client, action="list_prices"))["status"] == "success"
 
@@ -199,7 +200,7 @@ async def test_a_browser_brings_it_as_a_subprotocol(guarded: Guarded) -> None:
         {"sec-websocket-protocol": "trio-ws, bearer.wrong"},
     ],
 )
-async def test_a_wrong_token_is_refused_before_the_upgrade(guarded: Guarded, headers: dict[str, str]) -> None:
+async def test_a_wrong_token_is_refused_before_the_upgrade(guarded: Guarded, headers: dict[str, Any]) -> None:
     world, program = guarded
     await program.create_token()
     with pytest.raises(ConnectionRejected) as refused:

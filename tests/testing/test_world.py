@@ -3,7 +3,9 @@
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_websocket import ConnectionClosed
 
+from trio_ws.client import Event
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.errors import Unavailable
@@ -62,3 +64,59 @@ async def test_leaving_the_block_stops_the_server(autojump_clock: MockClock) -> 
         pass
     with pytest.raises(ConnectionRefusedError):
         await world.connect()
+
+
+async def test_a_client_may_come_as_an_account(autojump_clock: MockClock) -> None:
+    async with simulated_server(auth="token") as world:
+        other = world.database.create_account()
+        till = await world.connect(account=1)
+        uid = (await till.request(action="create_invoice", amount=5, currency="USD"))["data"]["uid"]
+        for account, code in ((1, "not_there"), (other, "not_found")):
+            client = await world.connect(account=account, scopes=["read"])
+            reply = await client.request(action="fetch_invoice", id=uid)
+            assert reply.get("code", "not_there") == code
+
+
+async def test_the_real_client_goes_on_after_cut_and_held_lines_and_a_killed_server(
+    autojump_clock: MockClock,
+) -> None:
+    async with simulated_server() as world, world.client() as till:
+        uid = world.database.create_invoice(amount=1, currency="USD", account_id=1)
+        memos: list[str] = []
+
+        async def follow(*, task_status: trio.TaskStatus[None]) -> None:
+            events = till.follow(("account", 1), after=f"{world.database.epoch}.0")
+            task_status.started()
+            async for event in events:
+                assert isinstance(event, Event)
+                if event.type.startswith("invoice"):
+                    memos.append(event.data.get("memo", ""))
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(follow)
+            for memo, trouble in (("a", world.cut), ("b", world.hold), ("c", world.heal), ("d", world.kill)):
+                await trio.sleep(10)
+                done = trouble()
+                if done is not None:
+                    await done
+                world.database.update_invoice(uid, memo=memo)
+            await world.start()
+            await trio.sleep(30)
+            await world.stop()
+            world.database.update_invoice(uid, memo="e")
+            await world.start()
+            await trio.sleep(30)
+            nursery.cancel_scope.cancel()
+        assert memos == ["", "a", "b", "c", "d", "e"]
+
+
+async def test_a_killed_server_refuses_and_says_goodbye_to_nobody(autojump_clock: MockClock) -> None:
+    async with simulated_server() as world:
+        client = await world.connect()
+        await world.kill()
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.receive()
+        assert closed.value.reason is None or closed.value.reason.code == 1006
+        with pytest.raises(ConnectionRefusedError):
+            await world.connect()
+        assert trio.current_time() == 0

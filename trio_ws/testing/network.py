@@ -24,11 +24,15 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
     """
 
     def __init__(self) -> None:
-        self._calls, self._accepted = trio.open_memory_channel[Stream](0)
         self.room_bytes = 0
         self.delay = 0.0
         self.split: Random | None = None
         self._lines: list[SimulatedLine] = []
+        self.listen()
+
+    def listen(self) -> None:
+        """Take lines again, for a server that starts anew."""
+        self._calls, self._accepted = trio.open_memory_channel[Stream](0)
 
     @property
     def lines(self) -> list[SimulatedLine]:

@@ -1,53 +1,139 @@
 """A server in this process, its network and its database, and the clients that call it."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import trio
 
-from trio_ws import server
+from trio_ws import client, server
 from trio_ws.database.gateway import Database
+from trio_ws.identity import SCOPES, Scope
 from trio_ws.settings import Settings
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
 from trio_ws.testing.webhooks import SimulatedReceiver
 
+URL = "ws://simulated.example"
 
-@dataclass
+
 class World:
-    """What a test holds in its hands.
+    """What a test holds in its hands; made by `simulated_server`.
 
     Attributes:
         settings: The server's.
-        network: Where it listens.
+        network: Where it listens, and all lines to it.
         shutdown: Set it to have the server drain.
         receiver: Whom webhooks go to.
     """
 
-    settings: Settings
-    network: SimulatedNetwork
-    shutdown: trio.Event
-    receiver: SimulatedReceiver
-    _nursery: trio.Nursery
-    _clients: list[SimulatedClient] = field(default_factory=list)
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        receiver: SimulatedReceiver,
+        servers: trio.Nursery,
+        clients: trio.Nursery,
+    ) -> None:
+        self.settings = settings
+        self.network = SimulatedNetwork()
+        self.shutdown = trio.Event()
+        self.receiver = receiver
+        self._source = database
+        self._servers = servers
+        self._clients = clients
+        self._known: list[SimulatedClient] = []
+        self._life = trio.CancelScope()
+        self._over = trio.Event()
+        self._over.set()
 
-    async def connect(self, path: str = "/", **headers: str) -> SimulatedClient:
+    @property
+    def database(self) -> SimulatedDatabase:
+        """What is served from, to change rows as other programs do, and to fail as PostgreSQL does."""
+        assert isinstance(self._source, SimulatedDatabase), "the server runs on another one"  # noqa: S101
+        return self._source
+
+    async def connect(
+        self,
+        path: str = "/",
+        *,
+        account: int | None = None,
+        scopes: Sequence[Scope] = SCOPES,
+        **headers: str,
+    ) -> SimulatedClient:
         """Return a new client, connected.
+
+        Args:
+            path: Where it calls.
+            account: Whose it is: it comes with a new token of that account's; None: it comes with none.
+            scopes: What the token is good for.
+            headers: What else it says in its opening request.
 
         Raises:
             trio_websocket.ConnectionRejected: the server turned it away.
         """
-        client = await SimulatedClient.open(self.network, self._nursery, path, **headers)
-        self._clients.append(client)
-        return client
+        if account is not None:
+            headers["authorization"] = f"Bearer {self.database.create_token(account, scopes)}"
+        caller = await SimulatedClient.open(self.network, self._clients, path, **headers)
+        self._known.append(caller)
+        return caller
+
+    def client(self, *, token: str | None = None) -> AbstractAsyncContextManager[client.Client]:
+        """Return what `trio_ws.client.connect` does, on this network: `async with world.client() as till`."""
+        return client.connect(URL, token=token, open_stream=self.network.call)
 
     async def vanish(self) -> None:
-        """Cut all clients' lines."""
-        for client in self._clients:
-            await client.vanish()
+        """Have all clients that `connect` returned hang up without a word."""
+        for known in self._known:
+            await known.vanish()
+
+    def cut(self) -> None:
+        """Break all lines."""
+        for line in self.network.lines:
+            line.cut()
+
+    def hold(self) -> None:
+        """Let nothing arrive any more on any line, and tell nobody."""
+        for line in self.network.lines:
+            line.hold()
+
+    def heal(self) -> None:
+        """Let everything arrive again, first of all what was held."""
+        for line in self.network.lines:
+            line.heal()
+
+    async def kill(self) -> None:
+        """End the server as `kill -9` does: in the middle of whatever it does, without a word to anybody."""
+        self.cut()
+        await self.network.aclose()
+        self._life.cancel()
+        await self._over.wait()
+
+    async def stop(self) -> None:
+        """Have the server drain, as SIGTERM does, and wait until it has ended."""
+        self.shutdown.set()
+        await self._over.wait()
+
+    async def start(self) -> None:
+        """Start the server anew, once it has ended, on the same network and database."""
+        await self._over.wait()
+        self.shutdown, self._over = trio.Event(), trio.Event()
+        self.network.listen()
+        await self._servers.start(self._serve)
+
+    async def _serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with trio.CancelScope() as self._life:
+                await server.serve(
+                    self.settings,
+                    self._source,
+                    [self.network],
+                    self.shutdown,
+                    post=self.receiver.post,
+                    task_status=task_status,
+                )
+        finally:
+            self._over.set()
 
 
 @asynccontextmanager
@@ -59,19 +145,19 @@ async def simulated_server(
     Args:
         database: What it serves from; None: a `SimulatedDatabase`.
         receiver: Whom its webhooks go to; None: one that takes them all.
-        settings: Those that differ from the defaults.
+        settings: Those that differ from the defaults; with `auth="token"`, clients need one.
     """
-    network = SimulatedNetwork()
-    in_force = Settings(**{"auth": "open", **settings})
-    shutdown = trio.Event()
-    source = SimulatedDatabase() if database is None else database
-    receiver = receiver or SimulatedReceiver()
-    serve = partial(server.serve, post=receiver.post)
     async with trio.open_nursery() as servers:
-        await servers.start(serve, in_force, source, [network], shutdown)
         async with trio.open_nursery() as clients:
-            world = World(in_force, network, shutdown, receiver, clients)
+            world = World(
+                Settings(**{"auth": "open", **settings}),
+                SimulatedDatabase() if database is None else database,
+                receiver or SimulatedReceiver(),
+                servers,
+                clients,
+            )
+            await world.start()
             yield world
             await world.vanish()
             clients.cancel_scope.cancel()
-        shutdown.set()
+        world.shutdown.set()
