@@ -56,7 +56,9 @@ class LogInMemory(SimulatedDatabase):
     """
 
     def __init__(self) -> None:
-        self.gate, self.away, self.events = None, False, list[Event]()
+        self.gate, self.delay, self.statement_seconds = None, 0.0, 1.0
+        self.away, self.lose_answers = False, False
+        self.events = list[Event]()
         self.trimmed = self.asked = 0
 
     async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:

@@ -4,6 +4,7 @@ It obeys: `gate` holds every query back, `away` fails them, `lose_wakes` swallow
 clock is trio's, so make it inside of trio; under a mock clock nothing depends on when or where it runs.
 """
 
+import math
 import random
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from trio_ws.currencies import in_minor_units
 from trio_ws.database import queries
 from trio_ws.database.batches import one_by_one
 from trio_ws.database.queries import Connection, LogRead
-from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized, Unavailable
+from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Timeout, Unauthorized, Unavailable
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Status, Topic
 from trio_ws.testing.webhooks import SimulatedQueue
@@ -29,6 +30,9 @@ from trio_ws.testing.webhooks import SimulatedQueue
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
+NEVER = datetime.max.replace(tzinfo=UTC)
+NOTIFY_SECONDS = 0.01  # number_events() of the schema notifies no more often
+STATEMENT_SECONDS = 2.0  # the server's default
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # where its clock starts
 UNTOLD = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
 
@@ -46,12 +50,18 @@ class CheckViolation(Exception):
     """What PostgreSQL's triggers tell another program whose change is against the rules."""
 
 
+class _Named(msgspec.Struct):
+    uid: uuid.UUID | None = None
+
+
 class SimulatedDatabase:
     """Accounts, invoices, prices and the event log.
 
     Attributes:
         gate: While set to an event, queries wait for it, as for a slow PostgreSQL.
         away: While true, queries fail, as without PostgreSQL.
+        delay: How long each query takes, in seconds; over `statement_seconds` it is given up, and undone.
+        lose_answers: While true, queries are done, and fail before they say so, as where the line is lost.
         lose_wakes: While true, notifications do not arrive.
         epoch: Which event log this is; another one after a restore.
         webhooks: The queue of what is to be POSTed.
@@ -60,6 +70,9 @@ class SimulatedDatabase:
     def __init__(self, seed: int = 0) -> None:
         self.gate: trio.Event | None = None
         self.away = False
+        self.delay = 0.0
+        self.statement_seconds = STATEMENT_SECONDS
+        self.lose_answers = False
         self.lose_wakes = False
         self.epoch = "simulated-1"
         self._random = random.Random(seed)
@@ -72,6 +85,8 @@ class SimulatedDatabase:
         self._events: list[Event] = []
         self._numbered = 0
         self._trimmed = 0
+        self._notified_at = -math.inf
+        self._first_due = NEVER  # or earlier: before it, nothing expires
         self._watchers: dict[Callable[[], None], None] = {}
         self.webhooks = SimulatedQueue(self._now)
         for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
@@ -81,17 +96,24 @@ class SimulatedDatabase:
 
     async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         """Answer the query as PostgreSQL would."""
-        with trio.CancelScope(shield=True):  # a thread can't be cancelled either
-            await trio.lowlevel.checkpoint()
-            if self.gate is not None:
-                await self.gate.wait()
+        await trio.lowlevel.cancel_shielded_checkpoint()  # a thread can't be cancelled either
+        if self.gate is not None or self.delay:
+            with trio.CancelScope(shield=True):
+                if self.gate is not None:
+                    await self.gate.wait()
+                if self.delay:
+                    await trio.sleep(min(self.delay, self.statement_seconds))
         if self.away:
             raise Unavailable("The database can't be reached")
+        if self.delay > self.statement_seconds:
+            raise Timeout("The database took too long")
         answer: T
         if query in SimulatedQueue.answers:
             answer = SimulatedQueue.answers[query](self.webhooks, *args)
         else:
             answer = self.answers[query](self, *args)
+        if self.lose_answers:
+            raise Unavailable("The database failed; whether this was done is not known")
         return answer
 
     async def run_many(
@@ -130,8 +152,12 @@ class SimulatedDatabase:
         return self._update(uid, status=status)
 
     def _expire_invoices(self, most: int) -> int:
-        overdue = [one for one in self._invoices.values() if one.status == "unpaid" and self._is_due(one)]
-        overdue.sort(key=_due_at)
+        if self._first_due > self._now():
+            return 0
+        unpaid = [one for one in self._invoices.values() if one.status == "unpaid"]
+        overdue = sorted((one for one in unpaid if self._is_due(one)), key=_due_at)
+        later = (_due_at(one) for one in unpaid if one not in overdue[:most])
+        self._first_due = min(later, default=NEVER)
         for invoice in overdue[:most]:
             self._update(invoice.uid, status="expired")
         return len(overdue[:most])
@@ -167,10 +193,13 @@ class SimulatedDatabase:
         before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
         for event in self._events[before : self._numbered]:
             self.webhooks.add(event, self.epoch)
+        if self._numbered > before and trio.current_time() > self._notified_at + NOTIFY_SECONDS:
+            self._notified_at = trio.current_time()
+            self._notify()
 
     def _read_events(self, after: int, most: int) -> LogRead:
         events = self._events[max(after, self._trimmed) : min(self._numbered, after + most)]
-        return LogRead(self._read_position(), self._trimmed + 1, events)
+        return LogRead(self._read_position(), self._trimmed + 1, events, self._now().timestamp())
 
     def _advance(self, after: int, most: int) -> LogRead:
         self.answers[queries.number_events](self, most)
@@ -203,7 +232,35 @@ class SimulatedDatabase:
         queries.trim_events: _trim_events,
     }
 
-    # As other programs write it
+    # As other programs read and write it
+
+    @property
+    def written(self) -> Sequence[Event]:
+        """All events in the order of the log, with those that were trimmed, or have no number yet."""
+        return self._events
+
+    @property
+    def numbered(self) -> int:
+        """How many of them have a number."""
+        return self._numbered
+
+    @property
+    def first(self) -> int:
+        """The number of the first event that is still there."""
+        return self._trimmed + 1
+
+    @property
+    def uids(self) -> Sequence[uuid.UUID]:
+        """All invoices, in the order in which they were made."""
+        return list(self._invoices)
+
+    def invoice(self, uid: uuid.UUID) -> Raw:
+        """Return an invoice as the protocol shows it."""
+        return _json(self._invoices[uid])
+
+    def has_price(self, currency: str, base_currency: str = "USD") -> bool:
+        """Tell whether a currency has a price."""
+        return (1, currency, base_currency) in self._prices
 
     def create_account(self) -> int:
         """Insert an account, and return its id."""
@@ -249,10 +306,19 @@ class SimulatedDatabase:
         self._numbered = event.seq
 
     def restore(self, seq: int) -> None:
-        """Lose what came after an event, as a restored backup has."""
+        """Lose what came after an event, as a restored backup has: its rows, too."""
         del self._events[seq:]
         self._numbered = seq
+        self._trimmed = min(self._trimmed, seq)
         self.epoch += "-restored"
+        latest = {str(msgspec.json.decode(event.data, type=_Named).uid): event.data for event in self._events}
+        self._invoices = {
+            uid: msgspec.json.decode(latest[str(uid)], type=Invoice)
+            for uid in self._invoices
+            if str(uid) in latest
+        }
+        self._first_due = EPOCH
+        self._keys = {key: made for key, made in self._keys.items() if made[0] in self._invoices}
 
     def create_invoice(self, **fields: Any) -> uuid.UUID:
         """Insert an invoice, and return its uid."""
@@ -325,6 +391,7 @@ class SimulatedDatabase:
             new.version += 1
             new.updated_at = self._now()
             self._invoices[uid] = new
+            self._first_due = min(self._first_due, _due_at(new))
             topics = dict.fromkeys((*_invoice_topics(new), *_invoice_topics(old)))
             self._log("invoice.updated", tuple(topics), old, new)
         return _json(new)
@@ -358,6 +425,7 @@ class SimulatedDatabase:
             version=1,
         )
         self._invoices[invoice.uid] = invoice
+        self._first_due = min(self._first_due, _due_at(invoice))
         self._keys[key] = invoice.uid, action.fingerprint()
         self._log("invoice.created", _invoice_topics(invoice), None, invoice)
         return _json(invoice)
@@ -372,7 +440,8 @@ class SimulatedDatabase:
             changed = [name for name in names if before.get(name) != after.get(name)]
             told = {name: before.get(name) for name in changed if name not in UNTOLD}
             previous = Raw(codec.encode(told))
-        self._events.append(Event(len(self._events) + 1, type_, topics, _json(new), previous))
+        at = self._now().timestamp()
+        self._events.append(Event(len(self._events) + 1, type_, topics, _json(new), previous, at))
 
     def _notify(self) -> None:
         if not self.lose_wakes:
@@ -389,7 +458,7 @@ def _invoice_topics(invoice: Invoice) -> tuple[str, ...]:
 
 
 def _due_at(invoice: Invoice) -> datetime:
-    return datetime.max.replace(tzinfo=UTC) if invoice.expires_at is UNSET else invoice.expires_at
+    return NEVER if invoice.expires_at is UNSET else invoice.expires_at
 
 
 def _json(row: Invoice | Price) -> Raw:

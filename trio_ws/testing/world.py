@@ -53,6 +53,11 @@ class World:
         assert isinstance(self._source, SimulatedDatabase), "the server runs on another one"  # noqa: S101
         return self._source
 
+    @property
+    def is_running(self) -> bool:
+        """Tell whether the server has not ended."""
+        return not self._over.is_set()
+
     async def connect(
         self,
         path: str = "/",
@@ -115,8 +120,12 @@ class World:
         await self._over.wait()
 
     async def start(self) -> None:
-        """Start the server anew, once it has ended, on the same network and database."""
-        await self._over.wait()
+        """Start the server anew, after its end, on the same network and database.
+
+        Raises:
+            ActionError: it can't, for the database is away.
+        """
+        assert not self.is_running  # noqa: S101 - there is one of each
         self.shutdown, self._over = trio.Event(), trio.Event()
         self.network.listen()
         await self._servers.start(self._serve)

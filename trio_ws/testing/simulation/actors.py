@@ -1,0 +1,487 @@
+"""Who acts in a run: clients, another program, and whoever breaks things. A step names a method here."""
+
+import itertools
+import math
+from collections import Counter, deque
+from contextlib import suppress
+from decimal import Decimal
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+import msgspec
+import trio
+
+from trio_ws.errors import ActionError, CloseCode, leaves
+from trio_ws.messages import Position
+from trio_ws.testing.database import EPOCH, CheckViolation
+from trio_ws.testing.lines import SimulatedLine, SimulatedStream
+from trio_ws.testing.simulation import plain
+from trio_ws.testing.simulation.truth import Reader, Told, Violation
+
+if TYPE_CHECKING:
+    from trio_ws.testing.simulation.run import Run
+
+ANSWER_SECONDS = 5.0  # RELIABILITY: a request is answered within it, whatever the database does
+PROMPT_SECONDS = 1.0  # in calm times an event is told within it
+RETRY_SECONDS = 3.0
+RESTART_SECONDS = 1.0  # until a server is started again that could not
+PAUSES = (0.0, 2.0)  # before a client calls again
+NORMAL = 1000  # RFC 6455 section 7.4.1
+GOOD_ENDS = {NORMAL, CloseCode.GOING_AWAY}
+ENDS_IN_TROUBLE = {CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
+WORTH_A_RETRY = {"unavailable", "timeout", "rate_limited"}
+NOBODY_MISSES = "none.0"  # from no log's position: the log's end
+
+
+class _Asked(NamedTuple):
+    """A request that waits for its reply."""
+
+    number: int
+    what: str
+    about: str
+    at: float
+
+
+class Client:
+    """One that follows, asks, comes back, and compares what it is told with what is true."""
+
+    def __init__(self, run: "Run", number: int) -> None:
+        self.name = f"client {number}"
+        self.reader = Reader(run.truth)
+        self.line: SimulatedLine | None = None
+        self.troubled_until = 0.0  # by what happens to it alone
+        self.is_away = False  # for good
+        self.paused_until = 0.0
+        self._run = run
+        self._own = Random(f"{run.scenario.seed} {number}")
+        self._followed_at = 0.0  # when it resumed: from then on it is told what it missed
+        self._wanted: dict[str, None] = {}
+        self._unsure: dict[str, dict[str, object]] = {}  # creates without an answer, by their key
+        self._made: dict[str, str] = {}  # uids by key
+        self._asked: deque[_Asked] = deque()
+        self._numbers = itertools.count(1)
+        self._outgoing: trio.MemorySendChannel[bytes] | None = None
+
+    async def live(self) -> None:
+        """Come back whenever the line is lost."""
+        while not self.is_away:
+            try:
+                await self._call()
+            except* (trio.BrokenResourceError, trio.ClosedResourceError, ConnectionRefusedError):
+                self._say("has no line")
+            except* plain.NotOpenedError as errors:
+                self._say(f"was turned away: {leaves(errors)[0]}")
+            self._asked.clear()
+            self._outgoing = None
+            await trio.sleep(self._own.uniform(*PAUSES))
+
+    async def _call(self) -> None:
+        world = self._own.choice(self._run.worlds)
+        stream = await world.network.call()
+        self.line = stream.line
+        try:
+            rest = await plain.open_line(stream)
+            self._outgoing, outgoing = trio.open_memory_channel[bytes](math.inf)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, stream, outgoing)
+                self._say("has a line")
+                self._begin()
+                await self._read(stream, rest)
+                nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    def _begin(self) -> None:
+        if self._wanted and self.reader.position is not None:
+            topics = [dict(zip(("type", "id"), topic.split(":"), strict=True)) for topic in self._wanted]
+            self._ask("resume", str(self.reader.position), after=str(self.reader.position), topics=topics)
+        else:
+            self.reader.topics.clear()
+            for topic in self._wanted:
+                self._subscribe(topic)
+        for key in self._unsure:
+            self._create(key)
+
+    async def _write(self, stream: trio.abc.SendStream, outgoing: trio.MemoryReceiveChannel[bytes]) -> None:
+        try:
+            async for frame in outgoing:
+                await stream.send_all(frame)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the reader sees it, too
+
+    async def _read(self, stream: SimulatedStream, rest: bytes) -> None:
+        async for opcode, payload in plain.frames(stream, rest):
+            if self.paused_until > trio.current_time():
+                await trio.sleep_until(self.paused_until)
+            if opcode == plain.TEXT:
+                self._hear(payload)
+            elif opcode == plain.PING:
+                self._send(plain.PONG, payload)
+            elif opcode == plain.CLOSE:
+                self._see_the_end(payload)
+                self._send(plain.CLOSE, payload[:2])
+                await trio.sleep(0.001)
+                return
+
+    def _see_the_end(self, payload: bytes) -> None:
+        code = int.from_bytes(payload[:2], "big")
+        self._say(f"is told the end: {code} {payload[2:].decode()}")
+        if code not in GOOD_ENDS and not (code in ENDS_IN_TROUBLE and self._is_troubled_since(-60)):
+            raise Violation(f"{self.name} was ended with {code}")
+
+    # What it is told
+
+    def _hear(self, payload: bytes) -> None:
+        try:
+            told = msgspec.json.decode(payload, type=Told)
+        except msgspec.MsgspecError as error:
+            raise Violation(f"{self.name} is told {payload!r}: {error}") from None
+        try:
+            if told.request_id is not None:
+                self._hear_reply(told)
+            else:
+                event = self.reader.take(told)
+                self._say(f"is told {told.type} {told.position}")
+                since = max(event.at - EPOCH.timestamp(), self._followed_at)
+                self._check_promptness("event", since, PROMPT_SECONDS)
+        except Violation as violation:
+            raise Violation(f"{self.name}: {violation}") from None
+
+    def _hear_reply(self, told: Told) -> None:
+        if not self._asked:
+            raise Violation(f"a reply to {told.request_id} came, and nothing was asked")
+        asked = self._asked.popleft()
+        if asked.number != told.request_id:
+            raise Violation(f"{asked.number} was asked, and {told.request_id} answered")
+        self._say(f"is answered {asked.what} {asked.about}: {told.status} {told.code}")
+        self._check_promptness("reply", asked.at, ANSWER_SECONDS)
+        if told.status != "success":
+            self._bear(asked, told)
+        elif asked.what == "resume":
+            self._followed_at = trio.current_time()
+            data = msgspec.json.decode(told.data, type=_Followed)
+            position = Position.parse(data.position)
+            self.reader.resume(
+                list(self._wanted), Position.parse(asked.about), position, recovered=data.recovered
+            )
+        elif asked.what == "follow":
+            self.reader.follow(
+                asked.about, Position.parse(msgspec.json.decode(told.data, type=_Followed).position)
+            )
+        elif asked.what == "unfollow":
+            self.reader.unfollow(asked.about)
+        elif asked.what == "create":
+            uid = msgspec.json.decode(told.data, type=_Invoice).uid
+            if self._made.setdefault(asked.about, uid) != uid and not self._run.was_restored:
+                raise Violation(f"{asked.about} made two invoices: {self._made[asked.about]} and {uid}")
+            self._unsure.pop(asked.about, None)
+        elif asked.what == "fetch":
+            self._run.check_invoice(bytes(told.data))
+
+    def _bear(self, asked: _Asked, told: Told) -> None:
+        expected = {
+            "fetch": {"not_found"},
+            "cancel": {"not_found", "conflict"},
+            "ask_nonsense": {"invalid_message"},
+        }.get(asked.what, set())
+        if told.code in expected:
+            return
+        if told.code not in WORTH_A_RETRY:
+            raise Violation(f"{asked.what} {asked.about} was answered {told.code}: {told.message}")
+        if asked.what == "create":
+            self._run.nursery.start_soon(self._create_later, asked.about)
+        if asked.what in ("resume", "follow") and self.line is not None:
+            self.line.cut()  # and anew
+        if asked.what == "unfollow":
+            self._wanted[asked.about] = None
+
+    def _check_promptness(self, what: str, since: float, seconds: float) -> None:
+        late = trio.current_time() - since
+        if late > seconds and not self._is_troubled_since(late):
+            raise Violation(f"{what} came after {late:.1f} s")
+
+    def _is_troubled_since(self, seconds: float) -> bool:
+        """Tell whether something excuses delay, in the last so many seconds or shortly before."""
+        until = max(self.troubled_until, self._run.troubled_until)
+        return until + self._run.after_trouble_seconds >= trio.current_time() - max(0.0, seconds)
+
+    def check_at_the_end(self) -> None:
+        """Raise unless it has a line, and on it all that it should."""
+        if self._outgoing is None:
+            raise Violation("has no line at the end")
+        if self._asked:
+            raise Violation(f"{self._asked[0].what} {self._asked[0].about} was never answered")
+        if self._unsure:
+            raise Violation(f"{next(iter(self._unsure))} was never made")
+        self.reader.check_all_told()
+
+    # What it does
+
+    def ask_nonsense(self) -> None:
+        """Send what is no request."""
+        self._ask("ask_nonsense", "", action="dance")
+
+    def create(self, value: str) -> None:
+        """Make an invoice, and see that it is made once, however often that takes asking."""
+        key = f"{self.name}.{next(self._numbers)}".replace(" ", "-")
+        fields: dict[str, object] = {"amount": self._own.randint(1, 999), "currency": "USD", "account_id": 1}
+        if value == "soon":
+            fields["expires_in_seconds"] = self._own.randint(1, 60)
+        self._unsure[key] = fields
+        self._create(key)
+
+    def _create(self, key: str) -> None:
+        self._ask("create", key, action="create_invoice", idempotency_key=key, **self._unsure[key])
+
+    async def _create_later(self, key: str) -> None:
+        await trio.sleep(RETRY_SECONDS)
+        if key in self._unsure:
+            self._create(key)
+
+    def fetch(self, uid: UUID) -> None:
+        """Fetch an invoice."""
+        self._ask("fetch", str(uid), action="fetch_invoice", id=str(uid))
+
+    def cancel(self, uid: UUID) -> None:
+        """Cancel an invoice."""
+        self._ask("cancel", str(uid), action="cancel_invoice", uid=str(uid))
+
+    def follow(self, topic: str) -> None:
+        """Follow a topic, on this line and the next ones."""
+        if topic not in self._wanted:
+            self._wanted[topic] = None
+            self._subscribe(topic)
+
+    def _subscribe(self, topic: str) -> None:
+        type_, id_ = topic.split(":")
+        self._ask("follow", topic, action="subscribe", type=type_, id=id_)
+
+    def unfollow(self, topic: str) -> None:
+        """Follow it no more."""
+        if self._wanted.pop(topic, self) is not self:
+            type_, id_ = topic.split(":")
+            self._ask("unfollow", topic, action="unsubscribe", type=type_, id=id_)
+
+    def pause(self, seconds: float) -> None:
+        """Read nothing for a while."""
+        self.paused_until = trio.current_time() + seconds
+        self.trouble(seconds)
+
+    def trouble(self, seconds: float) -> None:
+        """Excuse it for a while."""
+        self.troubled_until = max(self.troubled_until, trio.current_time() + seconds)
+
+    def leave(self) -> None:
+        """Say goodbye; it comes back."""
+        self._send(plain.CLOSE, NORMAL.to_bytes(2, "big"))
+
+    def _ask(self, what: str, about: str, **fields: object) -> None:
+        if self._outgoing is not None:
+            fields.setdefault("action", what)
+            number = next(self._numbers)
+            self._asked.append(_Asked(number, what, about, trio.current_time()))
+            self._say(f"asks {what} {about}")
+            self._send(plain.TEXT, msgspec.json.encode({**fields, "request_id": number}))
+
+    def _send(self, opcode: int, payload: bytes) -> None:
+        if self._outgoing is not None:
+            self._outgoing.send_nowait(plain.encode(opcode, payload))
+
+    def _say(self, text: str) -> None:
+        self._run.say(self.name, text)
+
+
+class _Followed(msgspec.Struct):
+    position: str
+    recovered: bool = True
+
+
+class _Invoice(msgspec.Struct):
+    uid: str
+
+
+class Actors:
+    """What the steps of a scenario call.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+        self._own = Random(f"{run.scenario.seed} actors")
+        self._suffered: Counter[str] = Counter()
+
+    # Clients
+
+    async def create(self, client: int, _: float, value: str) -> None:
+        """Have a client make an invoice."""
+        self._run.clients[client].create(value)
+
+    async def fetch(self, client: int, _: float, __: str) -> None:
+        """Have a client fetch an invoice."""
+        self._run.clients[client].fetch(self._some_invoice())
+
+    async def cancel(self, client: int, _: float, __: str) -> None:
+        """Have a client cancel an invoice."""
+        self._run.clients[client].cancel(self._some_invoice())
+
+    async def follow(self, client: int, _: float, topic: str) -> None:
+        """Have a client follow a topic."""
+        self._run.clients[client].follow(self._resolve(topic))
+
+    async def unfollow(self, client: int, _: float, topic: str) -> None:
+        """Have a client follow a topic no more."""
+        self._run.clients[client].unfollow(self._resolve(topic))
+
+    async def ask_nonsense(self, client: int, _: float, __: str) -> None:
+        """Have a client send what is no request."""
+        self._run.clients[client].ask_nonsense()
+
+    async def pause(self, client: int, seconds: float, _: str) -> None:
+        """Have a client read nothing for a while."""
+        self._run.clients[client].pause(seconds)
+
+    async def leave(self, client: int, _: float, __: str) -> None:
+        """Have a client close its line; it comes back."""
+        self._run.clients[client].leave()
+
+    async def hang_up(self, client: int, _: float, __: str) -> None:
+        """Have a client lose its line, at its own end alone."""
+        if (line := self._run.clients[client].line) is not None:
+            await trio.aclose_forcefully(line.ends[0])
+
+    # The network
+
+    async def cut(self, client: int, _: float, __: str) -> None:
+        """Break a client's line."""
+        if (line := self._run.clients[client].line) is not None:
+            line.cut()
+
+    async def hold(self, client: int, seconds: float, _: str) -> None:
+        """Let nothing arrive on a client's line for a while."""
+        whose = self._run.clients[client]
+        whose.trouble(seconds)
+        if (line := whose.line) is not None:
+            line.hold()
+            await trio.sleep(seconds)
+            line.heal()
+
+    async def delay(self, client: int, seconds: float, delay: str) -> None:
+        """Have everything arrive late on a client's line for a while."""
+        whose = self._run.clients[client]
+        whose.trouble(seconds + float(delay))
+        if (line := whose.line) is not None:
+            line.delay = float(delay)
+            await trio.sleep(seconds)
+            line.delay = 0.0
+
+    # Another program
+
+    async def insert(self, _: int, __: float, value: str) -> None:
+        """Insert an invoice."""
+        fields: dict[str, object] = (
+            {"expires_in_seconds": self._own.randint(1, 100)} if value == "soon" else {}
+        )
+        fields |= {"address": "here"} if value == "address" else {}
+        account = self._own.choice([1, 2])
+        self._run.database.create_invoice(amount=1, currency="EUR", account_id=account, **fields)
+
+    async def update(self, _: int, __: float, value: str) -> None:
+        """Change an invoice."""
+        changes = {"memo": str(self._own.random())} if value == "memo" else {"status": value}
+        with suppress(CheckViolation, KeyError):  # from where it is; where there is none
+            self._run.database.update_invoice(self._some_invoice(), **changes)
+
+    async def burst(self, _: int, __: float, ___: str) -> None:
+        """Change some invoices often."""
+        self._run.trouble(5.0)  # it is much, for who reads in small pieces
+        for _number in range(200):
+            with suppress(KeyError):
+                self._run.database.update_invoice(self._some_invoice(), memo="x" * self._own.randint(1, 200))
+            if self._own.random() < 0.1:  # noqa: PLR2004
+                await trio.sleep(self._own.uniform(0, 0.1))
+
+    async def set_price(self, _: int, __: float, currency: str) -> None:
+        """Change a price."""
+        self._run.database.set_price(currency, Decimal(self._own.randint(1, 10**6)) / 100)
+
+    async def delete_price(self, _: int, __: float, currency: str) -> None:
+        """Delete a price, and make another one."""
+        if self._run.database.has_price(currency):
+            self._run.database.delete_price(currency)
+
+    # The database
+
+    async def away(self, _: int, seconds: float, __: str) -> None:
+        """Have the database fail for a while."""
+        await self._suffer("away", seconds)
+
+    async def deaf(self, _: int, seconds: float, __: str) -> None:
+        """Have notifications be lost for a while."""
+        await self._suffer("lose_wakes", seconds)
+
+    async def lose_answers(self, _: int, seconds: float, __: str) -> None:
+        """Have the database do what it is asked, and fail before it says so, for a while."""
+        await self._suffer("lose_answers", seconds)
+
+    async def slow(self, _: int, seconds: float, delay: str) -> None:
+        """Have the database take its time for a while."""
+        await self._suffer("delay", seconds, float(delay))
+
+    async def _suffer(self, name: str, seconds: float, value: float | bool = True) -> None:  # noqa: FBT001, FBT002
+        """Set an attribute of the database for a while; of two that set it at once the later one ends it."""
+        self._run.trouble(seconds)
+        self._suffered[name] += 1
+        setattr(self._run.database, name, value)
+        await trio.sleep(seconds)
+        self._suffered[name] -= 1
+        if not self._suffered[name]:
+            setattr(self._run.database, name, type(value)())
+
+    async def trim(self, _: int, __: float, ___: str) -> None:
+        """Forget the older half of the log."""
+        self._run.trouble(0.0)
+        self._run.database.trim(self._run.database.numbered // 2)
+
+    async def restore(self, _: int, __: float, ___: str) -> None:
+        """Lose the last events, as a restored backup has."""
+        self._run.trouble(0.0)
+        self._run.was_restored = True
+        self._run.truth.keep()
+        self._run.database.restore(self._run.database.numbered * 9 // 10)
+
+    # Servers
+
+    async def kill(self, server: int, seconds: float, _: str) -> None:
+        """Kill a server, and start it again after a while."""
+        await self._end(server, seconds, kill=True)
+
+    async def stop(self, server: int, seconds: float, _: str) -> None:
+        """Have a server drain, and start it again after a while."""
+        await self._end(server, seconds, kill=False)
+
+    async def _end(self, server: int, seconds: float, *, kill: bool) -> None:
+        world = self._run.worlds[server]
+        self._run.trouble(seconds + world.settings.drain_seconds)
+        began = trio.current_time()
+        if world.is_running:
+            await (world.kill() if kill else world.stop())
+        if trio.current_time() - began > world.settings.drain_seconds:
+            raise Violation(f"server {server} took {trio.current_time() - began:.1f} s to end")
+        await trio.sleep(seconds)
+        while not world.is_running:
+            try:
+                await world.start()
+            except* ActionError:  # the database is away
+                await trio.sleep(RESTART_SECONDS)
+
+    def _some_invoice(self) -> UUID:
+        known = self._run.database.uids
+        return self._own.choice(known[-12:]) if known else UUID(int=0)
+
+    def _resolve(self, topic: str) -> str:
+        if topic == "invoice":
+            return f"invoice:{self._some_invoice()}"
+        return "address:here" if topic == "address" else topic

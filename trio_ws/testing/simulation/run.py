@@ -1,0 +1,169 @@
+"""A scenario, played: servers, clients, and whatever happens to them, in simulated time."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from random import Random
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+import trio
+from trio.testing import MockClock
+
+from trio_ws.errors import leaves
+from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.testing.simulation.actors import Actors, Client
+from trio_ws.testing.simulation.chance import seeded
+from trio_ws.testing.simulation.scenario import Scenario
+from trio_ws.testing.simulation.truth import Truth, Violation
+from trio_ws.testing.world import World, simulated_server
+
+# At the end, when all is well again: pings find out who is gone, clients come back and catch up.
+SETTLE_SECONDS = 600.0
+AFTER_TROUBLE_SECONDS = 40.0  # a line that was cut in it is noticed, and a client comes back
+
+Trace = Callable[[float, str, str], None]
+
+
+class Outcome(NamedTuple):
+    """What came of a run.
+
+    Args:
+        violation: What went wrong; None: nothing.
+        events: How many events clients were told.
+        gaps: How often a client was told that something may be missing.
+    """
+
+    violation: str | None
+    events: int
+    gaps: int
+
+
+class Run:
+    """One run; made by `play`."""
+
+    def __init__(self, scenario: Scenario, trace: Trace) -> None:
+        self.scenario = scenario
+        self.database = SimulatedDatabase(scenario.seed)
+        self.database.create_account()
+        self.truth = Truth(self.database)
+        self.worlds: list[World] = []
+        self.troubled_until = 0.0
+        self.was_restored = False
+        self.clients = [Client(self, number) for number in range(scenario.clients)]
+        self.nursery: trio.Nursery
+        self._trace = trace
+        self._actors = Actors(self)
+
+    @property
+    def after_trouble_seconds(self) -> float:
+        """How long trouble is felt that is over: until a line that died in it is noticed."""
+        settings = self.worlds[0].settings
+        return AFTER_TROUBLE_SECONDS + settings.ping_seconds + settings.pong_seconds + settings.poll_seconds
+
+    def say(self, who: str, what: str) -> None:
+        """Note what happens."""
+        self._trace(trio.current_time(), who, what)
+
+    def trouble(self, seconds: float) -> None:
+        """Excuse everybody for a while."""
+        self.troubled_until = max(self.troubled_until, trio.current_time() + seconds)
+
+    def check_invoice(self, told: bytes) -> None:
+        """Raise unless a client was told what an invoice is or was."""
+        invoice = msgspec.json.decode(told, type=_Invoice)
+        if UUID(invoice.uid) not in self.database.uids:
+            if not self.was_restored:
+                raise Violation(f"an invoice was fetched that is not there: {told!r}")
+            return
+        now = bytes(self.database.invoice(UUID(invoice.uid)))
+        if msgspec.json.decode(now, type=_Invoice).version == invoice.version and now != told:
+            raise Violation(f"an invoice is {now!r}, and was fetched as {told!r}")
+
+    async def live(self) -> None:
+        """Play the scenario to its end."""
+        async with AsyncExitStack() as servers:
+            for _ in range(self.scenario.servers):
+                self.worlds.append(await servers.enter_async_context(self._server()))
+            async with trio.open_nursery() as self.nursery:
+                for client in self.clients:
+                    self.nursery.start_soon(client.live)
+                await self._play()
+                await self._settle()
+                self.nursery.cancel_scope.cancel()
+
+    def _server(self) -> AbstractAsyncContextManager[World]:
+        return simulated_server(self.database, **self.scenario.settings)
+
+    async def _play(self) -> None:
+        for world in self.worlds:
+            world.network.room_bytes = self.scenario.room_bytes
+            world.network.split = Random(self.scenario.seed) if self.scenario.splits else None
+        async with trio.open_nursery() as steps:
+            for step in self.scenario.steps:
+                await trio.sleep_until(step.at)
+                self.say("", str(step))
+                steps.start_soon(getattr(self._actors, step.what), step.number, step.seconds, step.value)
+            await trio.sleep_until(self.scenario.seconds)
+
+    async def _settle(self) -> None:
+        """Wait until all is well again, and look whether it is."""
+        self.say("", "settles")
+        for client in self.clients:
+            client.paused_until = 0.0
+        await trio.sleep(SETTLE_SECONDS)
+        for client in self.clients:
+            try:
+                client.check_at_the_end()
+            except Violation as violation:
+                raise Violation(f"{client.name}: {violation}") from None
+
+
+class _Invoice(msgspec.Struct):
+    uid: str
+    version: int
+
+
+class _Errors(logging.Handler):
+    """Whatever the server logs as an error is a bug."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.first: str | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first = self.first or self.format(record)
+
+
+def play(scenario: Scenario, trace: Trace = lambda *_: None) -> Outcome:
+    """Play a scenario, and return what came of it: each time the same.
+
+    Args:
+        scenario: What is to happen.
+        trace: Called with what happens: when, in seconds, to whom, and what.
+    """
+    logger, errors = logging.getLogger("trio_ws"), _Errors()
+    logger.addHandler(errors)
+    violation: str | None = None
+    run: Run | None = None
+
+    async def live() -> None:
+        nonlocal run
+        run = Run(scenario, trace)
+        await run.live()
+
+    try:
+        with seeded(scenario.seed):
+            trio.run(live, clock=MockClock(autojump_threshold=0))
+    except* Violation as violations:
+        violation = str(leaves(violations)[0])
+    finally:
+        logger.removeHandler(errors)
+    if violation is None and errors.first is not None:
+        violation = f"the server logged an error: {errors.first}"
+    assert run is not None  # noqa: S101 - it was made first
+    readers = [client.reader for client in run.clients]
+    return Outcome(
+        violation, sum(reader.events for reader in readers), sum(reader.gaps for reader in readers)
+    )

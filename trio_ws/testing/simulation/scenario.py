@@ -1,0 +1,141 @@
+"""What is to happen in a run: who does what, and when. A seed says it; a shorter one may say it again.
+
+A scenario is data. So it can be written to a file, replayed to the byte, and shrunk: steps are left out until
+what is left still fails. A fault is one step with its end, so that leaving it out leaves nothing behind.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any, Literal, get_args
+
+import msgspec
+
+Fault = Literal["clients", "network", "database", "servers"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+
+HOUR = 3600.0
+CURRENCIES = ("BTC", "ETH", "EUR")
+PLACES = 12  # invoices that steps name by number: the n-th of those that are there
+
+# How often in an hour, for each client or, of what no client does, in all.
+CLIENT_STEPS = {"create": 3, "fetch": 4, "cancel": 1, "follow": 3, "unfollow": 2, "ask_nonsense": 1}
+PROGRAM_STEPS = {"insert": 12, "update": 40, "burst": 1, "set_price": 20, "delete_price": 1}
+FAULT_STEPS: dict[Fault, dict[str, int]] = {
+    "clients": {"pause": 6, "hang_up": 6, "leave": 3},
+    "network": {"cut": 8, "hold": 6, "delay": 6},
+    "database": {"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2, "trim": 1, "restore": 1},
+    "servers": {"kill": 2, "stop": 2},
+}
+LONGEST_SECONDS = 120.0  # of a fault
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Something that happens.
+
+    Args:
+        at: When, in seconds from the beginning.
+        what: A method of `Actors`.
+        number: Of whom: of a client, a server, an invoice.
+        seconds: How long it lasts, where it does.
+        value: Whatever else it takes.
+    """
+
+    at: float
+    what: str
+    number: int = 0
+    seconds: float = 0.0
+    value: str = ""
+
+    def __str__(self) -> str:
+        lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
+        return f"{self.at:10.3f} {self.what} {self.number} {self.value}".rstrip() + lasts
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """A run, before it is run.
+
+    Args:
+        seed: Decides all that the steps leave open.
+        seconds: How long it lasts.
+        clients: How many.
+        servers: How many share the database.
+        settings: Of the servers: those that differ from the defaults.
+        room_bytes: How much a line holds of what nobody reads.
+        splits: Whether bytes come in pieces.
+        steps: What happens, in order.
+    """
+
+    seed: int
+    seconds: float
+    clients: int
+    servers: int
+    settings: dict[str, Any]
+    room_bytes: int
+    splits: bool
+    steps: tuple[Step, ...]
+
+
+def imagine(seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, clients: int = 30) -> Scenario:
+    """Return what a seed says."""
+    own = Random(seed)
+    seconds = hours * HOUR
+    servers = own.choice([1, 2, 2, 3])
+    steps: list[Step] = []
+    for what, often in CLIENT_STEPS.items():
+        steps += [_step(own, seconds, what, clients) for _ in range(round(often * hours * clients))]
+    for what, often in PROGRAM_STEPS.items():
+        steps += [_step(own, seconds, what, PLACES) for _ in range(round(often * hours))]
+    for fault in faults:
+        for what, often in FAULT_STEPS[fault].items():
+            many = servers if fault == "servers" else clients
+            steps += [_step(own, seconds, what, many) for _ in range(_about(own, often * hours))]
+    return Scenario(
+        seed=seed,
+        seconds=seconds,
+        clients=clients,
+        servers=servers,
+        settings={
+            "outbox_bytes": own.choice([2000, 10_000, 100_000]),
+            "log_memory_bytes": own.choice([20_000, 1_000_000]),
+            "poll_seconds": own.choice([1.0, 5.0]),
+            "ping_seconds": own.choice([60.0, 300.0]),
+        },
+        room_bytes=own.choice([0, 1000, 20_000]),
+        splits=own.choice([True, False, False]),
+        steps=tuple(sorted(steps, key=lambda step: step.at)),
+    )
+
+
+def _about(own: Random, mean: float) -> int:
+    """Return a whole number that is so much in the mean."""
+    return int(mean) + (own.random() < mean % 1)
+
+
+def _step(own: Random, seconds: float, what: str, many: int) -> Step:
+    lasts = any(what in steps for steps in FAULT_STEPS.values())
+    return Step(
+        at=round(own.uniform(0, seconds), 3),
+        what=what,
+        number=own.randrange(many),
+        seconds=round(own.expovariate(0.1) % LONGEST_SECONDS, 3) if lasts else 0.0,
+        value=_VALUES[what](own) if what in _VALUES else "",
+    )
+
+
+def _topic(own: Random) -> str:
+    return own.choice(
+        ["account:1", "account:2", "price:*", f"price:{own.choice(CURRENCIES)}", "invoice", "address"]
+    )
+
+
+_VALUES: dict[str, Callable[[Random], str]] = {
+    "create": lambda own: own.choice(["", "", "soon"]),
+    "follow": _topic,
+    "unfollow": _topic,
+    "insert": lambda own: own.choice(["", "soon", "address"]),
+    "update": lambda own: own.choice(["memo", "memo", "confirming", "paid", "unpaid"]),
+    "set_price": lambda own: own.choice(CURRENCIES),
+    "delete_price": lambda own: own.choice(CURRENCIES),
+    "slow": lambda own: str(own.choice([0.05, 0.5, 10.0])),
+    "delay": lambda own: str(own.choice([0.05, 0.3, 2.0])),
+}

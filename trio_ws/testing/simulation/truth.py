@@ -1,0 +1,191 @@
+"""What is true of a run, whatever the server says: the event log as the database has it, log after log.
+
+The invariants of RELIABILITY: each event once, whole, in the order of the log, nothing left out in silence,
+nothing that was not asked for, and soon.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from trio_ws.messages import Event, Position
+from trio_ws.testing.database import SimulatedDatabase
+
+
+class Violation(Exception):
+    """The server did what it may never do."""
+
+
+class Told(msgspec.Struct):
+    """An event or a reply, as a client gets it."""
+
+    type: str = ""
+    status: str = ""
+    request_id: int | None = None
+    message: str = ""
+    code: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    previous: msgspec.Raw = msgspec.Raw(b"null")
+    position: str = ""
+
+
+class _Row(msgspec.Struct):
+    id: int = 0
+    uid: str = ""
+    version: int = 0
+
+
+class Truth:
+    """The logs that there were and the one that there is.
+
+    Args:
+        database: The run's.
+    """
+
+    def __init__(self, database: SimulatedDatabase) -> None:
+        self._database = database
+        self._past: dict[str, list[Event]] = {}
+
+    @property
+    def end(self) -> Position:
+        """The last event, numbered or not."""
+        return Position(self._database.epoch, len(self._database.written))
+
+    @property
+    def first(self) -> int:
+        """The number of the first event that is still there."""
+        return self._database.first
+
+    def keep(self) -> None:
+        """Keep the log that is about to be lost."""
+        self._past[self._database.epoch] = list(self._database.written)
+
+    def events(self, epoch: str) -> Sequence[Event]:
+        """Return all events of a log."""
+        return self._database.written if epoch == self._database.epoch else self._past.get(epoch, [])
+
+
+class Reader:
+    """What one client must be told, and what it has been.
+
+    Args:
+        truth: The run's.
+
+    Attributes:
+        topics: Those that it follows, and after which event.
+        position: From where it would go on.
+        gaps: How often it was told that something may be missing.
+    """
+
+    def __init__(self, truth: Truth) -> None:
+        self.topics: dict[str, int] = {}
+        self.position: Position | None = None
+        self.gaps = 0
+        self.events = 0
+        self._truth = truth
+        self._checked = 0  # up to here, nothing is missing
+        self._versions: dict[str, int] = {}
+
+    def resume(self, topics: list[str], asked: Position, told: Position, *, recovered: bool) -> None:
+        """Note what a `resume` was answered.
+
+        Raises:
+            Violation: it says that nothing is missing where something is, or the other way round.
+        """
+        end = self._truth.end
+        if recovered:
+            if asked.epoch != told.epoch:
+                raise Violation(f"resumed after {asked} in another log, which ends at {told}")
+            if asked.epoch == end.epoch and asked.seq < self._truth.first - 1:
+                raise Violation(f"resumed after {asked}, and the log begins with {self._truth.first}")
+            self.position = asked
+        else:
+            if asked.epoch == end.epoch == told.epoch and self._truth.first - 1 <= asked.seq <= end.seq:
+                raise Violation(
+                    f"did not resume after {asked}, and the log goes from {self._truth.first} to {end.seq}"
+                )
+            self.position = told
+            self.gaps += 1
+            self._versions.clear()
+        self._checked = self.position.seq
+        self.topics = dict.fromkeys(topics, self._checked)
+
+    def follow(self, topic: str, told: Position) -> None:
+        """Note what a `subscribe` was answered."""
+        if self.position is None or not self.topics:
+            self.position, self._checked = told, told.seq
+        if told.seq < self.position.seq:
+            raise Violation(f"{topic} is followed from {told} on, and {self.position} has been told")
+        self.topics.setdefault(topic, told.seq)
+
+    def unfollow(self, topic: str) -> None:
+        """Note what an `unsubscribe` was answered."""
+        self.topics.pop(topic, None)
+
+    def take(self, told: Told) -> Event:
+        """Note an event, and return what it is in the log.
+
+        Raises:
+            Violation: it is not the one that comes next.
+        """
+        position = Position.parse(told.position)
+        if self.position is None:
+            raise Violation(f"event {position} came, and nothing is followed")
+        events = self._truth.events(position.epoch)
+        if not 0 < position.seq <= len(events):
+            raise Violation(f"event {position} is not in the log")
+        event = events[position.seq - 1]
+        if position.epoch != self.position.epoch:
+            raise Violation(f"event {position} is of another log than {self.position}")
+        if position.seq <= self.position.seq:
+            raise Violation(f"event {position} came after {self.position}: doubled or out of order")
+        if (told.type, bytes(told.data)) != (event.type, bytes(event.data)):
+            raise Violation(f"event {position} is told as {bytes(told.data)!r}, and is {bytes(event.data)!r}")
+        if (missing := self._next_due(position.seq - 1)) is not None:
+            raise Violation(f"event {missing.seq} was left out before {position}")
+        if not self._wants(event):
+            raise Violation(f"event {position} of {', '.join(event.topics)} was not asked for")
+        self._check_version(event)
+        self.position, self._checked = position, position.seq
+        self.events += 1
+        return event
+
+    def check_all_told(self) -> None:
+        """Raise unless everything has been told."""
+        end = self._truth.end
+        if self.position is None or self.position.epoch != end.epoch:
+            return
+        if (missing := self._next_due(end.seq)) is not None:
+            raise Violation(f"event {missing.seq} never came: {', '.join(missing.topics)}")
+
+    def _next_due(self, upto: int) -> Event | None:
+        """Return the next event that is to be told, up to this one; move past what is not."""
+        assert self.position is not None  # noqa: S101 - the caller has looked
+        events = self._truth.events(self.position.epoch)
+        for event in events[self._checked : upto]:
+            if self._wants(event) and not self._is_replaced(event, events):
+                return event
+            self._checked = event.seq
+        return None
+
+    def _wants(self, event: Event) -> bool:
+        return any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
+
+    def _is_replaced(self, event: Event, events: Sequence[Event]) -> bool:
+        """Tell whether a later price says what counts: then this one need not be told."""
+        if event.type != "price.updated":
+            return False
+        row = msgspec.json.decode(event.data, type=_Row).id
+        return any(
+            later.type == "price.updated" and msgspec.json.decode(later.data, type=_Row).id == row
+            for later in events[event.seq :]
+        )
+
+    def _check_version(self, event: Event) -> None:
+        if event.type.startswith("invoice"):
+            row = msgspec.json.decode(event.data, type=_Row)
+            if row.version <= self._versions.get(row.uid, 0):
+                raise Violation(
+                    f"event {event.seq} brings version {row.version} of {row.uid} after a later one"
+                )
+            self._versions[row.uid] = row.version
