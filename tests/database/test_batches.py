@@ -316,7 +316,7 @@ async def test_a_flood_gets_its_answers_whatever_is_among_it(conninfo: str) -> N
             created.append(msgspec.json.decode(row)["uid"])
 
     async with trio.open_nursery() as background:
-        background.start_soon(gateway.watch, lambda: None)
+        background.start_soon(gateway.watch, lambda *_: None)
         await wait_all_tasks_blocked()
         async with trio.open_nursery() as flood:
             for number in range(200):
@@ -332,7 +332,7 @@ async def test_many_are_created_and_fetched_as_one_after_the_other_would_be(conn
     gateway = Gateway(conninfo, Settings())
     wanted = [invoice(idempotency_key="a"), invoice(amount=2, idempotency_key="a"), invoice(account_id=99)]
     async with trio.open_nursery() as background:
-        background.start_soon(gateway.watch, lambda: None)
+        background.start_soon(gateway.watch, lambda *_: None)
         await wait_all_tasks_blocked()
         made, mismatch, nobody = await gateway.run_many(queries.create_invoice, [(one,) for one in wanted])
         assert isinstance(mismatch, IdempotencyMismatch)
@@ -365,7 +365,7 @@ async def test_a_row_that_is_locked_times_out_alone(conninfo: str) -> None:
             " VALUES (1, 1, 'USD', 'locked', '')"
         )
         async with trio.open_nursery() as background:
-            background.start_soon(gateway.watch, lambda: None)
+            background.start_soon(gateway.watch, lambda *_: None)
             await wait_all_tasks_blocked()
             async with trio.open_nursery() as asking:
                 for _ in range(LANES):  # so that those that come now go together

@@ -1,6 +1,7 @@
 """The one door to PostgreSQL, with the real one behind it: what fails, how, and how it comes back."""
 
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -239,12 +240,12 @@ def assert_logged(caplog: pytest.LogCaptureFixture, *expected: str) -> None:
 
 
 @asynccontextmanager
-async def watching(gateway: Gateway) -> AsyncIterator[trio.MemoryReceiveChannel[None]]:
-    """Yield a channel that has a None for each wake-up, up to a thousand."""
-    send, receive = trio.open_memory_channel[None](1000)
+async def watching(gateway: Gateway) -> AsyncIterator[trio.MemoryReceiveChannel[float]]:
+    """Yield a channel that has what each wake-up said, up to a thousand."""
+    send, receive = trio.open_memory_channel[float](1000)
 
-    def wake() -> None:
-        send.send_nowait(None)
+    def wake(upto: float = math.inf) -> None:
+        send.send_nowait(upto)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gateway.watch, wake)
@@ -265,6 +266,23 @@ async def test_another_programs_commit_wakes_us(gateway: Gateway, conninfo: str)
             await trio.to_thread.run_sync(write, conninfo)
             with trio.fail_after(PATIENCE_SECONDS):
                 await wakes.receive()
+
+
+async def test_a_notification_says_up_to_which_event_there_are_some_whatever_anybody_sends(
+    gateway: Gateway, conninfo: str
+) -> None:
+    payloads = {"17": 17, "": math.inf, "-1": math.inf, "²": math.inf, "9" * 7000: math.inf}
+
+    def notify() -> None:
+        with psycopg.connect(conninfo, autocommit=True) as other:
+            for payload in payloads:
+                other.execute("SELECT pg_notify('trio_ws', %s)", (payload,))
+
+    async with watching(gateway) as wakes:
+        await trio.to_thread.run_sync(notify)
+        with trio.fail_after(PATIENCE_SECONDS):
+            for upto in payloads.values():
+                assert await wakes.receive() == upto
 
 
 async def test_a_listener_that_was_cut_off_listens_again_and_looks(gateway: Gateway, conninfo: str) -> None:
@@ -303,7 +321,7 @@ async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path) -> N
         gateway = Gateway(postgres.conninfo, Settings(statement_seconds=0.5))
         process = await gateway.run(backend)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(gateway.watch, lambda: None)
+            nursery.start_soon(gateway.watch, lambda *_: None)
             os.kill(process, signal.SIGSTOP)
             try:
                 with trio.fail_after(PATIENCE_SECONDS), pytest.raises(Unavailable):

@@ -341,6 +341,22 @@ def test_notifications_come_at_most_each_10_ms(conninfo: str, connection: Connec
     assert payloads == ["24"]
 
 
+def test_what_nobody_was_notified_of_is_told_by_the_next_look(conninfo: str, connection: Connection) -> None:
+    with psql(conninfo) as listener:
+        listener.execute("LISTEN trio_ws")
+        connection.execute("UPDATE event_log SET notified_at = clock_timestamp() + interval '900 ms'")
+        queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+        queries.number_events(connection, 100)
+        assert not queries.read_events(connection, 3, 100).is_told
+        queries.number_events(connection, 100)  # too soon
+        connection.execute("UPDATE event_log SET notified_at = '-infinity'")
+        for _ in range(3):
+            queries.number_events(connection, 100)
+        assert queries.read_events(connection, 3, 100).is_told
+        payloads = [note.payload for note in listener.notifies(timeout=1)]
+    assert payloads == ["4"]
+
+
 @pytest.mark.parametrize("after", [0, 1000, 4900])
 def test_a_read_of_the_log_costs_what_it_returns_however_long_the_log_is(
     connection: Connection, after: int

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.late import LateDatabase
 from trio_ws import metrics
 from trio_ws.database import queries
-from trio_ws.database.gateway import Database
+from trio_ws.database.gateway import Database, Wake
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
@@ -44,7 +44,7 @@ class RecordingDispatcher(Dispatcher):
 @asynccontextmanager
 async def following(
     database: Database, poll_seconds: float = POLL_SECONDS
-) -> AsyncIterator[tuple[RecordingDispatcher, Callable[[], None]]]:
+) -> AsyncIterator[tuple[RecordingDispatcher, Wake]]:
     dispatcher = RecordingDispatcher(Log(database, memory_bytes=1000))
     tail = Tail(database, dispatcher, poll_seconds)
     async with trio.open_nursery() as nursery:
@@ -84,16 +84,69 @@ async def test_a_lost_notification_costs_one_poll_and_no_event(
         assert dispatcher.seqs == list(range(4, 14))
 
 
-async def test_after_news_it_looks_again_soon(autojump_clock: MockClock, database: SimulatedDatabase) -> None:
-    """The numbering step does not notify again so soon: see number_events() of the schema."""
-    async with following(database, poll_seconds=3600) as (dispatcher, _):
+class HushedDatabase(SimulatedDatabase):
+    """Its numbering has notified nobody, as where it did so just before."""
+
+    is_told = True
+    looks = 0
+
+    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+        answer: Any = await super().run_ahead(query, *args)
+        if query is queries.advance:  # type: ignore[comparison-overlap]
+            self.looks += 1
+            answer = answer._replace(is_told=self.is_told)
+        return cast("T", answer)
+
+
+async def test_after_news_that_not_everybody_was_notified_of_it_looks_again_soon(
+    autojump_clock: MockClock,
+) -> None:
+    """Which has number_events() of the schema notify of them."""
+    database = HushedDatabase()
+    async with following(database, poll_seconds=3600):
+        await wait_all_tasks_blocked()
+        database.looks, database.is_told = 0, False
         write(database)
         await trio.sleep(AGAIN_SECONDS / 2)
-        database.lose_wakes = True
-        write(database)
+        assert database.looks == 1
+        database.is_told = True
         await trio.sleep(AGAIN_SECONDS)
-        assert dispatcher.seqs == [4, 5]
-        assert trio.current_time() < 2 * AGAIN_SECONDS
+        assert database.looks == 2
+        await trio.sleep(3000)
+        assert database.looks == 2
+
+
+async def test_a_notification_of_what_was_read_already_costs_no_look(autojump_clock: MockClock) -> None:
+    database = HushedDatabase()
+    async with following(database, poll_seconds=3600) as (dispatcher, wake):
+        write(database)
+        await wait_all_tasks_blocked()
+        database.looks, database.lose_wakes = 0, True
+        for _ in range(3):
+            wake(dispatcher.log.end.seq)
+            await trio.sleep(1)
+        assert database.looks == 0
+        write(database)
+        wake(dispatcher.log.end.seq + 1)
+        await wait_all_tasks_blocked()
+        assert (database.looks, dispatcher.seqs) == (1, [4, 5])
+
+
+async def test_a_notification_that_comes_before_what_it_tells_of_is_read_costs_no_second_look(
+    autojump_clock: MockClock,
+) -> None:
+    """As of our own numbering, each time."""
+    database = HushedDatabase()
+    async with following(database, poll_seconds=3600) as (dispatcher, wake):
+        await wait_all_tasks_blocked()
+        gate = database.gate = trio.Event()
+        database.looks = 0
+        write(database)
+        await wait_all_tasks_blocked()  # a read is under way
+        wake(4)
+        gate.set()
+        await trio.sleep(1)
+        assert (database.looks, dispatcher.seqs) == (1, [4])
 
 
 async def test_what_came_while_no_server_ran_is_behind_the_first_position(

@@ -6,6 +6,7 @@ a dead line: neither tells anyone) is cut by a watchdog.
 """
 
 import logging
+import math
 import os
 import random
 import select
@@ -65,6 +66,13 @@ class QueryFailedError(Exception):
         )
 
 
+class Wake(Protocol):
+    """Who is told that there may be new events."""
+
+    def __call__(self, upto: float = math.inf) -> None:
+        """There may be events with numbers up to that; without a number, some that have none yet."""
+
+
 class Database(Protocol):
     """What the rest of the server sees of PostgreSQL; `trio_ws.testing` has a simulated one."""
 
@@ -87,7 +95,7 @@ class Database(Protocol):
     async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
         """Do the same, never queueing behind clients: for what all of them wait for."""
 
-    async def watch(self, wake: Callable[[], None]) -> None:
+    async def watch(self, wake: Wake) -> None:
         """Call `wake` whenever there may be new events; never return."""
 
 
@@ -146,7 +154,7 @@ class Gateway:
         limiter = self._limiter_ahead
         return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=limiter)
 
-    async def watch(self, wake: Callable[[], None]) -> None:
+    async def watch(self, wake: Wake) -> None:
         """Call `wake` at each notification and after each reconnection; cut silent connections; batch."""
         over = trio.Event()
         async with trio.open_nursery() as around:
@@ -261,7 +269,7 @@ class Gateway:
                 if over.is_set():
                     await trio.sleep(LAST_LOOKS_SECONDS)
 
-    async def _listen(self, wake: Callable[[], None]) -> None:
+    async def _listen(self, wake: Wake) -> None:
         first, longest = RECONNECT_SECONDS
         pause = first
         while True:
@@ -298,17 +306,20 @@ class Gateway:
             raise
         return connection
 
-    async def _follow(self, connection: Connection, wake: Callable[[], None]) -> None:
+    async def _follow(self, connection: Connection, wake: Wake) -> None:
         """Wait for notifications, without a thread, until the connection breaks."""
+        wake()  # for what came between the last connection and this one
         while True:
-            wake()  # also for what came between the last connection and this one
             with trio.move_on_after(HEARTBEAT_SECONDS) as silence:
                 await trio.lowlevel.wait_readable(connection.fileno())
             if silence.cancelled_caught:
                 await trio.to_thread.run_sync(self._use, connection, queries.check)
+                wake()  # it may have lost some
             connection.pgconn.consume_input()
-            while connection.pgconn.notifies():
-                pass  # one wake serves them all
+            while note := connection.pgconn.notifies():
+                wake(
+                    float(note.extra) if note.extra.isdigit() else math.inf
+                )  # anybody may notify of anything
 
 
 def _connect(conninfo: str) -> Connection:

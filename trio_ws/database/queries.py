@@ -281,12 +281,14 @@ class LogRead(NamedTuple):
         first: The number of its first event.
         events: Some of it.
         now: When it was read, in Unix seconds by the database's clock.
+        is_told: Whether everybody who listens was notified of all of it.
     """
 
     end: Position
     first: int
     events: list[Event]
     now: float = 0.0
+    is_told: bool = True
 
 
 def read_events(connection: Connection, after: int, most: int) -> LogRead:
@@ -297,16 +299,16 @@ def read_events(connection: Connection, after: int, most: int) -> LogRead:
     """
     rows = connection.execute(
         "WITH log AS MATERIALIZED (SELECT event_epoch(), last, first,"
-        " extract(epoch FROM clock_timestamp())::float8 FROM event_log) SELECT log.*, found.*"
-        " FROM log LEFT JOIN LATERAL (SELECT seq, type, topics, data, previous,"
+        " extract(epoch FROM clock_timestamp())::float8, notified >= last FROM event_log)"
+        " SELECT log.*, found.* FROM log LEFT JOIN LATERAL (SELECT seq, type, topics, data, previous,"
         " extract(epoch FROM at)::float8 FROM event WHERE seq > %s ORDER BY seq LIMIT %s) found ON true"
         " ORDER BY seq",
         (after, most),
     ).fetchall()
-    epoch, last, first, now = rows[0][:4]
-    found = (row[4:] for row in rows if row[4] is not None)
+    epoch, last, first, now, is_told = rows[0][:5]
+    found = (row[5:] for row in rows if row[5] is not None)
     events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in found]
-    return LogRead(Position(epoch, last), first, events, now)
+    return LogRead(Position(epoch, last), first, events, now, is_told)
 
 
 def advance(connection: Connection, after: int, most: int) -> LogRead:

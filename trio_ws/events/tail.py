@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 BATCH = 500  # events a read: some 300 KB, and a few ms in the loop between two checkpoints of a read
 # Before others have their turn: half a ms or so. A turn for each event cost 30 µs, more than its followers.
 TURN_DELIVERIES = 64
-# After news, look again so soon: number_events() of the schema notifies no more often.
+# After news that not everybody was notified of, look again so soon, which is when number_events() of the
+# schema will do it.
 AGAIN_SECONDS = 0.01
 OUTAGE_SECONDS = 0.5  # pause while the database is away: it is back at our clients within two
 
@@ -47,12 +48,14 @@ class Tail:
         self._database = database
         self._dispatcher = dispatcher
         self._poll_seconds = poll_seconds
-        self._woken = trio.Event()
+        self._upto = 0.0  # the number up to which there may be events that we were told of
+        self._woken = trio.lowlevel.ParkingLot()
         self.read_at = -math.inf  # when the last look began that came to the log's end, on trio's clock
 
-    def wake(self) -> None:
-        """Say that there may be new events."""
-        self._woken.set()
+    def wake(self, upto: float = math.inf) -> None:
+        """Say that there may be new events, with numbers up to that or with none yet."""
+        self._upto = max(self._upto, upto)
+        self._woken.unpark_all()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start from the log's end and publish what is added to it, for ever.
@@ -66,12 +69,14 @@ class Tail:
         pause = self._poll_seconds
         while True:
             with trio.move_on_after(pause):
-                await self._woken.wait()
-            self._woken = trio.Event()
+                # PostgreSQL notifies us of what we have numbered ourselves, too: no look for that.
+                while self._upto <= self._dispatcher.log.end.seq:
+                    await self._woken.park()
+            self._upto = 0
             self._alive()
             try:
-                found = await self._catch_up()
-                pause = min(AGAIN_SECONDS, self._poll_seconds) if found else self._poll_seconds
+                is_told = await self._catch_up()
+                pause = self._poll_seconds if is_told else min(AGAIN_SECONDS, self._poll_seconds)
             except ActionError:
                 await trio.sleep(OUTAGE_SECONDS)  # the gateway has said why
             except Exception:
@@ -79,9 +84,8 @@ class Tail:
                 await trio.sleep(OUTAGE_SECONDS)
 
     async def _catch_up(self) -> bool:
-        """Publish what is new, and tell whether there was anything."""
+        """Publish what is new, and tell whether everybody was notified of it."""
         began = trio.current_time()
-        before = self._dispatcher.log.end
         more = True
         while more:
             end = self._dispatcher.log.end
@@ -89,7 +93,7 @@ class Tail:
             if read.end.epoch != end.epoch or read.end.seq < end.seq:
                 logger.warning("the event log ends at %s, and was at %s: starting anew", read.end, end)
                 self._dispatcher.restart(read.end)
-                return True
+                return read.is_told
             self._dispatcher.log.first = read.first
             # Ages by the database's clock alone, and then how long it took since by ours.
             read_at = trio.current_time()
@@ -105,4 +109,4 @@ class Tail:
                     await trio.lowlevel.checkpoint()
             more = len(read.events) == BATCH
         self.read_at = began
-        return self._dispatcher.log.end != before
+        return read.is_told

@@ -21,6 +21,7 @@ from trio_ws import codec
 from trio_ws.currencies import in_minor_units
 from trio_ws.database import queries
 from trio_ws.database.batches import one_by_one
+from trio_ws.database.gateway import Wake
 from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Timeout, Unauthorized, Unavailable
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
@@ -85,9 +86,10 @@ class SimulatedDatabase:
         self._events: list[Event] = []
         self._numbered = 0
         self._trimmed = 0
+        self._notified = 0
         self._notified_at = -math.inf
         self._first_due = NEVER  # or earlier: before it, nothing expires
-        self._watchers: dict[Callable[[], None], None] = {}
+        self._watchers: dict[Wake, None] = {}
         self.webhooks = SimulatedQueue(self._now)
         for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
             self.set_price(currency, Decimal(value))
@@ -124,7 +126,7 @@ class SimulatedDatabase:
 
     run_ahead = run  # it is never busy
 
-    async def watch(self, wake: Callable[[], None]) -> None:
+    async def watch(self, wake: Wake) -> None:
         """Notify until cancelled."""
         self._watchers[wake] = None
         try:
@@ -193,13 +195,14 @@ class SimulatedDatabase:
         before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
         for event in self._events[before : self._numbered]:
             self.webhooks.add(event, self.epoch)
-        if self._numbered > before and trio.current_time() > self._notified_at + NOTIFY_SECONDS:
-            self._notified_at = trio.current_time()
-            self._notify()
+        if self._numbered > self._notified and trio.current_time() >= self._notified_at + NOTIFY_SECONDS:
+            self._notified, self._notified_at = self._numbered, trio.current_time()
+            self._notify(self._notified)
 
     def _read_events(self, after: int, most: int) -> LogRead:
         events = self._events[max(after, self._trimmed) : min(self._numbered, after + most)]
-        return LogRead(self._read_position(), self._trimmed + 1, events, self._now().timestamp())
+        is_told = self._notified >= self._numbered
+        return LogRead(self._read_position(), self._trimmed + 1, events, self._now().timestamp(), is_told)
 
     def _advance(self, after: int, most: int) -> LogRead:
         self.answers[queries.number_events](self, most)
@@ -309,6 +312,7 @@ class SimulatedDatabase:
         """Lose what came after an event, as a restored backup has: its rows, too."""
         del self._events[seq:]
         self._numbered = seq
+        self._notified = min(self._notified, seq)
         self._trimmed = min(self._trimmed, seq)
         self.epoch += "-restored"
         latest = {str(msgspec.json.decode(event.data, type=_Named).uid): event.data for event in self._events}
@@ -443,10 +447,10 @@ class SimulatedDatabase:
         at = self._now().timestamp()
         self._events.append(Event(len(self._events) + 1, type_, topics, _json(new), previous, at))
 
-    def _notify(self) -> None:
+    def _notify(self, upto: float = math.inf) -> None:
         if not self.lose_wakes:
             for wake in self._watchers:
-                wake()
+                wake(upto)
 
     def _now(self) -> datetime:
         return EPOCH + timedelta(seconds=trio.current_time())
