@@ -96,6 +96,7 @@ class Log:
         self._bytes = 0
         self._loads: dict[int, _Load] = {}
         self._grown = trio.lowlevel.ParkingLot()
+        self._has_webhook = trio.lowlevel.ParkingLot()
 
     def restart(self, end: Position) -> None:
         """Begin at the end of this log, or of another one."""
@@ -116,6 +117,10 @@ class Log:
             self._shrink()
         # Else it was read while this event was on its way, and is read again by who needs more of it.
         self.end = Position(self.end.epoch, event.seq)
+        if b'"webhook_url"' in bytes(
+            event.data
+        ):  # the quick look that number_events() of the schema has, too
+            self._has_webhook.unpark_all()
         self._grown.unpark_all()
 
     def reaches_back_to(self, position: Position) -> bool:
@@ -128,6 +133,10 @@ class Log:
             while self.end.seq < seq:
                 await self._grown.park()
         return self.end.seq >= seq
+
+    async def next_webhook(self) -> None:
+        """Wait for an event that there may be a webhook for."""
+        await self._has_webhook.park()
 
     async def read(self, after: int, topics: Iterable[str] | None = None) -> Stretch:
         """Return some events after `after`, in order, the next one first; at the end none.

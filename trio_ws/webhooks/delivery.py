@@ -80,7 +80,7 @@ class Deliverer:
         """Claim and deliver, for ever; sits out the database's outages."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wake_when_the_log_grows)
+                nursery.start_soon(self._wake_when_the_log_has_one)
                 while True:
                     self._woken = trio.Event()
                     for delivery in await self._claim():
@@ -94,10 +94,11 @@ class Deliverer:
                 with trio.move_on_after(RELEASE_SECONDS, shield=True):
                     await self._release()
 
-    async def _wake_when_the_log_grows(self) -> None:
+    async def _wake_when_the_log_has_one(self) -> None:
+        # A look for each event was a third of what an event without a webhook cost.
         while True:
-            if await self._log.reach(self._log.end.seq + 1, LOOK_SECONDS):
-                self._woken.set()
+            await self._log.next_webhook()
+            self._woken.set()
 
     async def _claim(self) -> list[Delivery]:
         room = MOST - len(self._claimed)
