@@ -5,7 +5,7 @@ after run.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from trio_ws import metrics
@@ -77,10 +77,11 @@ class Dispatcher:
     def publish(self, event: Event) -> int:
         """Tell each follower of the event, once, however many of its topics they follow; return how many."""
         self.log.append(event)
-        followers: dict[Follower, None] = {}
+        followers: Mapping[Follower, None] = {}
         watchers: dict[Watcher, None] = {}
         for topic in event.topics:
-            followers |= self._followers.get(topic, {})
+            if group := self._followers.get(topic):
+                followers = {**followers, **group} if followers else group  # mostly one: no copy of it
             watchers |= self._watches.get(topic, {})
         if followers:
             frame = encode_frame(TEXT, encode_event(event, self.log.end.epoch))  # one for all of them

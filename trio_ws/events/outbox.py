@@ -36,6 +36,17 @@ class Outbox:
         messages: How many frames came, those that are gone included.
     """
 
+    __slots__ = (  # see `Follower`
+        "_channel",
+        "_frames",
+        "_limit_bytes",
+        "_room",
+        "_send_now",
+        "messages",
+        "together_bytes",
+        "waiting_bytes",
+    )
+
     def __init__(self, limit_bytes: int, send_now: SendNow = never) -> None:
         self._channel, self._frames = trio.open_memory_channel[bytes](math.inf)  # in bytes it is bounded
         self._limit_bytes = limit_bytes
@@ -47,7 +58,8 @@ class Outbox:
 
     def push(self, frame: bytes) -> bool:
         """Send or queue an event, or tell that there is no room; one event always finds room."""
-        sent = 0 if self.waiting_bytes else self._send_now(frame)
+        send_now = self._send_now  # called as an attribute, it would be looked for as a method first
+        sent = 0 if self.waiting_bytes else send_now(frame)
         if sent == len(frame):  # nearly always
             self.messages += 1
             return True

@@ -44,6 +44,24 @@ class Wire:
         sent_bytes: How much has gone out, or was on its way.
     """
 
+    __slots__ = (  # see `Follower`
+        "_closed",
+        "_descriptor",
+        "_free",
+        "_only_head",
+        "_rest",
+        "_sending",
+        "_settings",
+        "_stream",
+        "_unsent",
+        "gave_up",
+        "has_begun_head",
+        "is_waited_for",
+        "screen",
+        "sent_bytes",
+        "torn",
+    )
+
     def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings) -> None:
         control_frames = settings.control_frames_per_second
         self.screen = Screen(
