@@ -1,7 +1,11 @@
 """One event for many followers: what a delivery costs the server, and when the last of them has it.
 
 Ours reads the event in PostgreSQL, where another program has written a row; a peer is sent, by one more
-client, a text as long as our event, for all others.
+client, a text as long as our event, for all others. So ours has more to do for an event, which its deliveries
+share: an event for one connection (`fanout=1`) costs that.
+
+The cost is taken at two rates, each with a server of its own: between events that come seldom the processor
+forgets what they need. Latencies are those of the lower one.
 """
 
 import json
@@ -17,10 +21,11 @@ from scripts.benchmarks.target import serving, text_frame
 
 CONNECTIONS = 1000
 EVENTS = 100
-EVENTS_PER_SECOND = 20
+SELDOM, OFTEN = 20, 50  # events/s; at more, some peers have no idle moment
 FOLLOW = json.dumps({"action": "subscribe", "type": "account", "id": 1})
 INSERT = "INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1000, 'USD')"
-COST, MEDIAN, LATE = "a delivery", "until the last has it, p50", "until the last has it, p99"
+MEDIAN, LATE = "until the last has it, p50", "until the last has it, p99"
+GOALS = {"bare C": Goal("≤", 1.35), "websockets": Goal("≤", 0.6)}
 
 
 def contest(connections, wanted, *, quick):
@@ -29,15 +34,20 @@ def contest(connections, wanted, *, quick):
     run = _Run(connections, EVENTS // 5 if quick else EVENTS)
     names, absent = present(wanted)
     return Contest(
-        f"fanout: an event for each of {connections:,} connections, {EVENTS_PER_SECOND} events/s",
+        f"fanout: an event for each of {connections:,} connections, {SELDOM} events/s",
         {
-            COST: Case("µs of CPU", "less", {"bare C": Goal("≤", 1.35), "websockets": Goal("≤", 0.6)}),
+            _cost(SELDOM): Case("µs of CPU", "less", GOALS),
+            _cost(OFTEN): Case("µs of CPU", "less", GOALS),
             MEDIAN: Case("ms", "less", {OURS: Goal("≤", 15)}),
             LATE: Case("ms", "less", {OURS: Goal("≤", 40)}),
         },
         {OURS: run.measure_ours} | {name: partial(run.measure_peer, name) for name in names},
         absent,
     )
+
+
+def _cost(rate):
+    return f"a delivery, {rate} events/s"
 
 
 class _Run:
@@ -47,34 +57,47 @@ class _Run:
         self._size = 0  # of our event, in bytes: ours is measured first
 
     def measure_ours(self):
-        with serving() as target, psycopg.connect(target.conninfo, autocommit=True) as database:
-            return self._measure(target, FOLLOW, lambda: database.execute(INSERT))
+        return self._measure(self._push_ours)
 
     def measure_peer(self, name):
+        return self._measure(partial(self._push_peer, name))
+
+    def _push_ours(self, rate):
+        with serving() as target, psycopg.connect(target.conninfo, autocommit=True) as database:
+            return self._push(target, FOLLOW, lambda: database.execute(INSERT), rate)
+
+    def _push_peer(self, name, rate):
         text = b"publish".ljust(self._size, b".")
         with peers.running(name) as target, target.connect() as publisher:
-            return self._measure(target, "hello", lambda: publisher.sendall(text_frame(text)))
+            return self._push(target, "hello", lambda: publisher.sendall(text_frame(text)), rate)
 
-    def _measure(self, target, first, publish):
-        with load.holding(target, [first], connections=self._connections, pushed=self._events) as wait:
-            before = target.cpu_seconds()
-            published = self._publish(publish)
-            told = wait()
-            seconds = target.cpu_seconds() - before
+    def _measure(self, push):
+        seldom, published, told = push(SELDOM)
+        often, _, _ = push(OFTEN)
         self._size = self._size or told["bytes"] // told["messages"]
         late = [(last - at) * 1000 for last, at in zip(told["last_had_it"], published, strict=True)]
         return {
-            COST: seconds / told["messages"] * 1e6,
+            _cost(SELDOM): seldom,
+            _cost(OFTEN): often,
             MEDIAN: statistics.median(late),
             LATE: statistics.quantiles(late, n=100, method="inclusive")[-1],
         }
 
-    def _publish(self, publish):
+    def _push(self, target, first, publish, rate):
+        """Return what a delivery cost in µs, when each event was out, and what the load client says."""
+        with load.holding(target, [first], connections=self._connections, pushed=self._events) as wait:
+            before = target.cpu_seconds()
+            published = self._publish(publish, rate)
+            told = wait()
+            seconds = target.cpu_seconds() - before
+        return seconds / told["messages"] * 1e6, published, told
+
+    def _publish(self, publish, rate):
         """Return when each was out, in s of the clock of all programs."""
         published = []
         begin = time.monotonic()
         for number in range(self._events):
-            time.sleep(max(0, begin + number / EVENTS_PER_SECOND - time.monotonic()))
+            time.sleep(max(0, begin + number / rate - time.monotonic()))
             publish()
             published.append(time.monotonic())
         return published
