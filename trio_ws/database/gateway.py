@@ -317,9 +317,8 @@ class Gateway:
                 wake()  # it may have lost some
             connection.pgconn.consume_input()
             while note := connection.pgconn.notifies():
-                wake(
-                    float(note.extra) if note.extra.isdigit() else math.inf
-                )  # anybody may notify of anything
+                # The number up to which the log goes, or nothing; but anybody may notify of anything.
+                wake(float(note.extra) if note.extra.isdigit() else math.inf)
 
 
 def _connect(conninfo: str) -> Connection:

@@ -117,9 +117,7 @@ class Log:
             self._shrink()
         # Else it was read while this event was on its way, and is read again by who needs more of it.
         self.end = Position(self.end.epoch, event.seq)
-        if b'"webhook_url"' in bytes(
-            event.data
-        ):  # the quick look that number_events() of the schema has, too
+        if b'"webhook_url"' in bytes(event.data):  # the quick look of number_events() in the schema
             self._has_webhook.unpark_all()
         self._grown.unpark_all()
 
