@@ -101,7 +101,7 @@ class Connection:
         """
         logs.fields.set(self._session.log_fields)
         try:
-            async with trio.open_nursery() as nursery:  # trio-websocket's own reader lives in it
+            async with trio.open_nursery() as nursery:  # pings are answered in it
                 library = await self._open(nursery)
                 if library is not None:
                     metrics.OPENED.inc()

@@ -1,11 +1,14 @@
 """What trio-websocket is shown it bears, and what it says goes out through the wire."""
 
 import base64
+import gc
 import hashlib
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, ModuleType
 
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
 from tests import raw
@@ -53,21 +56,71 @@ async def test_pings_are_answered_and_ours_wait_for_their_pongs(autojump_clock: 
             await wait_all_tasks_blocked()
             assert pinging.child_tasks
             await library.show(raw.PONG, payload)
-        assert len(nursery.child_tasks) == 1, "its reader alone"
-        nursery.cancel_scope.cancel()
+        assert not nursery.child_tasks
 
 
-async def test_at_the_end_it_sends_no_close_and_pings_no_more(autojump_clock: MockClock) -> None:
+async def test_a_pong_goes_out_whole_though_who_has_shown_the_ping_waits_no_longer() -> None:
+    ours, theirs = lockstep_stream_pair()
+    wire, client = Wire(ours, Settings()), RawClient(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.receive_head)
+        library = await accept(nursery, wire, KEY, None)
+        with trio.CancelScope() as waiting:
+            waiting.cancel()
+            await library.show(raw.PING, b"anybody?")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(wire.send_all, raw.frame(raw.TEXT, b"{}", masked=False))
+        assert await client.receive_frame() == (raw.PONG, b"anybody?")
+        assert await client.receive_frame() == (raw.TEXT, b"{}")
+
+
+async def test_at_the_end_it_pings_no_more() -> None:
     wire, client = line()
     async with trio.open_nursery() as nursery:
         library = await accept(nursery, wire, KEY, None)
         await client.receive_head()
         library.show_the_end()
-        await wait_all_tasks_blocked()
         with pytest.raises(ConnectionClosed):
             await library.ping()
     await wire.send_all(b"ours")
     assert await client.stream.receive_some() == b"ours"
+
+
+async def test_of_an_idle_client_it_keeps_what_answers_pings_and_no_more() -> None:
+    """Where this fails after an update, look through what `_slim` takes off, and what else there is now."""
+    wire, _ = line()
+    async with trio.open_nursery() as nursery:
+        library = await accept(nursery, wire, KEY, None)
+        kept = {type(one) for one in _reachable(library, without=[wire, nursery])}
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in kept if kind.__module__ != "builtins"}
+    assert names == {
+        "collections.OrderedDict",  # of pings, and in each lock
+        "trio.lowlevel.ParkingLot",
+        "trio.StrictFIFOLock",
+        "trio_websocket._impl.WebSocketConnection",
+        "trio_ws.wire.library.Library",
+        "trio_ws.wire.library._LibraryStream",
+        "wsproto.WSConnection",
+        "wsproto.connection.Connection",
+        "wsproto.frame_protocol.FrameDecoder",
+        "wsproto.frame_protocol.FrameProtocol",
+        "wsproto.frame_protocol.MessageDecoder",
+        "wsproto.frame_protocol.Buffer",
+    }
+
+
+def _reachable(first: object, without: list[object]) -> list[object]:
+    """What an object holds, however far away; no classes, modules and functions."""
+    shared = (type, ModuleType, FunctionType, BuiltinFunctionType)
+    found = {id(first): first}
+    seen = {id(one) for one in without}
+    waiting = [first]
+    while waiting:
+        for one in gc.get_referents(waiting.pop()):
+            if id(one) not in found and id(one) not in seen and not isinstance(one, (*shared, Enum)):
+                found[id(one)] = one
+                waiting.append(one)
+    return list(found.values())
 
 
 async def test_a_line_that_breaks_while_it_answers_pings_is_no_trouble(autojump_clock: MockClock) -> None:
