@@ -27,6 +27,7 @@ from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.messages import Event, Position
+from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
 
@@ -48,12 +49,16 @@ class Line:
         )
         stream, theirs = lockstep_stream_pair()
         self.client = RawClient(stream)
-        self.connection = Connection(theirs, self.services)
+        self.pulse = Pulse()
+        self.connection = Connection(theirs, self.services, self.pulse)
         self.ended_at: float | None = None
         self._seq = 0
 
     async def live(self) -> None:
-        await self.connection.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.pulse.run)
+            await self.connection.run()
+            nursery.cancel_scope.cancel()
         self.ended_at = trio.current_time()
 
     def publish(self, size: int = 0) -> None:

@@ -32,6 +32,7 @@ FLOORS = {
     "pages": 3,
     "systemd": 1,
     "limits": 1,
+    "pulse": 1,
     "endpoint": 0,
     "errors": 0,
     "": 0,  # trio_ws itself: its version

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import trio
@@ -28,6 +29,7 @@ from trio_ws.errors import ActionError, CloseCode, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
 from trio_ws.pages import receive_handshake
+from trio_ws.pulse import Beat, Pulse
 from trio_ws.wire.admission import (
     check_origin,
     check_place,
@@ -66,6 +68,7 @@ class Connection:
     Args:
         stream: The accepted socket, or anything like it.
         services: The server's.
+        pulse: Says when to ping.
         locate: Called with the head of who comes in; returns the limit on its address, if that is reached.
     """
 
@@ -73,10 +76,12 @@ class Connection:
         self,
         stream: trio.abc.HalfCloseableStream,
         services: Services,
+        pulse: Pulse,
         locate: Callable[[Head], str | None] = lambda _: None,
     ) -> None:
         self.number = next(_numbers)
         self._services = services
+        self._pulse = pulse
         self._locate = locate
         self._settings = services.settings
         self._wire = Wire(stream, services.settings)
@@ -91,6 +96,8 @@ class Connection:
         self._reading = trio.CancelScope()
         self._running = trio.CancelScope()
         self._opened_at = 0.0
+        self._beat: Beat
+        self._excused_until = -math.inf  # from having answered no ping
         self._requests = 0  # for the log
 
     async def run(self) -> None:
@@ -106,10 +113,11 @@ class Connection:
                 if library is not None:
                     metrics.OPENED.inc()
                     self._opened_at = trio.current_time()
-                    nursery.start_soon(self._keep_alive, library)
                     nursery.start_soon(self._read, library)
-                    await self._converse()
-                    await self._close()
+                    ping = partial(nursery.start_soon, self._ping, library)
+                    with self._pulse.beat(self._settings.ping_seconds, ping) as self._beat:
+                        await self._converse()
+                        await self._close()
                 nursery.cancel_scope.cancel()
         finally:
             self._services.dispatcher.unsubscribe_all(self._follower)
@@ -300,20 +308,18 @@ class Connection:
         finally:
             self._outbox.abandon()
 
-    async def _keep_alive(self, library: Library) -> None:
-        excused_until = -math.inf
+    async def _ping(self, library: Library) -> None:
         try:
-            while True:
-                await trio.sleep(self._settings.ping_seconds)
-                with trio.move_on_after(self._settings.pong_seconds) as waiting:
-                    await library.ping()
-                if self._takes_its_time():
-                    excused_until = trio.current_time() + SLOW_SECONDS
-                excused = self._is_behind() or trio.current_time() < excused_until
-                if waiting.cancelled_caught and not excused:
-                    self.end(CloseCode.UNRESPONSIVE, "no pong", seconds=self._settings.close_seconds)
+            with trio.move_on_after(self._settings.pong_seconds) as waiting:
+                await library.ping()
         except ConnectionClosed:
-            pass
+            return
+        if self._takes_its_time():
+            self._excused_until = trio.current_time() + SLOW_SECONDS
+        excused = self._is_behind() or trio.current_time() < self._excused_until
+        if waiting.cancelled_caught and not excused:
+            self.end(CloseCode.UNRESPONSIVE, "no pong", seconds=self._settings.close_seconds)
+        self._beat.again()
 
     def _is_behind(self) -> bool:
         """Tell whether it is us who do not read: the pong may stand behind messages in the socket."""

@@ -26,6 +26,7 @@ from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.limits import Census
 from trio_ws.pages import Pages, health, measurements, readiness, receive_handshake
+from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
@@ -83,6 +84,7 @@ async def serve(
     services.pages = server.pages(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
+        background.start_soon(server.pulse.run)
         background.start_soon(expire_invoices, database, tail)
         if reloads is not None:
             background.start_soon(_reload, server, reloads)
@@ -146,9 +148,14 @@ def _poster(settings: Settings) -> Poster:
 
 
 class _Server:
-    """The connections that live."""
+    """The connections that live.
+
+    Attributes:
+        pulse: Says when each pings.
+    """
 
     def __init__(self, services: Services) -> None:
+        self.pulse = Pulse()
         self._services = services
         self._live: dict[Connection, None] = {}
         self._drains = False
@@ -195,7 +202,7 @@ class _Server:
                 metrics.TURNED_AWAY.labels(full).inc()
             return full
 
-        connection = Connection(stream, self._services, locate)
+        connection = Connection(stream, self._services, self.pulse, locate)
         self._live[connection] = None
         try:
             await connection.run()

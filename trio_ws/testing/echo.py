@@ -15,6 +15,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.wire.frames import BINARY, TEXT, encode_frame
@@ -61,10 +62,13 @@ async def serve_echo(port: int) -> None:
     tail = Tail(database, dispatcher, LIFTED.poll_seconds)
     services = Services(LIFTED, database, dispatcher, tail, Prices(database, dispatcher))
 
+    pulse = Pulse()
+
     async def serve(stream: trio.SocketStream) -> None:
-        await Echo(stream, services).run()
+        await Echo(stream, services, pulse).run()
 
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(pulse.run)
         listeners = await nursery.start(partial(trio.serve_tcp, serve, port, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         print(f"Echoing on ws://127.0.0.1:{port}", flush=True)  # noqa: T201 - it is a command, too
