@@ -94,7 +94,7 @@ class Connection:
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
         self._reading = trio.CancelScope()
-        self._running = trio.CancelScope()
+        self._running = trio.CancelScope()  # once there is one, the nursery's own
         self._opened_at = 0.0
         self._beat: Beat
         self._excused_until = -math.inf  # from having answered no ping
@@ -113,7 +113,7 @@ class Connection:
                 if library is not None:
                     metrics.OPENED.inc()
                     self._opened_at = trio.current_time()
-                    nursery.start_soon(self._read, library)
+                    nursery.start_soon(self._read, library, name="reader")
                     ping = partial(nursery.start_soon, self._ping, library)
                     with self._pulse.beat(self._settings.ping_seconds, ping) as self._beat:
                         await self._converse()
@@ -206,10 +206,11 @@ class Connection:
 
     async def _converse(self) -> None:
         try:
-            with self._running:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    await self._answer()  # joins the tasks that read and write
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = self._running.deadline
+                self._running = nursery.cancel_scope
+                nursery.start_soon(self._write, name="writer")
+                await self._answer()  # joins the tasks that read and write
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
             self._fail(error)
 

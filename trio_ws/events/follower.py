@@ -6,7 +6,7 @@ client's own pace, until it has come to the end and is live again. Both ways lea
 a client gets is in the order of the log, each event once, whichever of its topics brought it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 import trio
@@ -86,12 +86,15 @@ class Follower:
             self._fell_behind = True
             metrics.CATCH_UPS.inc()
 
-    async def take(self) -> bytes:
+    def take(self) -> Awaitable[bytes]:
         """Return the next frames: what is queued, and then, where it is behind, what the log has.
 
         Raises:
             trio.EndOfChannel: there will be no more.
         """
+        return self.outbox.take() if self._cursor is None else self._catch_up()
+
+    async def _catch_up(self) -> bytes:
         while self._cursor is not None and not self.outbox.has_news():
             if frames := await self._read_on(self._cursor):
                 return frames

@@ -51,7 +51,7 @@ class Outbox:
         self._channel, self._frames = trio.open_memory_channel[bytes](math.inf)  # in bytes it is bounded
         self._limit_bytes = limit_bytes
         self._send_now = send_now
-        self._room = trio.lowlevel.ParkingLot()
+        self._room: trio.lowlevel.ParkingLot | None = None  # while somebody waits for it
         self.together_bytes = TOGETHER_BYTES
         self.waiting_bytes = 0
         self.messages = 0
@@ -101,7 +101,13 @@ class Outbox:
     async def room(self) -> None:
         """Wait until there is."""
         while not self.has_room:
+            self._room = self._room or trio.lowlevel.ParkingLot()
             await self._room.park()
+
+    def _tell_of_room(self) -> None:
+        if self._room is not None:
+            self._room.unpark_all()
+            self._room = None
 
     def has_news(self) -> bool:
         """Tell whether `take` would return, or raise, at once."""
@@ -121,7 +127,7 @@ class Outbox:
                 frames.append(self._frames.receive_nowait())
                 size += len(frames[-1])
         self.waiting_bytes -= size
-        self._room.unpark_all()
+        self._tell_of_room()
         return b"".join(frames)
 
     def wake(self) -> None:
@@ -143,4 +149,4 @@ class Outbox:
         self.hold()
         self._frames.close()
         self.waiting_bytes = 0
-        self._room.unpark_all()
+        self._tell_of_room()
