@@ -14,6 +14,13 @@ class Bucket:
         burst: How many at once; None: any number.
     """
 
+    __slots__ = (
+        "_burst",
+        "_left",
+        "_per_second",
+        "_then",
+    )
+
     def __init__(self, per_second: float | None, burst: float | None) -> None:
         self._per_second = math.inf if per_second is None else per_second
         self._burst = math.inf if burst is None else burst

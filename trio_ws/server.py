@@ -30,14 +30,13 @@ from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
-from trio_ws.wire.admission import find_client, unavailable
+from trio_ws.wire.admission import Address, Network, find_client, unavailable
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 from trio_ws.wire.tls import socket_of
 
 logger = logging.getLogger(__name__)
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Stream = trio.abc.HalfCloseableStream
 Listener = trio.abc.Listener[Stream]
 
@@ -182,27 +181,12 @@ class _Server:
 
     async def serve_connection(self, stream: Stream) -> None:
         """Serve one client; whatever fails ends this connection and no other."""
-        peer = _peer_of(stream)
-        is_proxy = any(peer in network for network in self._proxies if peer is not None)
-        address = None if peer is None or is_proxy else _name_of(peer)
-        full = self._census.enter(address, trio.current_time())
+        place = _Place(stream, self._proxies, self._census)
+        full = self._census.enter(place.address, trio.current_time())
         if full is not None:
             await self._turn_away(stream, full)
             return
-
-        def locate(head: Head) -> str | None:
-            """Count where a client is that comes by a proxy, and return the limit that is reached."""
-            nonlocal address
-            if not is_proxy or peer is None:
-                return None
-            told = _name_of(find_client(head, peer, self._proxies))
-            if (full := self._census.locate(told)) is None:
-                address = told
-            else:
-                metrics.TURNED_AWAY.labels(full).inc()
-            return full
-
-        connection = Connection(stream, self._services, self.pulse, locate)
+        connection = Connection(stream, self._services, self.pulse, place.locate)
         self._live[connection] = None
         try:
             await connection.run()
@@ -211,7 +195,7 @@ class _Server:
             metrics.BUGS.inc()
         finally:
             del self._live[connection]
-            self._census.leave(address)
+            self._census.leave(place.address)
 
     async def serve_pages(self, stream: Stream) -> None:
         """Serve one who asks for pages alone."""
@@ -288,6 +272,35 @@ class _Server:
             patience = settings.drain_seconds - farewell
             connection.end(CloseCode.GOING_AWAY, f"retry_after={wait:.1f}", seconds=patience)
         return trio.current_time() + settings.drain_seconds
+
+
+class _Place:
+    """Where a client is, and is counted.
+
+    Attributes:
+        address: None: not known, or not yet.
+    """
+
+    __slots__ = ("_census", "_proxies", "_proxy", "address")
+
+    def __init__(self, stream: Stream, proxies: Sequence[Network], census: Census) -> None:
+        peer = _peer_of(stream)
+        is_proxy = any(peer in network for network in proxies if peer is not None)
+        self.address = None if peer is None or is_proxy else _name_of(peer)
+        self._proxy = peer if is_proxy else None
+        self._proxies = proxies
+        self._census = census
+
+    def locate(self, head: Head) -> str | None:
+        """Count where a client is that comes by a proxy, and return the limit that is reached."""
+        if self._proxy is None:
+            return None
+        told = _name_of(find_client(head, self._proxy, self._proxies))
+        if (full := self._census.locate(told)) is None:
+            self.address = told
+        else:
+            metrics.TURNED_AWAY.labels(full).inc()
+        return full
 
 
 def _peer_of(stream: Stream) -> Address | None:

@@ -59,6 +59,19 @@ class Screen:
         close: The payload of the client's close frame, once it has come.
     """
 
+    __slots__ = (
+        "_clock",
+        "_control_frames",
+        "_fragments",
+        "_message_bytes",
+        "_message_fragments",
+        "_partial",
+        "_short_bytes",
+        "_wanted",
+        "close",
+        "violation",
+    )
+
     def __init__(
         self,
         message_bytes: int | None,
