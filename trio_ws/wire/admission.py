@@ -53,10 +53,12 @@ def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
     Raises:
         Refusal: another page calls.
     """
+    if not (callers := head.values("origin")):
+        return
     hosts = [host.lower() for host in head.values("host")]
     if is_open:
         hosts = [host for host in hosts if _is_no_name(host)]
-    for origin in head.values("origin"):
+    for origin in callers:
         if origin not in origins and _host_of(origin) not in hosts:
             raise Refusal(403, "Pages of this origin may not call")
 

@@ -92,7 +92,7 @@ class Wire:
         """
         reader = HeadReader(self._settings.head_bytes)
         self.has_begun_head = False
-        while data := self._rest or await self._receive():
+        while data := self._rest or self._receive_now() or await self._receive():
             self._rest = b""
             self.has_begun_head = True
             if (head := reader.feed(data)) is not None:
@@ -116,7 +116,7 @@ class Wire:
         if len(said) > FLOOD:
             await trio.sleep(FLOOD_PAUSE_SECONDS)
 
-    def send_now(self, frames: bytes) -> int:
+    def send_now(self, frames: bytes | bytearray | memoryview) -> int:
         """Hand whole frames to the kernel, and return how many bytes of them it took; 0: they have to wait.
 
         The rest of what it took in part goes out before whatever is sent next, by `send_all`. Under TLS, 0.
@@ -131,7 +131,7 @@ class Wire:
             return 0
         self.sent_bytes += sent
         if sent < len(frames):
-            self._unsent = frames[sent:]
+            self._unsent = bytes(frames[sent:])
             self._free = NONE
         return sent
 
@@ -141,11 +141,15 @@ class Wire:
         return bool(self._unsent) or self._sending.locked()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send one or more whole frames, or a whole response.
+        """Send one or more whole frames, or a whole response; at once, where the kernel has room for all.
 
         Raises:
             trio.BrokenResourceError: nothing goes out any more.
         """
+        if sent := self.send_now(data):  # a third of what the rest takes
+            if sent == len(data):
+                return
+            data = b""  # its rest is the wire's
         try:
             self._sending.acquire_nowait()
         except trio.WouldBlock:
@@ -198,6 +202,15 @@ class Wire:
             pass  # It has hung up on us.
         finally:
             await trio.aclose_forcefully(self._stream)
+
+    def _receive_now(self) -> bytes:
+        """Return what has come, if something has: a head often has, before its line is accepted."""
+        if self._descriptor == NONE:
+            return b""
+        try:
+            return os.read(self._descriptor, RECEIVE_BYTES)
+        except OSError:  # nothing yet, or no line: who waits for it finds out
+            return b""
 
     async def _receive(self) -> bytes:
         self.is_waited_for = True
