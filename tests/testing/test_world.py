@@ -84,7 +84,7 @@ async def test_the_real_client_goes_on_after_cut_and_held_lines_and_a_killed_ser
         uid = world.database.create_invoice(amount=1, currency="USD", account_id=1)
         memos: list[str] = []
 
-        async def follow(*, task_status: trio.TaskStatus[None]) -> None:
+        async def stay(*, task_status: trio.TaskStatus[None]) -> None:
             events = till.follow(("account", 1), after=f"{world.database.epoch}.0")
             task_status.started()
             async for event in events:
@@ -93,7 +93,7 @@ async def test_the_real_client_goes_on_after_cut_and_held_lines_and_a_killed_ser
                     memos.append(event.data.get("memo", ""))
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(follow)
+            await nursery.start(stay)
             for memo, trouble in (("a", world.cut), ("b", world.hold), ("c", world.heal), ("d", world.kill)):
                 await trio.sleep(10)
                 done = trouble()

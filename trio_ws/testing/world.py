@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -128,19 +129,15 @@ class World:
         assert not self.is_running  # noqa: S101 - there is one of each
         self.shutdown, self._over = trio.Event(), trio.Event()
         self.network.listen()
-        await self._servers.start(self._serve)
+        await self._servers.start(self._run)
 
-    async def _serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        serve = partial(server.serve, post=self.receiver.post)
         try:
-            with trio.CancelScope() as self._life:
-                await server.serve(
-                    self.settings,
-                    self._source,
-                    [self.network],
-                    self.shutdown,
-                    post=self.receiver.post,
-                    task_status=task_status,
-                )
+            async with trio.open_nursery() as nursery:
+                self._life = nursery.cancel_scope
+                await nursery.start(serve, self.settings, self._source, [self.network], self.shutdown)
+                task_status.started()
         finally:
             self._over.set()
 
