@@ -58,6 +58,7 @@ async def serve(
     reloads: AsyncIterable[Settings] | None = None,
     alive: Callable[[], None] = lambda: None,
     post: Post | None = None,
+    now: Callable[[], float] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then drain.
@@ -71,6 +72,7 @@ async def serve(
         reloads: Settings that come into force later, for the connections that come then.
         alive: Called again and again, as long as the event loop and the log's tail make progress.
         post: How webhooks are sent; None: over the network.
+        now: The wall clock, in Unix seconds; None: the machine's.
         task_status: Told when connections are accepted.
 
     Raises:
@@ -79,6 +81,7 @@ async def serve(
     dispatcher = Dispatcher(Log(database, settings.log_memory_bytes))
     tail = Tail(database, dispatcher, settings.poll_seconds, alive)
     services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher))
+    services.now = now or services.now
     server = _Server(services)
     services.pages = server.pages(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
@@ -87,7 +90,8 @@ async def serve(
         background.start_soon(expire_invoices, database, tail)
         if reloads is not None:
             background.start_soon(_reload, server, reloads)
-        background.start_soon(Deliverer(database, dispatcher.log, settings, post or _poster(settings)).run)
+        post = post or _poster(settings)
+        background.start_soon(Deliverer(database, dispatcher.log, settings, post, now=services.now).run)
         if settings.retention_seconds is not None:
             background.start_soon(trim_log, database, settings.retention_seconds)
         await background.start(tail.run)
@@ -186,16 +190,20 @@ class _Server:
         if full is not None:
             await self._turn_away(stream, full)
             return
-        connection = Connection(stream, self._services, self.pulse, place.locate)
+        try:
+            await self._run(Connection(stream, self._services, self.pulse, place.locate))
+        except Exception:
+            logger.exception("the connection failed")
+            metrics.BUGS.inc()
+        finally:
+            self._census.leave(place.address)
+
+    async def _run(self, connection: Connection) -> None:
         self._live[connection] = None
         try:
             await connection.run()
-        except Exception:
-            logger.exception("the connection failed", extra={"figures": {"connection": connection.number}})
-            metrics.BUGS.inc()
         finally:
             del self._live[connection]
-            self._census.leave(place.address)
 
     async def serve_pages(self, stream: Stream) -> None:
         """Serve one who asks for pages alone."""

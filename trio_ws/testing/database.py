@@ -237,6 +237,10 @@ class SimulatedDatabase:
 
     # As other programs read and write it
 
+    def now(self) -> float:
+        """Return what time it is, in Unix seconds."""
+        return self._now().timestamp()
+
     @property
     def written(self) -> Sequence[Event]:
         """All events in the order of the log, with those that were trimmed, or have no number yet."""

@@ -132,11 +132,13 @@ class World:
         await self._servers.start(self._run)
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        serve = partial(server.serve, post=self.receiver.post)
+        source = self._source
+        now = source.now if isinstance(source, SimulatedDatabase) else None
+        serve = partial(server.serve, post=self.receiver.post, now=now)
         try:
             async with trio.open_nursery() as nursery:
                 self._life = nursery.cancel_scope
-                await nursery.start(serve, self.settings, self._source, [self.network], self.shutdown)
+                await nursery.start(serve, self.settings, source, [self.network], self.shutdown)
                 task_status.started()
         finally:
             self._over.set()

@@ -36,7 +36,9 @@ Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]  # URL, headers
 
 MOST = 64  # POSTs at a time, in this process
 EACH = 4  # of them to one endpoint, by all processes together
-LOOK_SECONDS = 0.5  # pause between looks at the queue when nothing wakes us
+LOOK_SECONDS = (
+    2.0  # pause between looks at the queue when nothing wakes us: who failed waits longer than that
+)
 AGAIN_SECONDS = 0.05  # between looks all the same, so that a busy log without webhooks costs little
 LEASE_SECONDS = 20.0  # for a claim besides the POST's own deadline: for the database to be back
 OUTAGE_SECONDS = 0.5  # pause while the database is away
@@ -72,7 +74,7 @@ class Deliverer:
         self._settings = settings
         self._post = post
         self._now = now
-        self._chance = chance or random.Random()  # noqa: S311 - spreads, hides nothing
+        self._chance = chance or random.Random(random.getrandbits(64))  # noqa: S311 - spreads, hides nothing
         self._claimed: set[int] = set()
         self._woken = trio.Event()
 
