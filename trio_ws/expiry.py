@@ -11,11 +11,10 @@ from trio_ws.events.tail import Tail
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # an invoice expires to the second
 BATCH = 500
 
 
-async def expire_invoices(database: Database, tail: Tail) -> None:
+async def expire_invoices(database: Database, tail: Tail, pause_seconds: float) -> None:
     """Look for invoices that are overdue, for ever; of many processes, each takes what no other is at."""
     while True:
         expired = 0
@@ -28,4 +27,4 @@ async def expire_invoices(database: Database, tail: Tail) -> None:
         if expired:
             tail.wake()
         if expired < BATCH:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(pause_seconds)

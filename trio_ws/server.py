@@ -87,7 +87,7 @@ async def serve(
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(server.pulse.run)
-        background.start_soon(expire_invoices, database, tail)
+        background.start_soon(expire_invoices, database, tail, settings.expiry_seconds)
         if reloads is not None:
             background.start_soon(_reload, server, reloads)
         post = post or _poster(settings)

@@ -87,6 +87,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     poll_seconds: Annotated[
         Seconds, Meta(description="pause between looks at the event log when nothing wakes it")
     ] = 0.1
+    expiry_seconds: Annotated[
+        Seconds, Meta(description="pause between looks for invoices that nobody paid in time")
+    ] = 0.5
 
     retention_seconds: Annotated[
         Annotated[float, Meta(gt=0, le=3155760000)] | None,
@@ -140,7 +143,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
 _FIXED = (
     "host port workers database_url listen_url data_dir postgres_bindir migrate auth tls_cert tls_key"
-    " metrics_listen log_format database_connections statement_seconds poll_seconds"
+    " metrics_listen log_format database_connections statement_seconds poll_seconds expiry_seconds"
     " retention_seconds log_memory_bytes webhook_private_addresses webhook_seconds"
     " webhook_answer_bytes webhook_retry_seconds"
 )

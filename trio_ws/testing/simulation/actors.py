@@ -17,6 +17,7 @@ from trio_ws.messages import Position
 from trio_ws.testing.database import EPOCH, CheckViolation
 from trio_ws.testing.lines import SimulatedLine, SimulatedStream
 from trio_ws.testing.simulation import plain
+from trio_ws.testing.simulation.scenario import ACCOUNTS
 from trio_ws.testing.simulation.truth import Reader, Told, Violation
 
 if TYPE_CHECKING:
@@ -225,7 +226,12 @@ class Client:
     def create(self, value: str) -> None:
         """Make an invoice, and see that it is made once, however often that takes asking."""
         key = f"{self.name}.{next(self._numbers)}".replace(" ", "-")
-        fields: dict[str, object] = {"amount": self._own.randint(1, 999), "currency": "USD", "account_id": 1}
+        account = self._own.randint(1, ACCOUNTS)
+        fields: dict[str, object] = {
+            "amount": self._own.randint(1, 999),
+            "currency": "USD",
+            "account_id": account,
+        }
         if value == "soon":
             fields["expires_in_seconds"] = self._own.randint(1, 60)
         self._unsure[key] = fields
@@ -385,7 +391,7 @@ class Actors:
             {"expires_in_seconds": self._own.randint(1, 100)} if value == "soon" else {}
         )
         fields |= {"address": "here"} if value == "address" else {}
-        account = self._own.choice([1, 2])
+        account = self._own.randint(1, ACCOUNTS)
         self._run.database.create_invoice(amount=1, currency="EUR", account_id=account, **fields)
 
     async def update(self, _: int, __: float, value: str) -> None:

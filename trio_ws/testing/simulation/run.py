@@ -15,7 +15,7 @@ from trio_ws.errors import leaves
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.simulation.actors import Actors, Client
 from trio_ws.testing.simulation.chance import seeded
-from trio_ws.testing.simulation.scenario import Scenario
+from trio_ws.testing.simulation.scenario import ACCOUNTS, Scenario
 from trio_ws.testing.simulation.truth import Truth, Violation
 from trio_ws.testing.world import World, simulated_server
 
@@ -46,7 +46,8 @@ class Run:
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario = scenario
         self.database = SimulatedDatabase(scenario.seed)
-        self.database.create_account()
+        for _ in range(ACCOUNTS - 1):
+            self.database.create_account()
         self.truth = Truth(self.database)
         self.worlds: list[World] = []
         self.troubled_until = 0.0

@@ -14,15 +14,15 @@ Fault = Literal["clients", "network", "database", "servers"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 HOUR = 3600.0
+ACCOUNTS = 12
 CURRENCIES = ("BTC", "ETH", "EUR")
-PLACES = 12  # invoices that steps name by number: the n-th of those that are there
-
-# How often in an hour, for each client or, of what no client does, in all.
-CLIENT_STEPS = {"create": 3, "fetch": 4, "cancel": 1, "follow": 3, "unfollow": 2, "ask_nonsense": 1}
-PROGRAM_STEPS = {"insert": 12, "update": 40, "burst": 1, "set_price": 20, "delete_price": 1}
+# How often in an hour: for each client, and for each ten of them.
+CLIENT_STEPS = {"create": 2, "fetch": 4, "cancel": 1, "follow": 2, "unfollow": 1, "ask_nonsense": 1}
+PROGRAM_STEPS = {"insert": 3, "update": 20, "set_price": 1}
+RARE_STEPS = {"burst": 1, "delete_price": 1}  # and in all
 FAULT_STEPS: dict[Fault, dict[str, int]] = {
-    "clients": {"pause": 6, "hang_up": 6, "leave": 3},
-    "network": {"cut": 8, "hold": 6, "delay": 6},
+    "clients": {"pause": 12, "hang_up": 12, "leave": 6},
+    "network": {"cut": 16, "hold": 12, "delay": 12},
     "database": {"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2, "trim": 1, "restore": 1},
     "servers": {"kill": 2, "stop": 2},
 }
@@ -75,7 +75,7 @@ class Scenario(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
-def imagine(seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, clients: int = 30) -> Scenario:
+def imagine(seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, clients: int = 60) -> Scenario:
     """Return what a seed says."""
     own = Random(seed)
     seconds = hours * HOUR
@@ -84,7 +84,9 @@ def imagine(seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, c
     for what, often in CLIENT_STEPS.items():
         steps += [_step(own, seconds, what, clients) for _ in range(round(often * hours * clients))]
     for what, often in PROGRAM_STEPS.items():
-        steps += [_step(own, seconds, what, PLACES) for _ in range(round(often * hours))]
+        steps += [_step(own, seconds, what, 1) for _ in range(round(often * hours * clients / 10))]
+    for what, often in RARE_STEPS.items():
+        steps += [_step(own, seconds, what, 1) for _ in range(_about(own, often * hours))]
     for fault in faults:
         for what, often in FAULT_STEPS[fault].items():
             many = servers if fault == "servers" else clients
@@ -97,8 +99,10 @@ def imagine(seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, c
         settings={
             "outbox_bytes": own.choice([2000, 10_000, 100_000]),
             "log_memory_bytes": own.choice([20_000, 1_000_000]),
-            "poll_seconds": own.choice([1.0, 5.0]),
-            "ping_seconds": own.choice([60.0, 300.0]),
+            # An idle server's looks and pings are most of a run: an hour of the defaults takes some seconds.
+            "poll_seconds": own.choice([1.0, 10.0]),
+            "expiry_seconds": own.choice([1.0, 10.0]),
+            "ping_seconds": own.choice([60.0, 600.0]),
         },
         room_bytes=own.choice([0, 1000, 20_000]),
         splits=own.choice([True, False, False]),
