@@ -32,6 +32,8 @@ events = App(name="events", help="The event log in the database.", result_action
 
 for command in (serve, migrate, check_config, database_url, listen, call):
     app.command(command)
+# Loaded when it is asked for: a server has no use for it.
+app.command("trio_ws.cli.simulating:simulate", help="Hours of servers, clients and faults, in seconds.")
 for group in (account, token, webhooks, events):
     app.command(group)
 account.command(create_account, name="create")

@@ -17,7 +17,7 @@ from trio_ws.messages import Position
 from trio_ws.testing.database import EPOCH, CheckViolation
 from trio_ws.testing.lines import SimulatedLine, SimulatedStream
 from trio_ws.testing.simulation import plain
-from trio_ws.testing.simulation.scenario import ACCOUNTS
+from trio_ws.testing.simulation.scenario import ACCOUNTS, Step
 from trio_ws.testing.simulation.truth import Reader, Told, Violation
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ NORMAL = 1000  # RFC 6455 section 7.4.1
 GOOD_ENDS = {NORMAL, CloseCode.GOING_AWAY}
 ENDS_IN_TROUBLE = {CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
 WORTH_A_RETRY = {"unavailable", "timeout", "rate_limited"}
-NOBODY_MISSES = "none.0"  # from no log's position: the log's end
+BURST, BURST_SECONDS = 200, 5.0  # changes of few invoices, soon after each other
+RECENT = 12  # of all invoices, those that steps are about
 
 
 class _Asked(NamedTuple):
@@ -112,7 +113,9 @@ class Client:
             pass  # the reader sees it, too
 
     async def _read(self, stream: SimulatedStream, rest: bytes) -> None:
-        async for opcode, payload in plain.frames(stream, rest):
+        frames = plain.Frames(stream, rest)
+        while (frame := await frames.receive()) is not None:
+            opcode, payload = frame
             if self.paused_until > trio.current_time():
                 await trio.sleep_until(self.paused_until)
             if opcode == plain.TEXT:
@@ -217,23 +220,23 @@ class Client:
             raise Violation(f"{next(iter(self._unsure))} was never made")
         self.reader.check_all_told()
 
+    @property
+    def is_slow(self) -> bool:
+        """Tell whether something may wait for it."""
+        return self._is_troubled_since(0)
+
     # What it does
 
     def ask_nonsense(self) -> None:
         """Send what is no request."""
         self._ask("ask_nonsense", "", action="dance")
 
-    def create(self, value: str) -> None:
+    def create(self, account: int, value: str) -> None:
         """Make an invoice, and see that it is made once, however often that takes asking."""
         key = f"{self.name}.{next(self._numbers)}".replace(" ", "-")
-        account = self._own.randint(1, ACCOUNTS)
-        fields: dict[str, object] = {
-            "amount": self._own.randint(1, 999),
-            "currency": "USD",
-            "account_id": account,
-        }
+        fields: dict[str, object] = {"amount": account, "currency": "USD", "account_id": account}
         if value == "soon":
-            fields["expires_in_seconds"] = self._own.randint(1, 60)
+            fields["expires_in_seconds"] = 2 * account
         self._unsure[key] = fields
         self._create(key)
 
@@ -263,9 +266,11 @@ class Client:
         type_, id_ = topic.split(":")
         self._ask("follow", topic, action="subscribe", type=type_, id=id_)
 
-    def unfollow(self, topic: str) -> None:
-        """Follow it no more."""
-        if self._wanted.pop(topic, self) is not self:
+    def unfollow(self, own: Random) -> None:
+        """Follow one of its topics no more."""
+        if self._wanted:
+            topic = own.choice(list(self._wanted))
+            del self._wanted[topic]
             type_, id_ = topic.split(":")
             self._ask("unfollow", topic, action="unsubscribe", type=type_, id=id_)
 
@@ -308,7 +313,7 @@ class _Invoice(msgspec.Struct):
 
 
 class Actors:
-    """What the steps of a scenario call.
+    """What the steps of a scenario call, each with the step and with chance that is its own.
 
     Args:
         run: The run.
@@ -316,128 +321,126 @@ class Actors:
 
     def __init__(self, run: "Run") -> None:
         self._run = run
-        self._own = Random(f"{run.scenario.seed} actors")
         self._suffered: Counter[str] = Counter()
 
     # Clients
 
-    async def create(self, client: int, _: float, value: str) -> None:
+    async def create(self, step: Step, own: Random) -> None:
         """Have a client make an invoice."""
-        self._run.clients[client].create(value)
+        self._client(step).create(own.randint(1, ACCOUNTS), step.value)
 
-    async def fetch(self, client: int, _: float, __: str) -> None:
+    async def fetch(self, step: Step, own: Random) -> None:
         """Have a client fetch an invoice."""
-        self._run.clients[client].fetch(self._some_invoice())
+        self._client(step).fetch(self._some_invoice(own))
 
-    async def cancel(self, client: int, _: float, __: str) -> None:
+    async def cancel(self, step: Step, own: Random) -> None:
         """Have a client cancel an invoice."""
-        self._run.clients[client].cancel(self._some_invoice())
+        self._client(step).cancel(self._some_invoice(own))
 
-    async def follow(self, client: int, _: float, topic: str) -> None:
+    async def follow(self, step: Step, own: Random) -> None:
         """Have a client follow a topic."""
-        self._run.clients[client].follow(self._resolve(topic))
+        self._client(step).follow(self._topic(step, own))
 
-    async def unfollow(self, client: int, _: float, topic: str) -> None:
-        """Have a client follow a topic no more."""
-        self._run.clients[client].unfollow(self._resolve(topic))
+    async def unfollow(self, step: Step, own: Random) -> None:
+        """Have a client follow one of its topics no more."""
+        self._client(step).unfollow(own)
 
-    async def ask_nonsense(self, client: int, _: float, __: str) -> None:
+    async def ask_nonsense(self, step: Step, _: Random) -> None:
         """Have a client send what is no request."""
-        self._run.clients[client].ask_nonsense()
+        self._client(step).ask_nonsense()
 
-    async def pause(self, client: int, seconds: float, _: str) -> None:
+    async def pause(self, step: Step, _: Random) -> None:
         """Have a client read nothing for a while."""
-        self._run.clients[client].pause(seconds)
+        self._client(step).pause(step.seconds)
 
-    async def leave(self, client: int, _: float, __: str) -> None:
+    async def leave(self, step: Step, _: Random) -> None:
         """Have a client close its line; it comes back."""
-        self._run.clients[client].leave()
+        self._client(step).leave()
 
-    async def hang_up(self, client: int, _: float, __: str) -> None:
+    async def hang_up(self, step: Step, _: Random) -> None:
         """Have a client lose its line, at its own end alone."""
-        if (line := self._run.clients[client].line) is not None:
+        if (line := self._client(step).line) is not None:
             await trio.aclose_forcefully(line.ends[0])
 
     # The network
 
-    async def cut(self, client: int, _: float, __: str) -> None:
+    async def cut(self, step: Step, _: Random) -> None:
         """Break a client's line."""
-        if (line := self._run.clients[client].line) is not None:
+        if (line := self._client(step).line) is not None:
             line.cut()
 
-    async def hold(self, client: int, seconds: float, _: str) -> None:
+    async def hold(self, step: Step, _: Random) -> None:
         """Let nothing arrive on a client's line for a while."""
-        whose = self._run.clients[client]
-        whose.trouble(seconds)
-        if (line := whose.line) is not None:
+        client = self._client(step)
+        client.trouble(step.seconds)
+        if (line := client.line) is not None:
             line.hold()
-            await trio.sleep(seconds)
+            await trio.sleep(step.seconds)
             line.heal()
 
-    async def delay(self, client: int, seconds: float, delay: str) -> None:
+    async def delay(self, step: Step, _: Random) -> None:
         """Have everything arrive late on a client's line for a while."""
-        whose = self._run.clients[client]
-        whose.trouble(seconds + float(delay))
-        if (line := whose.line) is not None:
-            line.delay = float(delay)
-            await trio.sleep(seconds)
+        client, delay = self._client(step), float(step.value)
+        client.trouble(step.seconds + delay)
+        if (line := client.line) is not None:
+            line.delay = delay
+            await trio.sleep(step.seconds)
             line.delay = 0.0
 
     # Another program
 
-    async def insert(self, _: int, __: float, value: str) -> None:
+    async def insert(self, step: Step, own: Random) -> None:
         """Insert an invoice."""
-        fields: dict[str, object] = (
-            {"expires_in_seconds": self._own.randint(1, 100)} if value == "soon" else {}
-        )
-        fields |= {"address": "here"} if value == "address" else {}
-        account = self._own.randint(1, ACCOUNTS)
+        fields: dict[str, object] = {"address": "here"} if step.value == "address" else {}
+        if step.value == "soon":
+            fields["expires_in_seconds"] = own.randint(1, 100)
+        account = own.randint(1, ACCOUNTS)
         self._run.database.create_invoice(amount=1, currency="EUR", account_id=account, **fields)
 
-    async def update(self, _: int, __: float, value: str) -> None:
+    async def update(self, step: Step, own: Random) -> None:
         """Change an invoice."""
-        changes = {"memo": str(self._own.random())} if value == "memo" else {"status": value}
+        changes = {"memo": str(own.random())} if step.value == "memo" else {"status": step.value}
         with suppress(CheckViolation, KeyError):  # from where it is; where there is none
-            self._run.database.update_invoice(self._some_invoice(), **changes)
+            self._run.database.update_invoice(self._some_invoice(own), **changes)
 
-    async def burst(self, _: int, __: float, ___: str) -> None:
+    async def burst(self, _: Step, own: Random) -> None:
         """Change some invoices often."""
-        self._run.trouble(5.0)  # it is much, for who reads in small pieces
-        for _number in range(200):
+        self._run.trouble(BURST_SECONDS)
+        uids = [self._some_invoice(own) for _ in range(3)]
+        for _number in range(BURST):
             with suppress(KeyError):
-                self._run.database.update_invoice(self._some_invoice(), memo="x" * self._own.randint(1, 200))
-            if self._own.random() < 0.1:  # noqa: PLR2004
-                await trio.sleep(self._own.uniform(0, 0.1))
+                self._run.database.update_invoice(own.choice(uids), memo="x" * own.randint(1, 200))
+            await trio.sleep(own.choice([0, 0, 0, 0.02]))
 
-    async def set_price(self, _: int, __: float, currency: str) -> None:
+    async def set_price(self, step: Step, own: Random) -> None:
         """Change a price."""
-        self._run.database.set_price(currency, Decimal(self._own.randint(1, 10**6)) / 100)
+        self._run.database.set_price(step.value, Decimal(own.randint(1, 10**6)) / 100)
 
-    async def delete_price(self, _: int, __: float, currency: str) -> None:
-        """Delete a price, and make another one."""
-        if self._run.database.has_price(currency):
-            self._run.database.delete_price(currency)
+    async def delete_price(self, step: Step, _: Random) -> None:
+        """Delete a price."""
+        if self._run.database.has_price(step.value):
+            self._run.database.delete_price(step.value)
 
     # The database
 
-    async def away(self, _: int, seconds: float, __: str) -> None:
+    async def away(self, step: Step, _: Random) -> None:
         """Have the database fail for a while."""
-        await self._suffer("away", seconds)
+        await self._suffer("away", step.seconds)
 
-    async def deaf(self, _: int, seconds: float, __: str) -> None:
+    async def deaf(self, step: Step, _: Random) -> None:
         """Have notifications be lost for a while."""
-        await self._suffer("lose_wakes", seconds)
+        await self._suffer("lose_wakes", step.seconds)
 
-    async def lose_answers(self, _: int, seconds: float, __: str) -> None:
+    async def lose_answers(self, step: Step, _: Random) -> None:
         """Have the database do what it is asked, and fail before it says so, for a while."""
-        await self._suffer("lose_answers", seconds)
+        await self._suffer("lose_answers", step.seconds)
 
-    async def slow(self, _: int, seconds: float, delay: str) -> None:
+    async def slow(self, step: Step, _: Random) -> None:
         """Have the database take its time for a while."""
-        await self._suffer("delay", seconds, float(delay))
+        await self._suffer("delay", step.seconds, float(step.value))
 
     async def _suffer(self, name: str, seconds: float, value: float | bool = True) -> None:  # noqa: FBT001, FBT002
-        """Set an attribute of the database for a while; of two that set it at once the later one ends it."""
+        """Set an attribute of the database for a while; of two at once the later one ends it."""
         self._run.trouble(seconds)
         self._suffered[name] += 1
         setattr(self._run.database, name, value)
@@ -446,12 +449,12 @@ class Actors:
         if not self._suffered[name]:
             setattr(self._run.database, name, type(value)())
 
-    async def trim(self, _: int, __: float, ___: str) -> None:
+    async def trim(self, _: Step, __: Random) -> None:
         """Forget the older half of the log."""
         self._run.trouble(0.0)
         self._run.database.trim(self._run.database.numbered // 2)
 
-    async def restore(self, _: int, __: float, ___: str) -> None:
+    async def restore(self, _: Step, __: Random) -> None:
         """Lose the last events, as a restored backup has."""
         self._run.trouble(0.0)
         self._run.was_restored = True
@@ -460,34 +463,37 @@ class Actors:
 
     # Servers
 
-    async def kill(self, server: int, seconds: float, _: str) -> None:
+    async def kill(self, step: Step, _: Random) -> None:
         """Kill a server, and start it again after a while."""
-        await self._end(server, seconds, kill=True)
+        await self._end(step, kill=True)
 
-    async def stop(self, server: int, seconds: float, _: str) -> None:
+    async def stop(self, step: Step, _: Random) -> None:
         """Have a server drain, and start it again after a while."""
-        await self._end(server, seconds, kill=False)
+        await self._end(step, kill=False)
 
-    async def _end(self, server: int, seconds: float, *, kill: bool) -> None:
-        world = self._run.worlds[server]
-        self._run.trouble(seconds + world.settings.drain_seconds)
+    async def _end(self, step: Step, *, kill: bool) -> None:
+        world = self._run.worlds[step.number]
+        self._run.trouble(step.seconds + world.settings.drain_seconds)
         began = trio.current_time()
         if world.is_running:
             await (world.kill() if kill else world.stop())
         if trio.current_time() - began > world.settings.drain_seconds:
-            raise Violation(f"server {server} took {trio.current_time() - began:.1f} s to end")
-        await trio.sleep(seconds)
+            raise Violation(f"server {step.number} took {trio.current_time() - began:.1f} s to end")
+        await trio.sleep(step.seconds)
         while not world.is_running:
             try:
                 await world.start()
             except* ActionError:  # the database is away
                 await trio.sleep(RESTART_SECONDS)
 
-    def _some_invoice(self) -> UUID:
-        known = self._run.database.uids
-        return self._own.choice(known[-12:]) if known else UUID(int=0)
+    def _client(self, step: Step) -> Client:
+        return self._run.clients[step.number]
 
-    def _resolve(self, topic: str) -> str:
-        if topic == "invoice":
-            return f"invoice:{self._some_invoice()}"
-        return "address:here" if topic == "address" else topic
+    def _some_invoice(self, own: Random) -> UUID:
+        known = self._run.database.uids
+        return own.choice(known[-RECENT:]) if known else UUID(int=0)
+
+    def _topic(self, step: Step, own: Random) -> str:
+        if step.value == "invoice":
+            return f"invoice:{self._some_invoice(own)}"
+        return "address:here" if step.value == "address" else step.value

@@ -4,7 +4,6 @@ It costs a fraction of what a library's does, so that a run has hours of many.
 """
 
 import struct
-from collections.abc import AsyncIterator
 
 from trio_ws.testing.lines import SimulatedStream
 
@@ -52,27 +51,37 @@ async def open_line(stream: SimulatedStream) -> bytes:
     return rest
 
 
-async def frames(stream: SimulatedStream, buffer: bytes) -> AsyncIterator[Frame]:
-    """Yield each frame's opcode and payload until the stream ends; a server's are whole and not masked."""
-    while True:
-        at = 0
-        while (end := _find_end(buffer, at)) is not None:
-            size = end[1] - end[0]
-            yield buffer[at] & 0x0F, buffer[end[0] : end[0] + size]
-            at = end[1]
-        buffer = buffer[at:]
-        if not (data := await stream.receive_some(65536)):
-            return
-        buffer += data
+class Frames:
+    """The frames that come on a line; a server's are whole and not masked.
+
+    Args:
+        stream: The line, opened.
+        buffer: What has come of them.
+    """
+
+    def __init__(self, stream: SimulatedStream, buffer: bytes) -> None:
+        self._stream = stream
+        self._buffer = buffer
+
+    async def receive(self) -> Frame | None:
+        """Return the next one's opcode and payload; None: there will be no more."""
+        while (place := _find_end(self._buffer)) is None:
+            if not (data := await self._stream.receive_some(65536)):
+                return None
+            self._buffer += data
+        start, end = place
+        frame = self._buffer[0] & 0x0F, self._buffer[start:end]
+        self._buffer = self._buffer[end:]
+        return frame
 
 
-def _find_end(buffer: bytes, at: int) -> tuple[int, int] | None:
-    """Return where the payload of the frame begins and ends that begins there, once it is whole."""
-    if len(buffer) < at + 2:
+def _find_end(buffer: bytes) -> tuple[int, int] | None:
+    """Return where the payload of the first frame begins and ends, once it is whole."""
+    if len(buffer) < 2:  # noqa: PLR2004 - opcode and length
         return None
-    size, start = buffer[at + 1], at + 2
+    size, start = buffer[1], 2
     if size == TWO_BYTES:
-        start, size = start + 2, int.from_bytes(buffer[start : start + 2], "big")
+        size, start = int.from_bytes(buffer[2:4], "big"), 4
     elif size == EIGHT_BYTES:
-        start, size = start + 8, int.from_bytes(buffer[start : start + 8], "big")
+        size, start = int.from_bytes(buffer[2:10], "big"), 10
     return (start, start + size) if len(buffer) >= start + size else None

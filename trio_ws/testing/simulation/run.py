@@ -9,8 +9,10 @@ from uuid import UUID
 
 import msgspec
 import trio
+from prometheus_client import Gauge
 from trio.testing import MockClock
 
+from trio_ws import metrics
 from trio_ws.errors import leaves
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.simulation.actors import Actors, Client
@@ -22,6 +24,10 @@ from trio_ws.testing.world import World, simulated_server
 # At the end, when all is well again: pings find out who is gone, clients come back and catch up.
 SETTLE_SECONDS = 600.0
 AFTER_TROUBLE_SECONDS = 40.0  # a line that was cut in it is noticed, and a client comes back
+
+LEAVING_SECONDS = 5.0  # for servers to notice that all clients have gone
+LOOK_SECONDS = 5.0
+SLACK_BYTES = 4000  # beyond an outbox's limit: an event, or replies, that always find room
 
 Trace = Callable[[float, str, str], None]
 
@@ -90,9 +96,17 @@ class Run:
             async with trio.open_nursery() as self.nursery:
                 for client in self.clients:
                     self.nursery.start_soon(client.live)
+                self.nursery.start_soon(self._watch_memory)
                 await self._play()
                 await self._settle()
                 self.nursery.cancel_scope.cancel()
+            await trio.sleep(LEAVING_SECONDS)
+            for what, left in (
+                ("connections", metrics.CONNECTIONS),
+                ("subscriptions", metrics.SUBSCRIPTIONS),
+            ):
+                if count := _value(left):
+                    raise Violation(f"{count:.0f} {what} are left, and no client")
 
     def _server(self) -> AbstractAsyncContextManager[World]:
         return simulated_server(self.database, **self.scenario.settings)
@@ -105,8 +119,18 @@ class Run:
             for step in self.scenario.steps:
                 await trio.sleep_until(step.at)
                 self.say("", str(step))
-                steps.start_soon(getattr(self._actors, step.what), step.number, step.seconds, step.value)
+                own = Random(f"{self.scenario.seed} {step}")  # whatever other steps there are
+                steps.start_soon(getattr(self._actors, step.what), step, own)
             await trio.sleep_until(self.scenario.seconds)
+
+    async def _watch_memory(self) -> None:
+        """See that no more waits for those who read slowly than may: of the server that started last."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            slow = sum(client.is_slow for client in self.clients)
+            most = (slow + 1) * (self.worlds[0].settings.outbox_bytes + SLACK_BYTES)
+            if (waiting := _value(metrics.OUTBOX_BYTES)) > most:
+                raise Violation(f"{waiting:.0f} bytes wait for {slow} slow clients")
 
     async def _settle(self) -> None:
         """Wait until all is well again, and look whether it is."""
@@ -119,6 +143,10 @@ class Run:
                 client.check_at_the_end()
             except Violation as violation:
                 raise Violation(f"{client.name}: {violation}") from None
+
+
+def _value(gauge: Gauge) -> float:
+    return float(next(iter(next(iter(gauge.collect())).samples)).value)
 
 
 class _Invoice(msgspec.Struct):

@@ -46,6 +46,11 @@ class Step(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     value: str = ""
 
+    @property
+    def is_of_client(self) -> bool:
+        """Tell whether it is a client's, or its line's."""
+        return self.what in (*CLIENT_STEPS, *FAULT_STEPS["clients"], *FAULT_STEPS["network"])
+
     def __str__(self) -> str:
         lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
         return f"{self.at:10.3f} {self.what} {self.number} {self.value}".rstrip() + lasts

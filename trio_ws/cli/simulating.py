@@ -1,0 +1,133 @@
+"""`trio-ws simulate`: hours of servers, clients and faults, a seed after the other, until one fails."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+from cyclopts.types import PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trio_ws.errors import StartupError
+from trio_ws.testing.simulation import play, shrink
+from trio_ws.testing.simulation.scenario import FAULTS, HOUR, Fault, Scenario, imagine
+from trio_ws.testing.simulation.timeline import Entry, draw
+
+LAST_ENTRIES = 40
+
+
+def simulate(
+    *,
+    seeds: PositiveInt = 100,
+    seed: int | None = None,
+    first: int = 0,
+    hours: PositiveFloat = 1.0,
+    clients: PositiveInt = 60,
+    faults: list[Fault | Literal["all", "none"]] | None = None,
+    replay: Annotated[Path | None, Parameter(show_default=False)] = None,
+    save: Annotated[Path | None, Parameter(show_default=False)] = None,
+    trace: bool = False,
+    plot: Annotated[Path | None, Parameter(show_default=False)] = None,
+) -> None:
+    """Play hours of servers, clients and faults in simulated time, and check what clients are told.
+
+    The first seed that fails is shrunk to few steps, its last events are printed, and the exit status is 1.
+
+    Args:
+        seeds: How many seeds.
+        seed: This one alone.
+        first: The first of them.
+        hours: How long each is, in simulated hours.
+        clients: How many there are.
+        faults: What breaks, of clients, network, database, servers; all, or none.
+        replay: A file that `--save` wrote, in place of seeds.
+        save: Where the scenario that fails goes, shrunk, as JSON; or the last one.
+        trace: Print all that happens.
+        plot: Where a picture of the last run goes, as SVG.
+    """
+    given = faults or ["all"]
+    kinds = FAULTS if "all" in given else tuple(fault for fault in FAULTS if fault in given)
+    if replay is not None:
+        scenarios = [_read(replay)]
+    else:
+        numbers = range(first, first + seeds) if seed is None else [seed]
+        scenarios = [imagine(number, hours, kinds, clients) for number in numbers]
+    failed = _play_all(scenarios, trace=trace)
+    last = failed or scenarios[-1]
+    if failed is not None:
+        last = _shrink(failed)
+        _show(last)
+    if save is not None:
+        save.write_bytes(msgspec.json.format(msgspec.json.encode(last)))
+    if plot is not None:
+        entries: list[Entry] = []
+        outcome = play(last, lambda *entry: entries.append(Entry(*entry)))
+        plot.write_text(draw(last, entries, outcome.violation))
+    if failed is not None:
+        sys.exit(1)
+
+
+def _read(path: Path) -> Scenario:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Scenario)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StartupError(f"can't read {path}: {error}") from None
+
+
+def _play_all(scenarios: list[Scenario], *, trace: bool) -> Scenario | None:
+    """Play scenarios until one fails, and return that."""
+    simulated = events = 0.0
+    columns = (
+        TextColumn("seed {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(scenarios))
+        for scenario in scenarios:
+            progress.update(task, description=str(scenario.seed))
+            outcome = play(scenario, _print if trace else _ignore)
+            if outcome.violation is not None:
+                return scenario
+            simulated += scenario.seconds * scenario.clients / HOUR
+            events += outcome.events
+            progress.advance(task)
+        seconds = progress.tasks[0].finished_time or progress.tasks[0].elapsed or 0.0
+    print(
+        f"{len(scenarios)} seeds, {simulated:.0f} client-hours in {seconds:.0f} s, {events:.0f} events told:"
+        " each once, in order, whole and in time"
+    )
+    return None
+
+
+def _shrink(failed: Scenario) -> Scenario:
+    with Progress(TextColumn("shrinking"), BarColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def fails(shorter: Scenario) -> bool:
+            bar.advance(task)
+            return play(shorter).violation is not None
+
+        return shrink(failed, fails)
+
+
+def _show(scenario: Scenario) -> None:
+    entries: list[Entry] = []
+    outcome = play(scenario, lambda *entry: entries.append(Entry(*entry)))
+    for entry in entries[-LAST_ENTRIES:]:
+        print(entry)
+    print(f"seed {scenario.seed} fails: {outcome.violation}")
+    print(f"{len(scenario.steps)} steps are enough for it:")
+    for step in scenario.steps:
+        print(step)
+
+
+def _print(at: float, who: str, what: str) -> None:
+    print(Entry(at, who, what))
+
+
+def _ignore(_: float, __: str, ___: str) -> None:
+    pass
