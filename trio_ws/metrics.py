@@ -34,6 +34,9 @@ SUBSCRIPTIONS = Gauge(
     "trio_ws_subscriptions", "Topics that clients follow, each for each.", registry=REGISTRY
 )
 OUTBOX_BYTES = Gauge("trio_ws_outbox_bytes", "What waits for clients to read.", registry=REGISTRY)
+OUTBOX_MOST = Gauge(
+    "trio_ws_outbox_most_bytes", "What waits for the client that most waits for.", registry=REGISTRY
+)
 OPENED = Counter("trio_ws_connections_opened", "WebSockets that were opened.", registry=REGISTRY)
 CLOSED = Counter(
     "trio_ws_connections_closed", "WebSockets that ended, by close code, or how.", ["code"], registry=REGISTRY

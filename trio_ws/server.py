@@ -171,6 +171,7 @@ class _Server:
         metrics.TASKS.set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
         metrics.SUBSCRIPTIONS.set_function(services.dispatcher.count)
         metrics.OUTBOX_BYTES.set_function(lambda: sum(one.waiting_bytes for one in self._live))
+        metrics.OUTBOX_MOST.set_function(lambda: max((one.waiting_bytes for one in self._live), default=0))
         metrics.LOG_POSITION.set_function(lambda: log.end.seq)
         metrics.LOG_FIRST.set_function(lambda: log.first)
         metrics.LOG_AGE.set_function(lambda: trio.current_time() - tail.read_at)

@@ -72,7 +72,7 @@ def test_two_runs_of_a_seed_are_the_same_to_the_byte_also_in_processes_of_their_
 
 
 def lose_a_wake_up(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Outbox, "wake", lambda self: None)
+    patch.setattr(Tail, "wake", lambda self, upto=0.0: None)
 
 
 def number_out_of_order(patch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ NORMAL = 1000  # RFC 6455 section 7.4.1
 GOOD_ENDS = {NORMAL, CloseCode.GOING_AWAY}
 ENDS_IN_TROUBLE = {CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
 WORTH_A_RETRY = {"unavailable", "timeout", "rate_limited"}
-BURST, BURST_SECONDS = 200, 5.0  # changes of few invoices, soon after each other
+BURST, BURST_SECONDS = 100, 8.0  # changes of few invoices, soon after each other
 RECENT = 12  # of all invoices, those that steps are about
 
 
@@ -220,11 +220,6 @@ class Client:
             raise Violation(f"{next(iter(self._unsure))} was never made")
         self.reader.check_all_told()
 
-    @property
-    def is_slow(self) -> bool:
-        """Tell whether something may wait for it."""
-        return self._is_troubled_since(0)
-
     # What it does
 
     def ask_nonsense(self) -> None:
@@ -404,12 +399,16 @@ class Actors:
             self._run.database.update_invoice(self._some_invoice(own), **changes)
 
     async def burst(self, _: Step, own: Random) -> None:
-        """Change some invoices often."""
+        """Change some invoices and a price often, while some clients read nothing."""
         self._run.trouble(BURST_SECONDS)
+        for client in own.sample(self._run.clients, k=len(self._run.clients) // 5):
+            client.pause(BURST_SECONDS)
         uids = [self._some_invoice(own) for _ in range(3)]
-        for _number in range(BURST):
+        for number in range(BURST):
             with suppress(KeyError):
                 self._run.database.update_invoice(own.choice(uids), memo="x" * own.randint(1, 200))
+            if number % 10 == 0:
+                self._run.database.set_price("ETH", Decimal(own.randint(1, 10**6)) / 100)
             await trio.sleep(own.choice([0, 0, 0, 0.02]))
 
     async def set_price(self, step: Step, own: Random) -> None:

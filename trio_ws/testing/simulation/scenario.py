@@ -14,12 +14,12 @@ Fault = Literal["clients", "network", "database", "servers"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 HOUR = 3600.0
-ACCOUNTS = 12
+ACCOUNTS = 6
 CURRENCIES = ("BTC", "ETH", "EUR")
 # How often in an hour: for each client, and for each ten of them.
 CLIENT_STEPS = {"create": 2, "fetch": 4, "cancel": 1, "follow": 2, "unfollow": 1, "ask_nonsense": 1}
 PROGRAM_STEPS = {"insert": 3, "update": 20, "set_price": 1}
-RARE_STEPS = {"burst": 1, "delete_price": 1}  # and in all
+RARE_STEPS = {"burst": 6, "delete_price": 1}  # and in all
 FAULT_STEPS: dict[Fault, dict[str, int]] = {
     "clients": {"pause": 12, "hang_up": 12, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
