@@ -5,14 +5,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
 import trio
 
 from trio_ws.actions import topics
+from trio_ws.cli.simulating import simulate
 from trio_ws.connection import Connection
 from trio_ws.database import queries
+from trio_ws.errors import StartupError
 from trio_ws.events import follower as follower_module
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
@@ -20,8 +23,9 @@ from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
 from trio_ws.events.tail import Tail
 from trio_ws.testing.database import SimulatedDatabase
-from trio_ws.testing.simulation import Scenario, imagine, play
-from trio_ws.testing.simulation.timeline import Entry
+from trio_ws.testing.simulation import Scenario, imagine, play, shrink
+from trio_ws.testing.simulation.scenario import FAULTS
+from trio_ws.testing.simulation.timeline import Entry, draw
 
 SEEDS = 200  # within which each mutation must be found
 
@@ -202,3 +206,64 @@ def test_a_server_that_is_broken_on_purpose_is_found_out(
 ) -> None:
     mutate(monkeypatch)
     assert any(play(small(seed)).violation is not None for seed in range(SEEDS))
+
+
+# Shrinking, a picture, and the shell
+
+
+def test_what_fails_is_shrunk_to_the_steps_that_matter() -> None:
+    scenario = imagine(1, hours=1)
+    cuts = [step for step in scenario.steps if step.what == "cut"][:2]
+    assert len(cuts) == 2
+
+    def fails(shorter: Scenario) -> bool:
+        return set(cuts) <= set(shorter.steps)
+
+    shrunk = shrink(scenario, fails, most_runs=10_000)
+    assert shrunk.steps == tuple(cuts)
+    assert fails(shrunk)
+    assert len(shrink(scenario, fails, most_runs=5).steps) > 2, "it stops in time"
+
+
+def test_a_broken_server_is_found_and_shrunk_and_replayed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget_an_unsubscribe(monkeypatch)
+    saved, plot = tmp_path / "scenario.json", tmp_path / "run.svg"
+    with pytest.raises(SystemExit) as exited:
+        simulate(seeds=SEEDS, hours=0.5, clients=10, save=saved, plot=plot)
+    assert exited.value.code == 1
+    said = capsys.readouterr().out
+    assert "was not asked for" in said
+    assert "unfollow" in said
+    shrunk = msgspec.json.decode(saved.read_bytes(), type=Scenario)
+    assert len(shrunk.steps) <= 6
+    ElementTree.fromstring(plot.read_text())  # noqa: S314 - it is ours
+    with pytest.raises(SystemExit):
+        simulate(replay=saved)
+    monkeypatch.undo()
+    simulate(replay=saved)
+    assert capsys.readouterr().out.endswith("each once, in order, whole and in time\n")
+
+
+def test_a_picture_has_a_lane_for_each_who_acts_and_a_bar_for_each_fault() -> None:
+    scenario = imagine(1, hours=0.3, clients=5)
+    entries: list[Entry] = []
+    outcome = play(scenario, lambda *entry: entries.append(Entry(*entry)))
+    picture = draw(scenario, entries, outcome.violation)
+    ElementTree.fromstring(picture)  # noqa: S314 - it is ours
+    assert {f">client {number}</text>" in picture for number in range(5)} == {True}
+    assert picture.count('class="fault"') == sum(step.seconds > 0 for step in scenario.steps)
+    assert "all is well" in picture
+
+
+@pytest.mark.parametrize("faults", [*FAULTS, "none"])
+def test_faults_can_be_chosen(faults: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate(seeds=1, hours=0.2, clients=5, faults=[faults])
+    assert capsys.readouterr().out.startswith("1 seeds, 1 client-hours")
+
+
+def test_a_file_that_is_no_scenario_is_said(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("{}")
+    with pytest.raises(StartupError, match="can't read"):
+        simulate(replay=tmp_path / "other")
