@@ -1,6 +1,8 @@
 """What the README says of settings and files is so."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -26,3 +28,33 @@ def test_the_files_it_names_are_there(checkout: Path) -> None:
     named = re.findall(r"(?:trio_ws|tests|scripts|\.ci)/[\w/.-]+", readme)
     assert named
     assert [name for name in named if not (checkout / name.rstrip(".")).exists()] == []
+
+
+def test_the_tests_of_its_till_pass_with_the_plugin_that_is_installed(checkout: Path, tmp_path: Path) -> None:
+    readme = (checkout / "README.md").read_text()
+    files = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", readme, re.DOTALL))
+    assert set(files) == {"till.py", "test_till.py"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (command,) = re.findall(r"\$ pytest (.*test_till.py)", readme)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", tmp_path, *command.split()],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert " 3 passed" in done.stdout, done.stdout
+    assert "warning" not in done.stdout
+
+
+def test_a_test_may_choose_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.trio_ws(message_bytes=1000)\n"
+        "async def test_it(autojump_clock, trio_ws_world):\n"
+        "    assert trio_ws_world.settings.message_bytes == 1000\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--strict-markers", "-o", "trio_mode=true"]
+    done = subprocess.run([*command, tmp_path], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert " 1 passed" in done.stdout, done.stdout

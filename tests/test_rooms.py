@@ -9,8 +9,9 @@ import pytest
 import trio_ws
 
 FLOORS = {
-    "__main__": 9,
-    "cli": 8,
+    "__main__": 10,
+    "pytest_plugin": 9,
+    "cli": 9,
     "testing": 8,
     "server": 7,
     "workers": 7,
