@@ -120,3 +120,23 @@ async def test_a_killed_server_refuses_and_says_goodbye_to_nobody(autojump_clock
         with pytest.raises(ConnectionRefusedError):
             await world.connect()
         assert trio.current_time() == 0
+
+
+async def test_who_calls_a_server_that_can_not_start_is_refused(autojump_clock: MockClock) -> None:
+    async with simulated_server() as world:
+        await world.kill()
+        world.database.away = True
+
+        async def expect_refusal() -> None:
+            with pytest.raises(ConnectionRefusedError):
+                await world.connect()
+
+        async with trio.open_nursery() as nursery:
+            world.network.listen()
+            nursery.start_soon(expect_refusal)
+            await wait_all_tasks_blocked()
+            with pytest.raises(ExceptionGroup):
+                await world.start()
+        world.database.away = False
+        await world.start()
+        assert (await (await world.connect()).request(action="ping"))["type"] == "pong"

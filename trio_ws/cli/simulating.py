@@ -24,7 +24,7 @@ def simulate(
     seed: int | None = None,
     first: int = 0,
     hours: PositiveFloat = 1.0,
-    clients: PositiveInt = 60,
+    clients: PositiveInt = 100,
     faults: list[Fault | Literal["all", "none"]] | None = None,
     replay: Annotated[Path | None, Parameter(show_default=False)] = None,
     save: Annotated[Path | None, Parameter(show_default=False)] = None,

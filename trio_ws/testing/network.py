@@ -28,10 +28,11 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         self.delay = 0.0
         self.split: Random | None = None
         self._lines: list[SimulatedLine] = []
-        self.listen()
+        self._calls, self._accepted = trio.open_memory_channel[Stream](0)
 
     def listen(self) -> None:
         """Take lines again, for a server that starts anew."""
+        self._accepted.close()
         self._calls, self._accepted = trio.open_memory_channel[Stream](0)
 
     @property
@@ -47,9 +48,14 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         except trio.EndOfChannel:
             raise trio.ClosedResourceError from None
 
+    def close(self) -> None:
+        """Take no more lines: whoever calls is refused, and who waits for it to accept, too."""
+        self._accepted.close()
+
     async def aclose(self) -> None:
-        """Take no more lines: whoever calls is refused."""
-        await self._accepted.aclose()
+        """Do the same, as listeners do."""
+        await trio.lowlevel.checkpoint()
+        self.close()
 
     async def call(self) -> SimulatedStream:
         """Return the client's end of a new line.

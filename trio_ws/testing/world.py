@@ -111,7 +111,7 @@ class World:
     async def kill(self) -> None:
         """End the server as `kill -9` does: in the middle of whatever it does, without a word to anybody."""
         self.cut()
-        await self.network.aclose()
+        self.network.close()
         self._life.cancel()
         await self._over.wait()
 
@@ -141,6 +141,7 @@ class World:
                 await nursery.start(serve, self.settings, source, [self.network], self.shutdown)
                 task_status.started()
         finally:
+            self.network.close()  # also where it never came to listen
             self._over.set()
 
 

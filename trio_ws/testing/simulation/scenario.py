@@ -14,12 +14,12 @@ Fault = Literal["clients", "network", "database", "servers"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 HOUR = 3600.0
-ACCOUNTS = 6
+ACCOUNTS = 10
 CURRENCIES = ("BTC", "ETH", "EUR")
 # How often in an hour: for each client, and for each ten of them.
 CLIENT_STEPS = {"create": 2, "fetch": 4, "cancel": 1, "follow": 2, "unfollow": 1, "ask_nonsense": 1}
 PROGRAM_STEPS = {"insert": 3, "update": 20, "set_price": 1}
-RARE_STEPS = {"burst": 6, "delete_price": 1}  # and in all
+RARE_STEPS = {"burst": 3, "delete_price": 1}  # and in all
 FAULT_STEPS: dict[Fault, dict[str, int]] = {
     "clients": {"pause": 12, "hang_up": 12, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
@@ -80,11 +80,13 @@ class Scenario(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
-def imagine(seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, clients: int = 60) -> Scenario:
+def imagine(
+    seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, clients: int = 100
+) -> Scenario:
     """Return what a seed says."""
     own = Random(seed)
     seconds = hours * HOUR
-    servers = own.choice([1, 2, 2, 3])
+    servers = own.choice([1, 1, 2, 3])
     steps: list[Step] = []
     for what, often in CLIENT_STEPS.items():
         steps += [_step(own, seconds, what, clients) for _ in range(round(often * hours * clients))]
@@ -105,9 +107,9 @@ def imagine(seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, c
             "outbox_bytes": own.choice([2000, 10_000, 100_000]),
             "log_memory_bytes": own.choice([20_000, 1_000_000]),
             # An idle server's looks and pings are most of a run: an hour of the defaults takes some seconds.
-            "poll_seconds": own.choice([1.0, 10.0]),
-            "expiry_seconds": own.choice([1.0, 10.0]),
-            "ping_seconds": own.choice([60.0, 600.0]),
+            "poll_seconds": own.choice([2.0, 10.0]),
+            "expiry_seconds": own.choice([2.0, 10.0]),
+            "ping_seconds": own.choice([120.0, 1200.0, 1200.0]),
         },
         room_bytes=own.choice([0, 1000, 20_000]),
         splits=own.choice([True, False, False]),
