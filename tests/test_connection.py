@@ -423,6 +423,20 @@ async def test_who_keeps_breaking_the_rate_ends_with_4029(autojump_clock: MockCl
         await line.client.see_the_end()
 
 
+async def test_what_came_together_with_one_too_many_is_answered_before_4029(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(requests_per_second=10, requests_burst=20) as line, trio.open_nursery() as nursery:
+        flood = raw.frame(raw.TEXT, b'{"action":"fetch_invoice","id":"inv_123"}') * 60
+        nursery.start_soon(line.client.stream.send_all, flood)
+        codes = []
+        while (frame := await line.client.receive_frame())[0] == raw.TEXT:
+            codes.append(json.loads(frame[1])["code"])
+        assert codes == ["not_found"] * 20 + ["rate_limited"] * 21
+        assert int.from_bytes(frame[1][:2], "big") == CloseCode.RATE_LIMITED
+        await line.client.see_the_end()
+
+
 async def test_without_a_limit_a_flood_is_answered(autojump_clock: MockClock) -> None:
     lifted: dict[str, Any] = {"requests_per_second": None, "control_frames_per_second": None}
     async with open_line(**lifted) as line, trio.open_nursery() as nursery:
