@@ -653,6 +653,31 @@ async def test_long_replies_to_requests_that_come_together_wait_for_room_one_by_
             assert (await line.client.receive_frame())[1] == reply
 
 
+async def test_fetches_that_come_together_bring_few_long_replies_ahead_of_who_does_not_read(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_line(outbox_bytes=10_000, write_seconds=60) as line, trio.open_nursery() as nursery:
+        await line.client.send(
+            action="create_invoice", amount=1, currency="USD", account_id=1, memo="\x01" * 1000
+        )
+        uid = (await line.client.receive())["data"]["uid"]
+        fetched: list[int] = []
+        run_many = line.database.run_many
+
+        async def counted(query: Any, many: Any) -> Any:
+            fetched.append(len(many))
+            return await run_many(query, many)
+
+        monkeypatch.setattr(line.database, "run_many", counted)
+        message = json.dumps({"action": "fetch_invoice", "id": uid}).encode()
+        nursery.start_soon(line.client.stream.send_all, raw.frame(raw.TEXT, message) * 100)
+        await wait_all_tasks_blocked()
+        assert fetched == [connection_module.GROUP_REQUESTS]
+        assert vars(line.connection)["_outbox"].messages <= 5, "the others wait for room in it"
+        for _ in range(100):
+            assert (await line.client.receive())["data"]["uid"] == uid
+
+
 async def test_a_client_too_slow_for_its_events_gets_them_all_when_it_reads(
     autojump_clock: MockClock,
 ) -> None:

@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 # Groups of requests read ahead of the one that is being answered, so that reading and answering overlap.
 INBOX_GROUPS = 8
 TURN_REQUESTS = 64  # answered at once, before others have their turn: a ms or so
+# Of those that take a query, so many go together. All their replies are there at once, whether the client
+# reads or not, and an invoice may take 22 KB: with 64, who read nothing held 2 MB for 17 KB of fetches.
+GROUP_REQUESTS = 16
 SHORT_REPLY_BYTES = (
     4096  # those up to here go together, of a turn some 256 KB at most; a longer one ends them
 )
@@ -262,7 +265,7 @@ class Connection:
                     await self._reply(replies)
             else:
                 await self._reply(replies)
-                if group and not request.goes_with(group[0]):
+                if group and (len(group) == GROUP_REQUESTS or not request.goes_with(group[0])):
                     await self._hand_on(group)
                 group.append(request)
             if number % TURN_REQUESTS == 0:
@@ -298,7 +301,12 @@ class Connection:
         async with self._inbox:
             try:
                 async for group in self._inbox:
-                    await self._reply(await answer(group))
+                    replies: list[bytes] = []
+                    for reply in await answer(group):
+                        replies.append(reply)
+                        if len(reply) > SHORT_REPLY_BYTES:
+                            await self._reply(replies)
+                    await self._reply(replies)
                     self._pending -= len(group)
             except trio.BrokenResourceError:
                 self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
