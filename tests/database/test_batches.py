@@ -131,6 +131,12 @@ async def test_what_a_client_asks_together_is_done_in_one_batch_and_in_order(
     assert kitchen.alone == [0, -1, -2]
 
 
+async def test_one_that_takes_long_leaves_those_after_it_their_time(autojump_clock: MockClock) -> None:
+    async with working(Kitchen(), seconds=2) as batches:
+        outcomes = await batches.ask([(1,), (-1,), (-2,), (-3,)])
+    assert [getattr(outcome, "code", outcome) for outcome in outcomes] == [1, *["not_found"] * 3]
+
+
 async def test_what_befalls_a_batch_befalls_each_of_it(autojump_clock: MockClock) -> None:
     kitchen, answers = Kitchen(), dict[int, Any]()
     kitchen.error = Unavailable("away")

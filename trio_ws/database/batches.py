@@ -145,7 +145,7 @@ class Batches:
 
     async def _answer(self, batch: list[_Group], many: list[Arguments], alone: trio.Nursery) -> None:
         try:
-            outcomes = await self._in_time(batch[0], self._run, many)
+            outcomes = await self._in_time(batch[0].since, self._run, many)
         except ActionError as error:
             outcomes = [type(error)(error.message) for _ in many]
         except Exception as error:  # noqa: BLE001 - a bug, which is for who asked to report
@@ -159,23 +159,25 @@ class Batches:
                 group.settle(its)
 
     async def _finish_alone(self, group: _Group, outcomes: list[Any]) -> None:
-        """Do what has no outcome yet, one after the other."""
+        """Do what has no outcome yet, one after the other, each as if it came after the one before."""
+        since = group.since
         for place, arguments in enumerate(group.many):
             if outcomes[place] is None:
                 try:
-                    outcomes[place] = await self._in_time(group, self._run_alone, *arguments)
+                    outcomes[place] = await self._in_time(since, self._run_alone, *arguments)
                 except Exception as error:  # noqa: BLE001 - who asked gets it
                     outcomes[place] = error
+                since = trio.current_time()
         group.settle(outcomes)
 
-    async def _in_time(self, oldest: _Group, run: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    async def _in_time(self, since: float, run: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Run a query if it can begin in time: once in its thread, it is not cancelled.
 
         Raises:
             Unavailable: it could not.
         """
         try:
-            with trio.fail_at(oldest.since + self._patience_seconds):
+            with trio.fail_at(since + self._patience_seconds):
                 return await run(*args)
         except trio.TooSlowError:
             raise Unavailable("The database is busy") from None
