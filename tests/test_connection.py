@@ -1,6 +1,8 @@
 """One connection under the mock clock: how it opens, what it bears, and all the ways in which it ends."""
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
@@ -546,6 +548,21 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(autojump_clock: Mock
         await wait_all_tasks_blocked()
         assert line.ended_at == 0
         line.publish()
+
+
+async def test_a_client_that_has_gone_leaves_no_garbage(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        await line.client.send(action="list_prices")
+        await line.client.receive()
+    connection = weakref.ref(line.connection)
+    gc.disable()
+    try:
+        del line.connection
+        assert connection() is None, "nobody has to look for it"
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_answers_pings_stays_for_days(autojump_clock: MockClock) -> None:

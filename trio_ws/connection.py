@@ -126,6 +126,7 @@ class Connection:
         finally:
             self._services.dispatcher.unsubscribe_all(self._follower)
             self._session.close()
+            del self._session, self._follower  # they know us: without, we go at once, and are no garbage
             patience = trio.current_time() + self._settings.close_seconds
             # Shielded, for it has to be done, but no longer than who ends us has time for.
             with trio.CancelScope(deadline=min(patience, trio.current_effective_deadline()), shield=True):
