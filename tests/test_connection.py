@@ -32,6 +32,7 @@ from trio_ws.messages import Event, Position
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.wire.library import Library
 
 OPEN = "HTTP/1.1 101 "
 
@@ -487,6 +488,19 @@ async def test_a_bug_in_the_connection_ends_it_with_1011_and_is_logged(
         assert await line.client.receive_close() == (CloseCode.INTERNAL_ERROR, "")
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.exc_info
+
+
+@pytest.mark.logs_errors
+async def test_a_bug_in_a_ping_ends_the_connection_with_1011_too(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ping(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Library, "ping", ping)
+    async with open_line() as line:
+        assert await line.client.receive_close() == (CloseCode.INTERNAL_ERROR, "")
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)

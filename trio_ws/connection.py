@@ -334,6 +334,9 @@ class Connection:
                 await self._library.ping()
         except ConnectionClosed:
             return
+        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
+            self._fail(error)
+            return
         if self._takes_its_time():
             self._excused_until = trio.current_time() + SLOW_SECONDS
         excused = self._is_behind() or trio.current_time() < self._excused_until
