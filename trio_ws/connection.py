@@ -42,15 +42,14 @@ from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
+TURN_REQUESTS = 64  # answered at once, before others have their turn: a ms or so
 # Groups of requests read ahead of the one that is being answered, so that reading and answering overlap.
 INBOX_GROUPS = 8
-TURN_REQUESTS = 64  # answered at once, before others have their turn: a ms or so
 # Of those that take a query, so many go together. All their replies are there at once, whether the client
 # reads or not, and an invoice may take 22 KB: with 64, who read nothing held 2 MB for 17 KB of fetches.
 GROUP_REQUESTS = 16
-SHORT_REPLY_BYTES = (
-    4096  # those up to here go together, of a turn some 256 KB at most; a longer one ends them
-)
+# Replies up to here go together, of a turn some 256 KB at most; a longer one ends them.
+SHORT_REPLY_BYTES = 4096
 # How long a client that was slow may still take for what the two kernels hold, before which it sees no ping:
 # some 300 KB at 5 KB/s.
 SLOW_SECONDS = 60.0

@@ -372,6 +372,10 @@ _CANONICAL_UID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-
 def parse_uid(text: str) -> uuid.UUID | None:
     """Return an invoice's uid; None where no invoice can have that name."""
     try:
+        return msgspec.convert(text, uuid.UUID)  # in a third of the time, the two forms that are usual
+    except msgspec.ValidationError:
+        pass
+    try:
         return uuid.UUID(text)
     except ValueError:
         return None

@@ -22,7 +22,7 @@ from scripts.benchmarks.target import serving
 from trio_ws.database import migrations
 from trio_ws.database.embedded import embedded_postgres
 
-LOADS = ((64, 1), (256, 1), (64, 8))  # connections, and how many requests each has in flight
+LOADS = ((64, 1), (256, 1), (64, 16))  # connections, and how many requests each has in flight
 SECONDS = 3.0  # for each case
 PGBENCH = ("-n", "-M", "prepared", "-c", "16", "-j", "2")
 ROWS = 10_000
@@ -49,7 +49,7 @@ GOALS = {"fetch_invoice": Goal("≥", 0.8), "create_invoice": Goal("≥", 1.5)}
 
 def contest(connections, wanted, *, quick):
     """Return it."""
-    loads = ((connections, 1), (connections, 8)) if connections else LOADS
+    loads = ((connections, 1), (connections, 16)) if connections else LOADS
     seconds = SECONDS / 10 if quick else SECONDS
     cases = {}
     for action in REQUESTS:

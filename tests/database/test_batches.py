@@ -354,6 +354,13 @@ async def test_many_are_created_and_fetched_as_one_after_the_other_would_be(conn
     assert again == made, "with nobody to make batches, too"
 
 
+def test_ids_are_in_the_order_in_which_invoices_were_asked_for(connection: Connection) -> None:
+    wanted = [(invoice(idempotency_key=key),) for key in ("z", None, "a", "m")]
+    made = [msgspec.json.decode(one)["id"] for one in queries.create_invoices(connection, wanted) if one]
+    assert len(made) == 4
+    assert made == sorted(made)
+
+
 async def test_a_row_that_is_locked_times_out_alone(conninfo: str) -> None:
     gateway = Gateway(conninfo, Settings(statement_seconds=1.0))
     outcomes: list[str] = []

@@ -186,6 +186,15 @@ def test_a_writer_needs_rights_on_its_own_table_only(conninfo: str, connection: 
     assert [event.type for event in new_events(connection)] == ["invoice.created", "invoice.updated"]
 
 
+def test_a_statement_that_inserts_nothing_notifies_nobody(conninfo: str) -> None:
+    with psql(conninfo) as listener, psql(conninfo) as other:
+        listener.execute("LISTEN trio_ws")
+        other.execute("INSERT INTO invoices (account_id, amount, currency) SELECT 1, 1, 'USD' WHERE false")
+        other.execute("NOTIFY trio_ws, 'what comes next'")
+        (note,) = listener.notifies(timeout=10, stop_after=1)
+    assert note.payload == "what comes next"
+
+
 def test_others_notify_and_our_own_writes_do_not(conninfo: str, connection: Connection) -> None:
     with psql(conninfo) as listener, psql(conninfo) as other:
         listener.execute("LISTEN trio_ws")

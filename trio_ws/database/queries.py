@@ -128,7 +128,8 @@ def create_invoices(
     return [created.get(uid) for uid in uids]
 
 
-# In one order, or two batches wait for each other's keys; of two with one key the first one counts.
+# In the order in which they were asked for, as ids and events are then; of two with one key the first counts.
+# Batches that wait for each other's keys give up after BATCH_LOCK_TIMEOUT, which is before PostgreSQL does.
 _CREATE_INVOICES = (
     "INSERT INTO invoices (uid, account_id, amount, currency, memo, address, webhook_url, redirect_url,"
     " expires_at, idempotency_key, request_hash)"
@@ -138,7 +139,7 @@ _CREATE_INVOICES = (
     " %s::text[], %s::float8[], %s::text[], %s::bytea[]) WITH ORDINALITY AS new (uid, account_id, amount,"
     " currency, memo, address, webhook_url, redirect_url, expires_in, key, hash, number)"
     " JOIN accounts ON accounts.id = new.account_id"
-    " ORDER BY account_id, key, number"
+    " ORDER BY number"
     " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
     " RETURNING replace(uid::text, '-', ''), invoice_json(invoices)"
 )

@@ -33,7 +33,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO event (type, topics, data)
     SELECT 'invoice.created', invoice_topics(i), invoice_json(i) FROM new_invoices i ORDER BY i.id;
-  IF current_setting('trio_ws.wakes_itself', true) IS DISTINCT FROM 'yes' THEN
+  IF FOUND AND current_setting('trio_ws.wakes_itself', true) IS DISTINCT FROM 'yes' THEN
     PERFORM pg_notify('trio_ws', '');  -- see log_event() in 0001
   END IF;
   RETURN NULL;

@@ -64,6 +64,7 @@ class Client:
         self._asked: deque[_Asked] = deque()
         self._numbers = itertools.count(1)
         self._outgoing: trio.MemorySendChannel[bytes] | None = None
+        self._calling = trio.CancelScope()
 
     async def live(self) -> None:
         """Come back whenever the line is lost."""
@@ -83,16 +84,20 @@ class Client:
         stream = await world.network.call()
         self.line = stream.line
         try:
-            rest = await plain.open_line(stream)
-            self._outgoing, outgoing = trio.open_memory_channel[bytes](math.inf)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, stream, outgoing)
-                self._say("has a line")
-                self._begin()
-                await self._read(stream, rest)
-                nursery.cancel_scope.cancel()
+            with trio.CancelScope() as self._calling:
+                rest = await plain.open_line(stream)
+                self._outgoing, outgoing = trio.open_memory_channel[bytes](math.inf)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, stream, outgoing)
+                    self._say("has a line")
+                    self._begin()
+                    await self._read(stream, rest)
+                    nursery.cancel_scope.cancel()
         finally:
-            await trio.aclose_forcefully(stream)
+            if (
+                not self._calling.cancelled_caught
+            ):  # else it has vanished, and can't even say that it has gone
+                await trio.aclose_forcefully(stream)
 
     def _begin(self) -> None:
         if self._wanted and self.reader.position is not None:
@@ -274,6 +279,12 @@ class Client:
         self.paused_until = trio.current_time() + seconds
         self.trouble(seconds)
 
+    def vanish(self) -> None:
+        """Be gone without a word, as where the power fails; it comes back by another line."""
+        if self.line is not None:
+            self.line.hold()
+            self._calling.cancel()
+
     def trouble(self, seconds: float) -> None:
         """Excuse it for a while."""
         self.troubled_until = max(self.troubled_until, trio.current_time() + seconds)
@@ -357,6 +368,11 @@ class Actors:
         if (line := self._client(step).line) is not None:
             await trio.aclose_forcefully(line.ends[0])
 
+    async def vanish(self, step: Step, _: Random) -> None:
+        """Have a client lose its line without anybody being told; the server has to find out."""
+        self._client(step).trouble(0.0)
+        self._client(step).vanish()
+
     # The network
 
     async def cut(self, step: Step, _: Random) -> None:
@@ -371,7 +387,8 @@ class Actors:
         if (line := client.line) is not None:
             line.hold()
             await trio.sleep(step.seconds)
-            line.heal()
+            if line is client.line:  # else it has vanished
+                line.heal()
 
     async def delay(self, step: Step, _: Random) -> None:
         """Have everything arrive late on a client's line for a while."""

@@ -21,7 +21,7 @@ CLIENT_STEPS = {"create": 2, "fetch": 4, "cancel": 1, "follow": 2, "unfollow": 1
 PROGRAM_STEPS = {"insert": 3, "update": 20, "set_price": 1}
 RARE_STEPS = {"burst": 3, "delete_price": 1}  # and in all
 FAULT_STEPS: dict[Fault, dict[str, int]] = {
-    "clients": {"pause": 12, "hang_up": 12, "leave": 6},
+    "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
     "database": {"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2, "trim": 1, "restore": 1},
     "servers": {"kill": 2, "stop": 2},
@@ -109,7 +109,7 @@ def imagine(
             # An idle server's looks and pings are most of a run: an hour of the defaults takes some seconds.
             "poll_seconds": own.choice([2.0, 10.0]),
             "expiry_seconds": own.choice([2.0, 10.0]),
-            "ping_seconds": own.choice([120.0, 1200.0, 1200.0]),
+            "ping_seconds": own.choice([120.0, 600.0, 600.0]),
         },
         room_bytes=own.choice([0, 1000, 20_000]),
         splits=own.choice([True, False, False]),
