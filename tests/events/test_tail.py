@@ -248,7 +248,7 @@ async def test_another_log_is_noticed_and_followed_from_its_end(
         write(database)
         await trio.sleep(1)
         assert dispatcher.seqs == [4, 5, 6, 7, 8, 7 + written]
-    assert f"ends at simulated-1-restored.{6 + written}, and was at simulated-1.8: starting" in caplog.text
+    assert f"ends at simulated-2.{6 + written}, and was at simulated-1.8: starting" in caplog.text
 
 
 async def test_a_log_that_has_become_shorter_is_another_one_whatever_it_says(

@@ -237,7 +237,7 @@ def test_a_broken_server_is_found_and_shrunk_and_replayed(
     assert "was not asked for" in said
     assert "unfollow" in said
     shrunk = msgspec.json.decode(saved.read_bytes(), type=Scenario)
-    assert len(shrunk.steps) <= 6
+    assert len(shrunk.steps) <= 12
     ElementTree.fromstring(plot.read_text())  # noqa: S314 - it is ours
     with pytest.raises(SystemExit):
         simulate(replay=saved)

@@ -4,6 +4,7 @@ It obeys: `gate` holds every query back, `away` fails them, `lose_wakes` swallow
 clock is trio's, so make it inside of trio; under a mock clock nothing depends on when or where it runs.
 """
 
+import itertools
 import math
 import random
 import uuid
@@ -86,6 +87,7 @@ class SimulatedDatabase:
         self._events: list[Event] = []
         self._numbered = 0
         self._trimmed = 0
+        self._restored = 0
         self._notified = 0
         self._notified_at = -math.inf
         self._first_due = NEVER  # or earlier: before it, nothing expires
@@ -261,6 +263,14 @@ class SimulatedDatabase:
         """All invoices, in the order in which they were made."""
         return list(self._invoices)
 
+    def newest(self, most: int) -> Sequence[uuid.UUID]:
+        """Return the invoices that were made last, the last one first."""
+        return list(itertools.islice(reversed(self._invoices), most))
+
+    def has_invoice(self, uid: uuid.UUID) -> bool:
+        """Tell whether there is one with that uid."""
+        return uid in self._invoices
+
     def invoice(self, uid: uuid.UUID) -> Raw:
         """Return an invoice as the protocol shows it."""
         return _json(self._invoices[uid])
@@ -318,7 +328,8 @@ class SimulatedDatabase:
         self._numbered = seq
         self._notified = min(self._notified, seq)
         self._trimmed = min(self._trimmed, seq)
-        self.epoch += "-restored"
+        self._restored += 1
+        self.epoch = f"simulated-{1 + self._restored}"
         latest = {str(msgspec.json.decode(event.data, type=_Named).uid): event.data for event in self._events}
         self._invoices = {
             uid: msgspec.json.decode(latest[str(uid)], type=Invoice)

@@ -103,13 +103,16 @@ class _Way:
 
     async def room(self) -> None:
         """Wait until all but what there is room for has been taken."""
-        await trio.lowlevel.checkpoint()
+        has_waited = False
         while self._size > self._room_bytes:
             if self.line.is_cut or self.is_abandoned:
                 raise trio.BrokenResourceError("the line is cut")
             if self._ends_at < math.inf:
                 raise trio.ClosedResourceError
             await self._change.park()
+            has_waited = True
+        if not has_waited:
+            await trio.lowlevel.checkpoint()
 
     def end(self) -> None:
         """Say that there is no more."""
@@ -126,16 +129,27 @@ class _Way:
 
     async def take(self, max_bytes: int | None) -> bytes:
         """Return what has arrived; nothing at the end."""
-        await trio.lowlevel.checkpoint()
+        has_waited = False
         while True:
             if self.is_abandoned:
                 raise trio.ClosedResourceError
             if self.line.is_cut:
                 raise trio.BrokenResourceError("the line is cut")
             arrives = self._chunks[0][0] if self._chunks else self._ends_at
-            if arrives <= trio.current_time() and not self.line.is_held:
+            if self.line.is_held or arrives > trio.current_time():
+                await self._wait(math.inf if self.line.is_held else arrives)
+            elif has_waited:
                 return self._pop(max_bytes)
-            with trio.move_on_at(math.inf if self.line.is_held else arrives):
+            else:
+                await trio.lowlevel.checkpoint()
+            has_waited = True
+
+    async def _wait(self, until: float) -> None:
+        """Wait for a change, or for a moment."""
+        if until == math.inf:
+            await self._change.park()
+        else:
+            with trio.move_on_at(until):
                 await self._change.park()
 
     def _pop(self, max_bytes: int | None) -> bytes:
@@ -145,7 +159,7 @@ class _Way:
             arrived += self._chunks.popleft()[1]
         most = len(arrived) if max_bytes is None else min(max_bytes, len(arrived))
         if self._split is not None and most:
-            most = self._split.randint(1, most)
+            most = self._split.randint(1, self._split.choice([1, most, most, most, most]))
         taken, rest = arrived[:most], arrived[most:]
         if rest:
             self._chunks.appendleft((now, rest))

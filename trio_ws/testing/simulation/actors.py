@@ -27,12 +27,13 @@ ANSWER_SECONDS = 5.0  # RELIABILITY: a request is answered within it, whatever t
 PROMPT_SECONDS = 1.0  # in calm times an event is told within it
 RETRY_SECONDS = 3.0
 RESTART_SECONDS = 1.0  # until a server is started again that could not
-PAUSES = (0.0, 2.0)  # before a client calls again
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 20.0  # before a client calls again, and after each failure longer
 NORMAL = 1000  # RFC 6455 section 7.4.1
 GOOD_ENDS = {NORMAL, CloseCode.GOING_AWAY}
 ENDS_IN_TROUBLE = {CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
 WORTH_A_RETRY = {"unavailable", "timeout", "rate_limited"}
 BURST, BURST_SECONDS = 100, 8.0  # changes of few invoices, soon after each other
+MOST_TOPICS = 3  # of a client
 RECENT = 12  # of all invoices, those that steps are about
 
 
@@ -65,6 +66,7 @@ class Client:
         self._numbers = itertools.count(1)
         self._outgoing: trio.MemorySendChannel[bytes] | None = None
         self._calling = trio.CancelScope()
+        self._failures = 0  # since it had a line
 
     async def live(self) -> None:
         """Come back whenever the line is lost."""
@@ -75,9 +77,12 @@ class Client:
                 self._say("has no line")
             except* plain.NotOpenedError as errors:
                 self._say(f"was turned away: {leaves(errors)[0]}")
+            self._failures = 0 if self._outgoing is not None else self._failures + 1
             self._asked.clear()
             self._outgoing = None
-            await trio.sleep(self._own.uniform(*PAUSES))
+            await trio.sleep(
+                self._own.uniform(0, min(LONGEST_PAUSE_SECONDS, PAUSE_SECONDS * 2**self._failures))
+            )
 
     async def _call(self) -> None:
         world = self._own.choice(self._run.worlds)
@@ -257,10 +262,13 @@ class Client:
         self._ask("cancel", str(uid), action="cancel_invoice", uid=str(uid))
 
     def follow(self, topic: str) -> None:
-        """Follow a topic, on this line and the next ones."""
-        if topic not in self._wanted:
-            self._wanted[topic] = None
-            self._subscribe(topic)
+        """Follow a topic, on this line and the next ones, and one of before no more where these are many."""
+        if topic in self._wanted:
+            return
+        if len(self._wanted) == MOST_TOPICS:
+            self._unsubscribe(next(iter(self._wanted)))
+        self._wanted[topic] = None
+        self._subscribe(topic)
 
     def _subscribe(self, topic: str) -> None:
         type_, id_ = topic.split(":")
@@ -269,10 +277,12 @@ class Client:
     def unfollow(self, own: Random) -> None:
         """Follow one of its topics no more."""
         if self._wanted:
-            topic = own.choice(list(self._wanted))
-            del self._wanted[topic]
-            type_, id_ = topic.split(":")
-            self._ask("unfollow", topic, action="unsubscribe", type=type_, id=id_)
+            self._unsubscribe(own.choice(list(self._wanted)))
+
+    def _unsubscribe(self, topic: str) -> None:
+        del self._wanted[topic]
+        type_, id_ = topic.split(":")
+        self._ask("unfollow", topic, action="unsubscribe", type=type_, id=id_)
 
     def pause(self, seconds: float) -> None:
         """Read nothing for a while."""
@@ -506,8 +516,8 @@ class Actors:
         return self._run.clients[step.number]
 
     def _some_invoice(self, own: Random) -> UUID:
-        known = self._run.database.uids
-        return own.choice(known[-RECENT:]) if known else UUID(int=0)
+        known = self._run.database.newest(RECENT)
+        return own.choice(known) if known else UUID(int=0)
 
     def _topic(self, step: Step, own: Random) -> str:
         if step.value == "invoice":

@@ -80,7 +80,7 @@ class Run:
     def check_invoice(self, told: bytes) -> None:
         """Raise unless a client was told what an invoice is or was."""
         invoice = msgspec.json.decode(told, type=_Invoice)
-        if UUID(invoice.uid) not in self.database.uids:
+        if not self.database.has_invoice(UUID(invoice.uid)):
             if not self.was_restored:
                 raise Violation(f"an invoice was fetched that is not there: {told!r}")
             return

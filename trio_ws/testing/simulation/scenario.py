@@ -20,11 +20,11 @@ CURRENCIES = ("BTC", "ETH", "EUR")
 CLIENT_STEPS = {"create": 2, "fetch": 4, "cancel": 1, "follow": 2, "unfollow": 1, "ask_nonsense": 1}
 PROGRAM_STEPS = {"insert": 3, "update": 20, "set_price": 1}
 RARE_STEPS = {"burst": 3, "delete_price": 1}  # and in all
-FAULT_STEPS: dict[Fault, dict[str, int]] = {
+FAULT_STEPS: dict[Fault, dict[str, float]] = {
     "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
-    "database": {"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2, "trim": 1, "restore": 1},
-    "servers": {"kill": 2, "stop": 2},
+    "database": {"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2, "trim": 1, "restore": 0.5},
+    "servers": {"kill": 1, "stop": 1},
 }
 LONGEST_SECONDS = 120.0  # of a fault
 
@@ -95,9 +95,9 @@ def imagine(
     for what, often in RARE_STEPS.items():
         steps += [_step(own, seconds, what, 1) for _ in range(_about(own, often * hours))]
     for fault in faults:
-        for what, often in FAULT_STEPS[fault].items():
-            many = servers if fault == "servers" else clients
-            steps += [_step(own, seconds, what, many) for _ in range(_about(own, often * hours))]
+        many = servers if fault == "servers" else clients
+        for what, rate in FAULT_STEPS[fault].items():
+            steps += [_step(own, seconds, what, many) for _ in range(_about(own, rate * hours))]
     return Scenario(
         seed=seed,
         seconds=seconds,
