@@ -21,8 +21,7 @@ from trio_ws.testing.simulation.scenario import ACCOUNTS, Scenario
 from trio_ws.testing.simulation.truth import Truth, Violation
 from trio_ws.testing.world import World, simulated_server
 
-# At the end, when all is well again: the last servers start, clients come back and catch up; and who vanished
-# is found out, which takes a ping, its pong and the closing besides.
+# At the end, when all is well again: the last servers start, clients come back and catch up.
 SETTLE_SECONDS = 180.0
 AFTER_TROUBLE_SECONDS = 40.0  # whoever was cut off in it comes back, and catches up
 
@@ -136,8 +135,7 @@ class Run:
         self.say("", "settles")
         for client in self.clients:
             client.paused_until = 0.0
-        settings = self.worlds[0].settings
-        await trio.sleep(SETTLE_SECONDS + settings.ping_seconds + settings.pong_seconds)
+        await trio.sleep(SETTLE_SECONDS)
         for client in self.clients:
             try:
                 client.check_at_the_end()
