@@ -180,7 +180,12 @@ def say_that_nothing_was_missed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(topics, "_follow_now", follow_now)
 
 
+def fail_where_it_stops(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("trio_ws.server._Server.drain", lambda self: 1 / 0)
+
+
 MUTATIONS = [
+    fail_where_it_stops,
     lose_a_wake_up,
     number_out_of_order,
     deliver_before_the_reply,

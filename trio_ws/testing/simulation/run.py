@@ -183,8 +183,10 @@ def play(scenario: Scenario, trace: Trace = lambda *_: None) -> Outcome:
     try:
         with seeded(scenario.seed):
             trio.run(live, clock=MockClock(autojump_threshold=0))
-    except* Violation as violations:
-        violation = str(leaves(violations)[0])
+    except* Violation as found:
+        violation = str(leaves(found)[0])
+    except* Exception as bugs:  # noqa: BLE001 - whatever it is, a server failed of it, and a seed says how
+        violation = violation or f"a server failed: {leaves(bugs)[0]!r}"
     finally:
         logger.removeHandler(errors)
     if violation is None and errors.first is not None:
