@@ -54,8 +54,8 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
 
     async def aclose(self) -> None:
         """Do the same, as listeners do."""
+        self.close()  # first, for whoever closes it may be cancelled
         await trio.lowlevel.checkpoint()
-        self.close()
 
     async def call(self) -> SimulatedStream:
         """Return the client's end of a new line.
