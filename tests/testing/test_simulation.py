@@ -24,7 +24,7 @@ from trio_ws.events.outbox import Outbox
 from trio_ws.events.tail import Tail
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.simulation import Scenario, imagine, play, shrink
-from trio_ws.testing.simulation.scenario import FAULTS
+from trio_ws.testing.simulation.scenario import FAULTS, Step
 from trio_ws.testing.simulation.timeline import Entry, draw
 
 SEEDS = 200  # within which each mutation must be found
@@ -70,6 +70,20 @@ def test_two_runs_of_a_seed_are_the_same_to_the_byte_also_in_processes_of_their_
         entries.clear()
         play(scenario, lambda *entry: entries.append(Entry(*entry)))
         assert "".join(f"{entry}\n" for entry in entries).encode() == first
+
+
+def test_what_was_just_trimmed_may_still_be_told_from_memory() -> None:
+    steps = (
+        Step(195.068, "follow", 2, value="invoice"),
+        Step(241.093, "insert", value="address"),
+        Step(267.799, "create", 16, value="soon"),
+        Step(1212.968, "create", 14),
+        Step(1351.455, "update", value="memo"),
+        Step(1363.404, "trim"),
+        Step(1370.118, "hang_up", 2),
+    )
+    settings = {"poll_seconds": 10.0, "expiry_seconds": 10.0}
+    assert play(Scenario(1, 1400.0, 20, 1, settings, 0, splits=False, steps=steps)).violation is None
 
 
 # Broken on purpose

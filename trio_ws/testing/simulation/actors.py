@@ -141,7 +141,7 @@ class Client:
     def _see_the_end(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:2], "big")
         self._say(f"is told the end: {code} {payload[2:].decode()}")
-        if code not in GOOD_ENDS and not (code in ENDS_IN_TROUBLE and self._is_troubled_since(-60)):
+        if code not in GOOD_ENDS and not (code in ENDS_IN_TROUBLE and self._is_troubled_since(0)):
             raise Violation(f"{self.name} was ended with {code}")
 
     # What it is told
@@ -177,7 +177,11 @@ class Client:
             data = msgspec.json.decode(told.data, type=_Followed)
             position = Position.parse(data.position)
             self.reader.resume(
-                list(self._wanted), Position.parse(asked.about), position, recovered=data.recovered
+                list(self._wanted),
+                Position.parse(asked.about),
+                position,
+                recovered=data.recovered,
+                excused=self._is_troubled_since(0),
             )
         elif asked.what == "follow":
             self.reader.follow(

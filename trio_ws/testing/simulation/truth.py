@@ -86,8 +86,17 @@ class Reader:
         self._checked = 0  # up to here, nothing is missing
         self._versions: dict[str, int] = {}
 
-    def resume(self, topics: list[str], asked: Position, told: Position, *, recovered: bool) -> None:
+    def resume(
+        self, topics: list[str], asked: Position, told: Position, *, recovered: bool, excused: bool = False
+    ) -> None:
         """Note what a `resume` was answered.
+
+        Args:
+            topics: Those that it was for.
+            asked: After which event.
+            told: Where the log ends, as the reply says.
+            recovered: Whether nothing is missing, as the reply says.
+            excused: Whether the server may not know yet what was trimmed: what it has in memory it may tell.
 
         Raises:
             Violation: it says that nothing is missing where something is, or the other way round.
@@ -96,7 +105,7 @@ class Reader:
         if recovered:
             if asked.epoch != told.epoch:
                 raise Violation(f"resumed after {asked} in another log, which ends at {told}")
-            if asked.epoch == end.epoch and asked.seq < self._truth.first - 1:
+            if not excused and asked.epoch == end.epoch and asked.seq < self._truth.first - 1:
                 raise Violation(f"resumed after {asked}, and the log begins with {self._truth.first}")
             self.position = asked
         else:
