@@ -1,5 +1,7 @@
 """The kit itself: what a test asks of the simulated network and database is what happens."""
 
+from decimal import Decimal
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -9,6 +11,7 @@ from trio_ws.client import Event
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.errors import Unavailable
+from trio_ws.messages import Topic
 from trio_ws.testing import SimulatedDatabase, simulated_server
 
 
@@ -140,3 +143,23 @@ async def test_who_calls_a_server_that_can_not_start_is_refused(autojump_clock: 
         world.database.away = False
         await world.start()
         assert (await (await world.connect()).request(action="ping"))["type"] == "pong"
+
+
+async def test_a_restored_backup_has_the_prices_that_it_had(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    def prices() -> bytes:
+        snapshot = database.answers[queries.read_snapshot]
+        return bytes(snapshot(database, Topic("price", "*"), None)[1])
+
+    database.set_price("BTC", Decimal(50_000))
+    database.delete_price("EUR")
+    before, kept = prices(), len(database.written)
+    await trio.sleep(1)
+    database.set_price("BTC", Decimal(60_000))
+    database.set_price("EUR", Decimal("1.10"))
+    database.delete_price("ETH")
+    database.restore(kept)
+    assert prices() == before
+    database.set_price("EUR", Decimal("1.10"))
+    assert b'"id":4,' in prices(), "a number is given once"

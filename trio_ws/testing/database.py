@@ -56,6 +56,10 @@ class _Named(msgspec.Struct):
     uid: uuid.UUID | None = None
 
 
+class _Numbered(msgspec.Struct):
+    id: int
+
+
 class SimulatedDatabase:
     """Accounts, invoices, prices and the event log.
 
@@ -202,7 +206,8 @@ class SimulatedDatabase:
             self._notify(self._notified)
 
     def _read_events(self, after: int, most: int) -> LogRead:
-        events = self._events[max(after, self._trimmed) : min(self._numbered, after + most)]
+        start = max(after, self._trimmed)
+        events = self._events[start : min(self._numbered, start + most)]
         is_told = self._notified >= self._numbered
         return LogRead(self._read_position(), self._trimmed + 1, events, self._now().timestamp(), is_told)
 
@@ -211,8 +216,12 @@ class SimulatedDatabase:
         read: LogRead = self.answers[queries.read_events](self, after, most)
         return read
 
-    def _trim_events(self, _: float, __: int) -> int:
-        return 0  # it forgets when `trim` says so
+    def _trim_events(self, age_seconds: float, most: int) -> int:
+        oldest = self._events[self._trimmed : min(self._numbered, self._trimmed + most)]
+        before = self._now().timestamp() - age_seconds
+        upto = max((event.seq for event in oldest if event.at < before), default=self._trimmed)
+        trimmed, self._trimmed = upto - self._trimmed, upto
+        return trimmed
 
     def _identify(self, digest: bytes) -> Identity:
         identity, expires_at = self._tokens.get(digest, (NOBODY, None))
@@ -307,9 +316,7 @@ class SimulatedDatabase:
         """Have a token be good no more."""
         identity, _ = self._tokens[hash_token(token)]
         self._tokens[hash_token(token)] = NOBODY, None
-        topic = f"token:{identity.token_id}"
-        data = Raw(codec.encode({"id": identity.token_id}))
-        self._events.append(Event(len(self._events) + 1, "token.changed", (topic,), data, None))
+        self._note("token.changed", f"token:{identity.token_id}", identity.token_id)
         self._notify()
 
     def trim(self, seq: int) -> None:
@@ -336,6 +343,15 @@ class SimulatedDatabase:
             for uid in self._invoices
             if str(uid) in latest
         }
+        self._prices, self._last_price = {}, 0
+        for event in self._events:
+            if event.type == "price.updated":
+                price = msgspec.json.decode(event.data, type=Price)
+                self._prices[price.account_id, price.currency, price.base_currency] = price
+                self._last_price = max(self._last_price, price.id)
+            elif event.type == "price.deleted":
+                gone = msgspec.json.decode(event.data, type=_Numbered).id
+                self._prices = {key: price for key, price in self._prices.items() if price.id != gone}
         self._first_due = EPOCH
         self._keys = {key: made for key, made in self._keys.items() if made[0] in self._invoices}
 
@@ -359,7 +375,7 @@ class SimulatedDatabase:
             raise CheckViolation(
                 f"only the status, memo, address, URLs and time to pay of invoice {old.id} can change"
             )
-        self._update(uid, **changes)
+        self._update(uid, **{name: UNSET if value is None else value for name, value in changes.items()})
         self._notify()
 
     def set_price(self, currency: str, value: Decimal, base_currency: str = "USD") -> None:
@@ -370,8 +386,7 @@ class SimulatedDatabase:
     def delete_price(self, currency: str, base_currency: str = "USD") -> None:
         """Delete a price."""
         price = self._prices.pop((1, currency, base_currency))
-        data = Raw(codec.encode({"id": price.id}))
-        self._events.append(Event(len(self._events) + 1, "price.deleted", ("prices",), data, None))
+        self._note("price.deleted", "prices", price.id)
         self._notify()
 
     # What triggers do
@@ -462,6 +477,10 @@ class SimulatedDatabase:
         at = self._now().timestamp()
         self._events.append(Event(len(self._events) + 1, type_, topics, _json(new), previous, at))
 
+    def _note(self, type_: str, topic: str, row: int | None) -> None:
+        data, at = Raw(codec.encode({"id": row})), self._now().timestamp()
+        self._events.append(Event(len(self._events) + 1, type_, (topic,), data, None, at))
+
     def _notify(self, upto: float = math.inf) -> None:
         if not self.lose_wakes:
             for wake in self._watchers:
@@ -485,9 +504,14 @@ def _json(row: Invoice | Price) -> Raw:
 
 
 def _wire(row: Invoice | Price) -> dict[str, object]:
-    """Return the row's fields as they go on the wire; times are RFC 3339 in UTC, six digits."""
-    fields = msgspec.to_builtins(row, builtin_types=(Decimal, datetime))
-    return {
-        name: value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
-        for name, value in fields.items()
-    }
+    """Return the row's fields as they go on the wire; times are RFC 3339 in UTC, six digits.
+
+    What a price is goes as its digits: PostgreSQL writes no exponents.
+    """
+    fields: dict[str, object] = msgspec.to_builtins(row, builtin_types=(Decimal, datetime))
+    for name, value in fields.items():
+        if isinstance(value, datetime):
+            fields[name] = value.astimezone(UTC).isoformat(timespec="microseconds")
+        elif isinstance(value, Decimal):
+            fields[name] = Raw(f"{value:f}".encode())
+    return fields

@@ -1,0 +1,86 @@
+"""What queries return, and what a change leaves, on the simulated database and on PostgreSQL."""
+
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.programs import OtherProgram
+from trio_ws.database import queries
+from trio_ws.database.gateway import Database
+from trio_ws.messages import Event, SetPrice, Topic
+
+Serverless = tuple[Database, OtherProgram]
+
+INVOICE = {"amount": 5, "currency": "EUR", "account_id": 1}
+ALL, AGE_SECONDS = 100, 3600.0
+
+
+async def new_events(database: Database) -> list[Event]:
+    """All events that are there, numbered."""
+    await database.run(queries.number_events, ALL)
+    return (await database.run(queries.read_events, 0, ALL)).events
+
+
+async def test_events_that_are_too_old_are_deleted_the_oldest_first(serverless: Serverless) -> None:
+    database, program = serverless
+    for _ in range(5):
+        await program.create_invoice(**INVOICE)
+    last = (await new_events(database))[-1].seq
+    assert await database.run(queries.trim_events, AGE_SECONDS, ALL) == 0, "none is an hour old"
+    assert await database.run(queries.trim_events, 0.0, last - 2) == last - 2
+    read = await database.run(queries.read_events, 0, 1)
+    assert (read.first, read.end.seq) == (last - 1, last)
+    assert [event.seq for event in read.events] == [last - 1], "so many that are there, not so many numbers"
+    assert await database.run(queries.trim_events, 0.0, ALL) == 2
+    read = await database.run(queries.read_events, 0, ALL)
+    assert (read.first, read.end.seq, read.events) == (last + 1, last, [])
+
+
+async def test_every_event_says_when_it_was(serverless: Serverless) -> None:
+    database, program = serverless
+    await program.create_invoice(**INVOICE)
+    await program.revoke_token(await program.create_token())
+    await program.delete_price("ETH")
+    events = await new_events(database)
+    now = (await database.run(queries.read_events, 0, 1)).now
+    late = {event.type: now - event.at for event in events if not 0 <= now - event.at < AGE_SECONDS}
+    assert late == {}
+
+
+@pytest.mark.parametrize("name", ["memo", "address", "webhook_url", "redirect_url"])
+async def test_what_another_program_takes_away_leaves_nothing_behind(
+    serverless: Serverless, name: str
+) -> None:
+    database, program = serverless
+    uid = await program.create_invoice(**INVOICE, **{name: "https://shop.example/"})
+    await program.update_invoice(uid, **{name: None})
+    invoice = await database.run(queries.fetch_invoice, uid, None)
+    event = (await new_events(database))[-1]
+    assert name not in msgspec.json.decode(invoice)
+    assert (event.type, bytes(event.data)) == ("invoice.updated", bytes(invoice))
+    assert msgspec.json.decode(event.previous or b"{}") == {name: "https://shop.example/"}
+    assert "address:None" not in event.topics
+
+
+async def test_times_are_told_in_utc_wherever_they_were_given(serverless: Serverless) -> None:
+    database, program = serverless
+    uid = await program.create_invoice(**INVOICE)
+    until = datetime(2100, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    await program.update_invoice(uid, expires_at=until)
+    invoice: dict[str, Any] = msgspec.json.decode(await database.run(queries.fetch_invoice, uid, None))
+    assert invoice["expiresAt"] == "2100-01-01T10:00:00.000000+00:00"
+
+
+@pytest.mark.parametrize("value", ["1E-7", "0.00000010", "4.3E+4", "12E3", "1e-18"])
+async def test_a_price_is_told_in_digits_however_it_was_given(serverless: Serverless, value: str) -> None:
+    database, _ = serverless
+    action = msgspec.convert({"currency": "XYZ", "base_currency": "ETH", "value": value}, SetPrice)
+    price = await database.run(queries.set_price, 1, "XYZ", "KRW", action.value)
+    digits = f"{Decimal(value):f}"
+    assert f'"value":{digits}}}'.encode() in bytes(price)
+    assert bytes(price) == bytes((await new_events(database))[-1].data)
+    _, all_prices = await database.run(queries.read_snapshot, Topic("price", "XYZ"), None)
+    assert bytes(all_prices).endswith(f'"value":{digits}}}]'.encode())
