@@ -5,27 +5,35 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 import trio
 
+from trio_ws import connection, server
 from trio_ws.actions import topics
 from trio_ws.cli.simulating import simulate
+from trio_ws.codec import encode_event
 from trio_ws.connection import Connection
 from trio_ws.database import queries
 from trio_ws.errors import StartupError
+from trio_ws.events import dispatcher as dispatcher_module
 from trio_ws.events import follower as follower_module
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
+from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.identity import Identity
+from trio_ws.messages import CreateInvoice, Event
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.simulation import Scenario, imagine, play, shrink
 from trio_ws.testing.simulation.scenario import FAULTS, Step
 from trio_ws.testing.simulation.timeline import Entry, draw
+from trio_ws.testing.world import World
 
 SEEDS = 200  # within which each mutation must be found
 
@@ -198,6 +206,85 @@ def fail_where_it_stops(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("trio_ws.server._Server.drain", lambda self: 1 / 0)
 
 
+def expire_nothing(patch: pytest.MonkeyPatch) -> None:
+    async def expire(*_: Any) -> None:
+        await trio.sleep_forever()
+
+    patch.setattr(server, "expire_invoices", expire)
+
+
+def leave_out_what_was_before(patch: pytest.MonkeyPatch) -> None:
+    def encode(event: Event, epoch: str) -> bytes:
+        return encode_event(msgspec.structs.replace(event, previous=None), epoch)
+
+    patch.setattr(dispatcher_module, "encode_event", encode)
+    patch.setattr(follower_module, "encode_event", encode)
+
+
+def forget_keys(patch: pytest.MonkeyPatch) -> None:
+    def create(self: SimulatedDatabase, action: CreateInvoice) -> Any:
+        return right(self, msgspec.structs.replace(action, idempotency_key=None))
+
+    right = SimulatedDatabase._insert_invoice  # noqa: SLF001
+    patch.setattr(SimulatedDatabase, "_insert_invoice", create)
+
+
+def make_it_another_account_s(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Identity, "account_for", lambda self, account_id: 1)
+
+
+def fetch_another(patch: pytest.MonkeyPatch) -> None:
+    def fetch(self: SimulatedDatabase, uid: UUID, owner: int | None) -> Any:
+        return right(self, self.uids[0] if self.has_invoice(uid) else uid, owner)
+
+    right: Callable[..., Any] = SimulatedDatabase.answers[queries.fetch_invoice]
+    patch.setitem(SimulatedDatabase.answers, queries.fetch_invoice, fetch)
+
+
+def find_nothing(patch: pytest.MonkeyPatch) -> None:
+    def fetch(self: SimulatedDatabase, _: UUID, owner: int | None) -> Any:
+        return right(self, UUID(int=0), owner)
+
+    right: Callable[..., Any] = SimulatedDatabase.answers[queries.fetch_invoice]
+    patch.setitem(SimulatedDatabase.answers, queries.fetch_invoice, fetch)
+
+
+def say_that_it_was_cancelled(patch: pytest.MonkeyPatch) -> None:
+    def change(self: SimulatedDatabase, uid: UUID, _: str, owner: int | None) -> Any:
+        return right(self, uid, owner)
+
+    right: Callable[..., Any] = SimulatedDatabase.answers[queries.fetch_invoice]
+    patch.setitem(SimulatedDatabase.answers, queries.change_status, change)
+
+
+def confuse_the_replies_of_a_group(patch: pytest.MonkeyPatch) -> None:
+    async def answer(group: Any) -> list[bytes]:
+        return (await right(group))[::-1]
+
+    right = connection.answer  # type: ignore[attr-defined] # its name there, since it is called by that
+    patch.setattr(connection, "answer", answer)
+
+
+def stop_without_a_word_on_when_to_come_back(patch: pytest.MonkeyPatch) -> None:
+    right = Connection.end
+    patch.setattr(Connection, "end", lambda self, code, reason="", **more: right(self, code, "", **more))
+
+
+def keep_prices_as_they_were(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Prices, "on_event", lambda self, event: None)
+
+
+def keep_prices_of_a_log_that_was_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Prices, "on_lost_log", lambda self: None)
+
+
+def never_end(patch: pytest.MonkeyPatch) -> None:
+    async def stop(_: World) -> None:
+        await trio.sleep_forever()
+
+    patch.setattr(World, "stop", stop)
+
+
 MUTATIONS = [
     fail_where_it_stops,
     lose_a_wake_up,
@@ -215,6 +302,18 @@ MUTATIONS = [
     never_look_again_after_an_outage,
     drop_prices_that_nothing_replaces,
     say_that_nothing_was_missed,
+    expire_nothing,
+    leave_out_what_was_before,
+    forget_keys,
+    make_it_another_account_s,
+    fetch_another,
+    find_nothing,
+    say_that_it_was_cancelled,
+    confuse_the_replies_of_a_group,
+    stop_without_a_word_on_when_to_come_back,
+    keep_prices_as_they_were,
+    keep_prices_of_a_log_that_was_lost,
+    never_end,
 ]
 
 

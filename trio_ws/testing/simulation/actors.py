@@ -34,6 +34,8 @@ ENDS_IN_TROUBLE = {CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
 WORTH_A_RETRY = {"unavailable", "timeout", "rate_limited"}
 BURST, BURST_SECONDS = 100, 8.0  # changes of few invoices, soon after each other
 MOST_TOPICS = 3  # of a client
+TOGETHER = 3  # fetches that a client asks for at once
+ASKED = ("amount", "currency", "account_id")  # what an invoice is over does not change
 RECENT = 12  # of all invoices, those that steps are about
 
 
@@ -67,6 +69,7 @@ class Client:
         self._outgoing: trio.MemorySendChannel[bytes] | None = None
         self._calling = trio.CancelScope()
         self._failures = 0  # since it had a line
+        self._prices: bytes | None = None  # as they were told last
 
     async def live(self) -> None:
         """Come back whenever the line is lost."""
@@ -114,6 +117,7 @@ class Client:
                 self._subscribe(topic)
         for key in self._unsure:
             self._create(key)
+        self.list_prices()  # so that the server has them in memory, and has to keep them right
 
     async def _write(self, stream: trio.abc.SendStream, outgoing: trio.MemoryReceiveChannel[bytes]) -> None:
         try:
@@ -143,6 +147,8 @@ class Client:
         self._say(f"is told the end: {code} {payload[2:].decode()}")
         if code not in GOOD_ENDS and not (code in ENDS_IN_TROUBLE and self._is_troubled_since(0)):
             raise Violation(f"{self.name} was ended with {code}")
+        if code == CloseCode.GOING_AWAY and not payload[2:].startswith(b"retry_after="):
+            raise Violation(f"{self.name} was not told when to come back")
 
     # What it is told
 
@@ -189,13 +195,25 @@ class Client:
             )
         elif asked.what == "unfollow":
             self.reader.unfollow(asked.about)
-        elif asked.what == "create":
-            uid = msgspec.json.decode(told.data, type=_Invoice).uid
+        elif asked.what == "list_prices":
+            self._prices = bytes(told.data)
+        elif asked.what in ("create", "cancel", "fetch"):
+            self._check_invoice(asked, told)
+
+    def _check_invoice(self, asked: _Asked, told: Told) -> None:
+        """Raise unless a reply brings the invoice that the request was about, and as it must be."""
+        invoice = msgspec.json.decode(told.data, type=_Invoice)
+        if asked.what == "fetch":
+            self._run.check_invoice(asked.about, bytes(told.data))
+        elif asked.what == "cancel":
+            if (invoice.uid, invoice.status) != (asked.about, "cancelled"):
+                raise Violation(f"{asked.about} was to be cancelled, and the reply is {invoice}")
+        else:
+            uid, wanted = invoice.uid, self._unsure.pop(asked.about, None)
+            if wanted is not None and any(getattr(invoice, name) != wanted[name] for name in ASKED):
+                raise Violation(f"{asked.about} was asked for as {wanted}, and made as {invoice}")
             if self._made.setdefault(asked.about, uid) != uid and not self._run.was_restored:
                 raise Violation(f"{asked.about} made two invoices: {self._made[asked.about]} and {uid}")
-            self._unsure.pop(asked.about, None)
-        elif asked.what == "fetch":
-            self._run.check_invoice(bytes(told.data))
 
     def _bear(self, asked: _Asked, told: Told) -> None:
         expected = {
@@ -204,6 +222,8 @@ class Client:
             "ask_nonsense": {"invalid_message"},
         }.get(asked.what, set())
         if told.code in expected:
+            if told.code == "not_found":
+                self._run.check_absence(asked.about)
             return
         if told.code not in WORTH_A_RETRY:
             raise Violation(f"{asked.what} {asked.about} was answered {told.code}: {told.message}")
@@ -232,6 +252,8 @@ class Client:
             raise Violation(f"{self._asked[0].what} {self._asked[0].about} was never answered")
         if self._unsure:
             raise Violation(f"{next(iter(self._unsure))} was never made")
+        if self._prices != (prices := self._run.truth.prices):
+            raise Violation(f"prices are {prices!r}, and were told as {self._prices!r}")
         self.reader.check_all_told()
 
     # What it does
@@ -243,7 +265,8 @@ class Client:
     def create(self, account: int, value: str) -> None:
         """Make an invoice, and see that it is made once, however often that takes asking."""
         key = f"{self.name}.{next(self._numbers)}".replace(" ", "-")
-        fields: dict[str, object] = {"amount": account, "currency": "USD", "account_id": account}
+        # By its memo it is known in the log, so that what was made twice is found there.
+        fields: dict[str, object] = {"amount": account, "currency": "USD", "account_id": account, "memo": key}
         if value == "soon":
             fields["expires_in_seconds"] = 2 * account
         self._unsure[key] = fields
@@ -260,6 +283,11 @@ class Client:
     def fetch(self, uid: UUID) -> None:
         """Fetch an invoice."""
         self._ask("fetch", str(uid), action="fetch_invoice", id=str(uid))
+
+    def list_prices(self) -> None:
+        """Ask for all prices."""
+        self._prices = None
+        self._ask("list_prices", "")
 
     def cancel(self, uid: UUID) -> None:
         """Cancel an invoice."""
@@ -330,6 +358,10 @@ class _Followed(msgspec.Struct):
 
 class _Invoice(msgspec.Struct):
     uid: str
+    status: str
+    amount: int
+    currency: str
+    account_id: int
 
 
 class Actors:
@@ -350,8 +382,9 @@ class Actors:
         self._client(step).create(own.randint(1, ACCOUNTS), step.value)
 
     async def fetch(self, step: Step, own: Random) -> None:
-        """Have a client fetch an invoice."""
-        self._client(step).fetch(self._some_invoice(own))
+        """Have a client fetch some invoices at once."""
+        for _ in range(TOGETHER):
+            self._client(step).fetch(self._some_invoice(own))
 
     async def cancel(self, step: Step, own: Random) -> None:
         """Have a client cancel an invoice."""
@@ -505,10 +538,11 @@ class Actors:
         world = self._run.worlds[step.number]
         self._run.trouble(step.seconds + world.settings.drain_seconds)
         began = trio.current_time()
-        if world.is_running:
-            await (world.kill() if kill else world.stop())
+        with trio.move_on_after(world.settings.drain_seconds + LONGEST_PAUSE_SECONDS):
+            if world.is_running:
+                await (world.kill() if kill else world.stop())
         if trio.current_time() - began > world.settings.drain_seconds:
-            raise Violation(f"server {step.number} took {trio.current_time() - began:.1f} s to end")
+            raise Violation(f"server {step.number} took {trio.current_time() - began:.1f} s to end, or more")
         await trio.sleep(step.seconds)
         while not world.is_running:
             try:

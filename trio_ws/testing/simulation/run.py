@@ -76,9 +76,16 @@ class Run:
         """Excuse everybody for a while."""
         self.troubled_until = max(self.troubled_until, trio.current_time() + seconds)
 
-    def check_invoice(self, told: bytes) -> None:
+    def check_absence(self, uid: str) -> None:
+        """Raise unless an invoice that a client was told is not there is not, or may not have been."""
+        if self.database.has_invoice(UUID(uid)) and not self.was_restored:
+            raise Violation(f"invoice {uid} was not found, and is there")
+
+    def check_invoice(self, uid: str, told: bytes) -> None:
         """Raise unless a client was told what an invoice is or was."""
         invoice = msgspec.json.decode(told, type=_Invoice)
+        if invoice.uid != uid:
+            raise Violation(f"invoice {uid} was asked for, and {told!r} told")
         if not self.database.has_invoice(UUID(invoice.uid)):
             if not self.was_restored:
                 raise Violation(f"an invoice was fetched that is not there: {told!r}")
@@ -136,6 +143,10 @@ class Run:
         for client in self.clients:
             client.paused_until = 0.0
         await trio.sleep(SETTLE_SECONDS)
+        for client in self.clients:
+            client.list_prices()
+        await trio.sleep(LOOK_SECONDS)
+        self.truth.check_what_is_stored()
         for client in self.clients:
             try:
                 client.check_at_the_end()

@@ -5,11 +5,15 @@ nothing that was not asked for, and soon.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
-from trio_ws.messages import Event, Position
+from trio_ws.database import queries
+from trio_ws.messages import Event, Position, Topic
 from trio_ws.testing.database import SimulatedDatabase
+
+EXPIRY_SECONDS = 60.0  # in calm times an invoice that is overdue has expired within it
 
 
 class Violation(Exception):
@@ -33,6 +37,9 @@ class _Row(msgspec.Struct):
     id: int = 0
     uid: str = ""
     version: int = 0
+    status: str = ""
+    memo: str = ""
+    expires_at: datetime | None = msgspec.field(name="expiresAt", default=None)
 
 
 class Truth:
@@ -50,6 +57,26 @@ class Truth:
     def end(self) -> Position:
         """The last event, numbered or not."""
         return Position(self._database.epoch, len(self._database.written))
+
+    @property
+    def prices(self) -> bytes:
+        """All prices, as they are now."""
+        snapshot = self._database.answers[queries.read_snapshot]
+        return bytes(snapshot(self._database, Topic("price", "*"), None)[1])
+
+    def check_what_is_stored(self) -> None:
+        """Raise unless each invoice was made once, and has expired if it was to."""
+        made: set[str] = set()
+        for event in self._database.written:
+            if event.type == "invoice.created" and (memo := msgspec.json.decode(event.data, type=_Row).memo):
+                if memo in made:
+                    raise Violation(f"{memo} was made twice")
+                made.add(memo)
+        for uid in self._database.uids:
+            row = msgspec.json.decode(self._database.invoice(uid), type=_Row)
+            overdue = 0.0 if row.expires_at is None else self._database.now() - row.expires_at.timestamp()
+            if row.status == "unpaid" and overdue > EXPIRY_SECONDS:
+                raise Violation(f"invoice {uid} is overdue since {overdue:.1f} s, and has not expired")
 
     @property
     def first(self) -> int:
@@ -150,6 +177,8 @@ class Reader:
             raise Violation(f"event {position} came after {self.position}: doubled or out of order")
         if (told.type, bytes(told.data)) != (event.type, bytes(event.data)):
             raise Violation(f"event {position} is told as {bytes(told.data)!r}, and is {bytes(event.data)!r}")
+        if bytes(told.previous) != (previous := bytes(event.previous or b"null")):
+            raise Violation(f"event {position} is told after {bytes(told.previous)!r}, not {previous!r}")
         if (missing := self._next_due(position.seq - 1)) is not None:
             raise Violation(f"event {missing.seq} was left out before {position}")
         if not self._wants(event):
