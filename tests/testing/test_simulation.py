@@ -94,6 +94,16 @@ def test_what_was_just_trimmed_may_still_be_told_from_memory() -> None:
     assert play(Scenario(1, 1400.0, 20, 1, settings, 0, splits=False, steps=steps)).violation is None
 
 
+def test_who_interrupts_it_gets_no_traceback_of_all_that_ran() -> None:
+    def interrupt(at: float, _: str, __: str) -> None:
+        if at > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # which the command line knows, and no group of it
+        play(small(1), interrupt)
+    assert play(small(1)).violation is None
+
+
 # Broken on purpose
 
 

@@ -184,6 +184,7 @@ def play(scenario: Scenario, trace: Trace = lambda *_: None) -> Outcome:
     logger, errors = logging.getLogger("trio_ws"), _Errors()
     logger.addHandler(errors)
     violation: str | None = None
+    is_interrupted = False
     run: Run | None = None
 
     async def live() -> None:
@@ -198,8 +199,12 @@ def play(scenario: Scenario, trace: Trace = lambda *_: None) -> Outcome:
         violation = str(leaves(found)[0])
     except* Exception as bugs:  # noqa: BLE001 - whatever it is, a server failed of it, and a seed says how
         violation = violation or f"a server failed: {leaves(bugs)[0]!r}"
+    except* KeyboardInterrupt:
+        is_interrupted = True
     finally:
         logger.removeHandler(errors)
+    if is_interrupted:
+        raise KeyboardInterrupt  # by itself, as `main` expects it, and not in a group of those who had to end
     if violation is None and errors.first is not None:
         violation = f"the server logged an error: {errors.first}"
     assert run is not None  # noqa: S101 - it was made first
