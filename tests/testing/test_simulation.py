@@ -14,6 +14,7 @@ import trio
 
 from trio_ws import connection, server
 from trio_ws.actions import topics
+from trio_ws.cli.main import app
 from trio_ws.cli.simulating import simulate
 from trio_ws.codec import encode_event
 from trio_ws.connection import Connection
@@ -389,6 +390,11 @@ def test_a_picture_has_a_lane_for_each_who_acts_and_a_bar_for_each_fault() -> No
 def test_faults_can_be_chosen(faults: Any, capsys: pytest.CaptureFixture[str]) -> None:
     simulate(seeds=1, hours=0.2, clients=5, faults=[faults])
     assert capsys.readouterr().out.startswith("1 seeds, 1 client-hours")
+
+
+def test_no_option_says_no_faults_and_means_all(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["simulate", "--help"], exit_on_error=False)
+    assert "--empty-faults" not in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_scenario_is_said(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def simulate(
     first: int = 0,
     hours: PositiveFloat = 1.0,
     clients: PositiveInt = 100,
-    faults: list[Fault | Literal["all", "none"]] | None = None,
+    faults: Annotated[list[Fault | Literal["all", "none"]] | None, Parameter(negative_iterable=())] = None,
     replay: Annotated[Path | None, Parameter(show_default=False)] = None,
     save: Annotated[Path | None, Parameter(show_default=False)] = None,
     trace: bool = False,
