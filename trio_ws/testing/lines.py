@@ -14,8 +14,6 @@ is the default, a peer that does not read is felt at once; with some, as with a 
 import math
 import operator
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from random import Random
 
 import trio
@@ -159,7 +157,7 @@ class _Way:
             arrived += self._chunks.popleft()[1]
         most = len(arrived) if max_bytes is None else min(max_bytes, len(arrived))
         if self._split is not None and most:
-            most = self._split.randint(1, self._split.choice([1, most, most, most, most]))
+            most = self._split.choice([most, most, most, self._split.randint(1, most), 1])
         taken, rest = arrived[:most], arrived[most:]
         if rest:
             self._chunks.appendleft((now, rest))
@@ -184,15 +182,19 @@ class SimulatedStream(Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes, and wait until the line has room for them; see `trio.abc.SendStream`."""
-        with self._alone_sending():
-            if data:
-                self._outwards.put(bytes(data))
-            await self._outwards.room()
+        self._check_sending()
+        if data:
+            self._outwards.put(bytes(data))
+        await self.wait_send_all_might_not_block()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room; see `trio.abc.SendStream`."""
-        with self._alone_sending():
+        self._check_sending()
+        self._is_sending = True
+        try:
             await self._outwards.room()
+        finally:
+            self._is_sending = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return what has come; see `trio.abc.ReceiveStream`."""
@@ -211,9 +213,10 @@ class SimulatedStream(Stream):
         await trio.lowlevel.checkpoint()
         if self._is_closed:
             raise trio.ClosedResourceError
-        with self._alone_sending() if not self._has_ended else nullcontext():
-            self._has_ended = True
-            self._outwards.end()
+        if not self._has_ended:
+            self._check_sending()
+        self._has_ended = True
+        self._outwards.end()
 
     async def aclose(self) -> None:
         """Hang up."""
@@ -223,14 +226,8 @@ class SimulatedStream(Stream):
         self._inwards.abandon()
         await trio.lowlevel.checkpoint()
 
-    @contextmanager
-    def _alone_sending(self) -> Iterator[None]:
+    def _check_sending(self) -> None:
         if self._is_closed or self._has_ended:
             raise trio.ClosedResourceError
         if self._is_sending:
             raise trio.BusyResourceError("another task is sending")
-        self._is_sending = True
-        try:
-            yield
-        finally:
-            self._is_sending = False

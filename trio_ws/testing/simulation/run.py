@@ -22,11 +22,11 @@ from trio_ws.testing.simulation.truth import Truth, Violation
 from trio_ws.testing.world import World, simulated_server
 
 # At the end, when all is well again: the last servers start, clients come back and catch up.
-SETTLE_SECONDS = 180.0
+SETTLE_SECONDS = 120.0
 AFTER_TROUBLE_SECONDS = 40.0  # whoever was cut off in it comes back, and catches up
 
 LEAVING_SECONDS = 5.0  # for servers to notice that all clients have gone
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 10.0
 SLACK_BYTES = 4000  # beyond an outbox's limit: an event, or replies, that always find room
 
 Trace = Callable[[float, str, str], None]

@@ -17,9 +17,9 @@ HOUR = 3600.0
 ACCOUNTS = 10
 CURRENCIES = ("BTC", "ETH", "EUR")
 # How often in an hour: for each client, and for each ten of them.
-CLIENT_STEPS = {"create": 2, "fetch": 4, "cancel": 1, "follow": 2, "unfollow": 1, "ask_nonsense": 1}
-PROGRAM_STEPS = {"insert": 3, "update": 20, "set_price": 1}
-RARE_STEPS = {"burst": 3, "delete_price": 1}  # and in all
+CLIENT_STEPS = {"create": 1.5, "fetch": 1, "cancel": 1, "follow": 1.5, "unfollow": 0.5, "ask_nonsense": 0.5}
+PROGRAM_STEPS = {"insert": 3, "update": 12, "set_price": 1}
+RARE_STEPS = {"burst": 2, "delete_price": 1}  # and in all
 FAULT_STEPS: dict[Fault, dict[str, float]] = {
     "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
@@ -86,7 +86,7 @@ def imagine(
     """Return what a seed says."""
     own = Random(seed)
     seconds = hours * HOUR
-    servers = own.choice([1, 1, 2, 3])
+    servers = own.choice([1, 1, 1, 2, 3])
     steps: list[Step] = []
     for what, often in CLIENT_STEPS.items():
         steps += [_step(own, seconds, what, clients) for _ in range(round(often * hours * clients))]
@@ -104,7 +104,7 @@ def imagine(
         # An idle server's looks and pings are most of a run: an hour of the defaults takes some seconds.
         "poll_seconds": own.choice([5.0, 10.0]),
         "expiry_seconds": own.choice([5.0, 10.0]),
-        "ping_seconds": own.choice([120.0, 600.0, 1200.0]),
+        "ping_seconds": own.choice([300.0, 600.0, 1200.0]),
     }
     # Who vanishes is to be found out before the end.
     last = {"vanish": seconds - settings["ping_seconds"]}
