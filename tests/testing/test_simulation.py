@@ -397,7 +397,18 @@ def test_no_option_says_no_faults_and_means_all(capsys: pytest.CaptureFixture[st
     assert "--empty-faults" not in capsys.readouterr().out
 
 
-def test_a_file_that_is_no_scenario_is_said(tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("{}")
-    with pytest.raises(StartupError, match="can't read"):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"clients": "many"}, "can't read .*: Expected `int`"),
+        ({"servers": 0}, "it takes a client and a server"),
+        ({"steps": [{"at": 1, "what": "dance"}]}, "there is no step 'dance'"),
+        ({"steps": [{"at": 1, "what": "cut", "number": 9}]}, "cut 9 is about one of 5"),
+        ({"steps": [{"at": 1, "what": "kill", "number": -1}]}, "kill -1 is about one of"),
+    ],
+)
+def test_a_file_that_is_no_scenario_is_said(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    scenario = msgspec.to_builtins(imagine(1, hours=0.1, clients=5)) | changes
+    (tmp_path / "other").write_bytes(msgspec.json.encode(scenario))
+    with pytest.raises(StartupError, match=said):
         simulate(replay=tmp_path / "other")

@@ -71,9 +71,11 @@ def simulate(
 
 def _read(path: Path) -> Scenario:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Scenario)
-    except (OSError, msgspec.MsgspecError) as error:
+        scenario = msgspec.json.decode(path.read_bytes(), type=Scenario)
+        scenario.check()
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
         raise StartupError(f"can't read {path}: {error}") from None
+    return scenario
 
 
 def _play_all(scenarios: list[Scenario], *, trace: bool) -> Scenario | None:

@@ -109,7 +109,10 @@ class World:
             line.heal()
 
     async def kill(self) -> None:
-        """End the server as `kill -9` does: in the middle of whatever it does, without a word to anybody."""
+        """End the server as `kill -9` does: in the middle of whatever it does, without a word to anybody.
+
+        What it has asked of the database is done all the same, and waited for: open its `gate` first.
+        """
         self.cut()
         self.network.close()
         self._life.cancel()

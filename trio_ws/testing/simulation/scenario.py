@@ -26,6 +26,10 @@ FAULT_STEPS: dict[Fault, dict[str, float]] = {
     "database": {"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2, "trim": 1, "restore": 0.5},
     "servers": {"kill": 1, "stop": 1},
 }
+KNOWN_STEPS = {
+    *(CLIENT_STEPS.keys() | PROGRAM_STEPS.keys() | RARE_STEPS.keys()),
+    *(what for steps in FAULT_STEPS.values() for what in steps),
+}
 LONGEST_SECONDS = 120.0  # of a fault
 
 
@@ -78,6 +82,17 @@ class Scenario(msgspec.Struct, frozen=True):
     room_bytes: int
     splits: bool
     steps: tuple[Step, ...]
+
+    def check(self) -> None:
+        """Raise `ValueError` unless it can be played: it may have been written by hand."""
+        if min(self.clients, self.servers) < 1:
+            raise ValueError("it takes a client and a server")
+        for step in self.steps:
+            if step.what not in KNOWN_STEPS:
+                raise ValueError(f"there is no step {step.what!r}")
+            many = self.servers if step.what in FAULT_STEPS["servers"] else self.clients
+            if not 0 <= step.number < many:
+                raise ValueError(f"step {step} is about one of {many}, from 0 on")
 
 
 def imagine(
