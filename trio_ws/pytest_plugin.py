@@ -37,4 +37,4 @@ if trio_fixture is not None:
 
         marker = request.node.get_closest_marker("trio_ws")
         async with simulated_server(**(marker.kwargs if marker else {})) as world:
-            yield world
+            yield world  # noqa: ASYNC119 - pytest-trio goes on with it, whatever the test does

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from trio_ws.cli.simulating import simulate
 from trio_ws.codec import encode_event
 from trio_ws.connection import Connection
 from trio_ws.database import queries
-from trio_ws.errors import StartupError
+from trio_ws.errors import ActionError, StartupError
 from trio_ws.events import dispatcher as dispatcher_module
 from trio_ws.events import follower as follower_module
 from trio_ws.events.dispatcher import Dispatcher
@@ -186,11 +187,10 @@ def do_not_stop(patch: pytest.MonkeyPatch) -> None:
 
 def never_look_again_after_an_outage(patch: pytest.MonkeyPatch) -> None:
     async def catch_up(self: Tail) -> bool:
-        try:
+        with suppress(ActionError):
             return await right(self)
-        except Exception:
-            await trio.sleep_forever()
-            raise
+        await trio.sleep_forever()
+        return False
 
     right = Tail._catch_up  # noqa: SLF001
     patch.setattr(Tail, "_catch_up", catch_up)

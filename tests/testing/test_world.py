@@ -138,7 +138,7 @@ async def test_who_calls_a_server_that_can_not_start_is_refused(autojump_clock: 
             world.network.listen()
             nursery.start_soon(expect_refusal)
             await wait_all_tasks_blocked()
-            with pytest.raises(ExceptionGroup):
+            with pytest.RaisesGroup(Unavailable, flatten_subgroups=True):
                 await world.start()
         world.database.away = False
         await world.start()
