@@ -109,7 +109,7 @@ class Request:
         """Do what takes no waiting, and return what is still to be done, or what came of it."""
         if self._error is not None:
             return self._error
-        handler, scope = ACTIONS[type(self._action)]
+        handler, scope = ACTIONS[self.kind]
         try:
             if scope is not None:
                 self._session.identity.require(scope)

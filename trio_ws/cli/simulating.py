@@ -55,16 +55,16 @@ def simulate(
         numbers = range(first, first + seeds) if seed is None else [seed]
         scenarios = [imagine(number, hours, kinds, clients) for number in numbers]
     failed = _play_all(scenarios, trace=trace)
-    last = failed or scenarios[-1]
-    if failed is not None:
-        last = _shrink(failed)
-        _show(last)
+    last = scenarios[-1] if failed is None else _shrink(failed)
     if save is not None:
         save.write_bytes(msgspec.json.format(msgspec.json.encode(last)))
-    if plot is not None:
+    if failed is not None or plot is not None:
         entries: list[Entry] = []
-        outcome = play(last, lambda *entry: entries.append(Entry(*entry)))
-        plot.write_text(draw(last, entries, outcome.violation))
+        violation = play(last, lambda *entry: entries.append(Entry(*entry))).violation
+        if failed is not None:
+            _show(last, entries, violation)
+        if plot is not None:
+            plot.write_text(draw(last, entries, violation))
     if failed is not None:
         sys.exit(1)
 
@@ -116,12 +116,10 @@ def _shrink(failed: Scenario) -> Scenario:
         return shrink(failed, fails)
 
 
-def _show(scenario: Scenario) -> None:
-    entries: list[Entry] = []
-    outcome = play(scenario, lambda *entry: entries.append(Entry(*entry)))
+def _show(scenario: Scenario, entries: list[Entry], violation: str | None) -> None:
     for entry in entries[-LAST_ENTRIES:]:
         print(entry)
-    print(f"seed {scenario.seed} fails: {outcome.violation}")
+    print(f"seed {scenario.seed} fails: {violation}")
     print(f"{len(scenario.steps)} steps are enough for it:")
     for step in scenario.steps:
         print(step)

@@ -3,9 +3,10 @@
     outcome = play(imagine(seed=7, hours=2.0))
     assert outcome.violation is None
 
-`trio-ws simulate` plays many. `scenario.py` says what is to happen, `actors.py` does it, `truth.py` knows
-what clients must be told, `run.py` brings them together; `chance.py` makes a seed decide all that is random,
-`shrink.py` finds the few steps that matter, and `timeline.py` draws them.
+`trio-ws simulate` plays many. `scenario.py` says what is to happen, `actors.py` does it, `client.py` is who
+asks and follows, `truth.py` knows what clients must be told, `run.py` brings them together; `chance.py`
+makes a seed decide all that is random, `shrink.py` finds the few steps that matter, and `timeline.py` draws
+them.
 
 **How it stays the same.** No wall clock (the simulated database's is trio's), no thread, no socket, and no
 order that comes of addresses in memory: dictionaries stand in for ordered sets. Whoever needs chance has a

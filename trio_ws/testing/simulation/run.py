@@ -15,8 +15,9 @@ from trio.testing import MockClock
 from trio_ws import metrics
 from trio_ws.errors import leaves
 from trio_ws.testing.database import SimulatedDatabase
-from trio_ws.testing.simulation.actors import Actors, Client
+from trio_ws.testing.simulation.actors import Actors
 from trio_ws.testing.simulation.chance import seeded
+from trio_ws.testing.simulation.client import Client
 from trio_ws.testing.simulation.scenario import ACCOUNTS, Scenario
 from trio_ws.testing.simulation.truth import Truth, Violation
 from trio_ws.testing.world import World, simulated_server
