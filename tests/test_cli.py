@@ -254,3 +254,9 @@ def test_a_log_that_cannot_be_read_from_there_is_said(conninfo: str, tmp_path: P
     assert_one_line(done, 1, r"the log is [0-9a-f]{8}-1, from 0 to 3: no 0ther-1\.5")
     done = trio_ws_command("events", "tail", "--data-dir", str(tmp_path))
     assert_one_line(done, 1, rf"no server runs on {tmp_path}: start it, or name another --data-dir")
+
+
+def test_the_interface_and_the_settings_are_described_in_json() -> None:
+    assert json.loads(trio_ws_command("asyncapi").stdout)["asyncapi"] == "3.0.0"
+    schema = json.loads(trio_ws_command("check-config", "--schema").stdout)
+    assert list(schema["properties"]) == list(FIELDS)

@@ -1,10 +1,12 @@
 """Where a setting's value comes from, and what is said of one that can't be."""
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from trio_ws.settings import FIELDS, FIXED, Settings, SettingsError, data_dir, load, reloaded
+from trio_ws.settings import FIELDS, FIXED, Settings, SettingsError, data_dir, load, reloaded, schema
 
 
 def test_everything_has_a_default() -> None:
@@ -127,3 +129,52 @@ def test_data_lies_where_xdg_says() -> None:
     assert data_dir(Settings(), {"XDG_DATA_HOME": "/data"}) == Path("/data/trio-ws")
     assert data_dir(Settings(), {}) == Path.home() / ".local/share/trio-ws"
     assert data_dir(Settings(data_dir="~/here"), {"XDG_DATA_HOME": "/data"}) == Path.home() / "here"
+
+
+PRINTED = json.loads(json.dumps(schema()))
+SCHEMA = jsonschema.Draft202012Validator(PRINTED)
+
+
+def test_the_schema_is_one_and_knows_each_setting_and_its_default() -> None:
+    jsonschema.Draft202012Validator.check_schema(PRINTED)
+    assert list(PRINTED["properties"]) == list(FIELDS)
+    defaults = {name: found["default"] for name, found in PRINTED["properties"].items()}
+    SCHEMA.validate(defaults)
+    assert load(defaults, {}).settings == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_good"),
+    [
+        ("port", 0, True),
+        ("port", 65536, False),
+        ("prot", 1, False),
+        ("connections", "none", True),
+        ("connections", 0, False),
+        ("workers", "none", False),
+        ("auth", "none", True),
+        ("auth", "closed", False),
+        ("origins", ["https://shop.example"], True),
+        ("origins", [1], False),
+        ("metrics_listen", "[::1]:9100", True),
+        ("metrics_listen", "9100", False),
+        ("drain_seconds", 0.5, True),
+        ("drain_seconds", 0, False),
+        ("log_level", "loud", False),
+        ("migrate", False, True),
+    ],
+)
+def test_the_schema_takes_what_the_server_takes(
+    name: str,
+    value: object,
+    is_good: bool,  # noqa: FBT001 - a table's column
+    tmp_path: Path,
+) -> None:
+    assert SCHEMA.is_valid({name: value}) == is_good
+    file = tmp_path / "settings.toml"
+    file.write_text(f"{name} = {json.dumps(value)}\n")  # of these, TOML's spelling is JSON's
+    if is_good:
+        load({}, {}, file)
+    else:
+        with pytest.raises(SettingsError):
+            load({}, {}, file)

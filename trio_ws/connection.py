@@ -23,7 +23,7 @@ from trio_ws import logs, metrics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.actions.table import Request, answer
-from trio_ws.errors import ActionError, CloseCode, Unauthorized
+from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
 from trio_ws.pages import receive_handshake
@@ -33,6 +33,7 @@ from trio_ws.wire.admission import (
     check_place,
     choose_subprotocol,
     find_token,
+    refusing,
     unavailable,
 )
 from trio_ws.wire.frames import CLOSE, Frame, encode_close
@@ -191,13 +192,9 @@ class Connection:
         check_origin(head, self._settings.origins, is_open=self._settings.auth == "open")
         if self._locate(head) is not None:
             raise unavailable(self._settings, "No more connections are taken from there")
-        try:
-            if (token := find_token(head)) is not None:
+        if (token := find_token(head)) is not None:
+            with refusing(self._settings):
                 await self._session.authenticate(token)
-        except Unauthorized as error:
-            raise Refusal(401, error.message, WWW_Authenticate="Bearer") from None
-        except ActionError as error:
-            raise unavailable(self._settings, error.message) from None
         return key
 
     async def _refuse(self, refusal: Refusal) -> None:

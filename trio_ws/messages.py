@@ -43,7 +43,14 @@ class _Action(Struct, tag_field="action", kw_only=True):
 
 
 class Subscribe(_Action, tag="subscribe"):
-    """Follow a topic. `after` asks for a replay from that position, `snapshot` for the current state."""
+    """Follow a topic.
+
+    Args:
+        type: Of what kind the topic is.
+        id: Which of that kind: an invoice's uid, an account's id, an address, a currency or `*`.
+        after: A position: all that came after it is told first.
+        snapshot: Whether the reply holds the topic's current state.
+    """
 
     type: str
     id: str | int
@@ -59,14 +66,24 @@ class WantedTopic(Struct):
 
 
 class Resume(_Action, tag="resume"):
-    """Follow many topics, with a replay from one position."""
+    """Follow many topics from one position on, all in one order.
+
+    Args:
+        after: The position: all that came after it is told first.
+        topics: What to follow, as `{"type": …, "id": …}` each.
+    """
 
     after: str
     topics: list[WantedTopic]
 
 
 class Unsubscribe(_Action, tag="unsubscribe"):
-    """Follow a topic no more."""
+    """Follow a topic no more.
+
+    Args:
+        type: Of what kind the topic is.
+        id: Which of that kind.
+    """
 
     type: str
     id: str | int
@@ -77,9 +94,18 @@ class UnsubscribeAll(_Action, tag="unsubscribe_all"):
 
 
 class CreateInvoice(_Action, tag="create_invoice"):
-    """Make an invoice over `amount`, in the smallest unit of `currency`.
+    """Make an invoice.
 
-    `idempotency_key` names this request for good: the same one again gets the invoice that there is.
+    Args:
+        amount: What it is over, in the smallest unit of `currency`.
+        currency: Three letters, or a ticker.
+        account_id: Whose it is; may be left out where a token names it.
+        memo: Whatever the merchant wants to remember.
+        address: Where it is to be paid; can be followed as a topic.
+        webhook_url: Where its events are POSTed.
+        redirect_url: Where a checkout page leads once it is paid.
+        expires_in_seconds: After that it is expired, if nobody has paid.
+        idempotency_key: Names this request for good: the same one again gets the invoice that there is.
     """
 
     amount: Amount
@@ -106,19 +132,32 @@ class CreateInvoice(_Action, tag="create_invoice"):
 
 
 class FetchInvoice(_Action, tag="fetch_invoice"):
-    """Read the invoice whose `uid` is `id`."""
+    """Read an invoice.
+
+    Args:
+        id: Its `uid`.
+    """
 
     id: str
 
 
 class CancelInvoice(_Action, tag="cancel_invoice"):
-    """Cancel an unpaid invoice."""
+    """Cancel an unpaid invoice.
+
+    Args:
+        uid: Which.
+    """
 
     uid: str
 
 
 class UpdateInvoice(_Action, tag="update_invoice"):
-    """Change an invoice's status, as payments come in."""
+    """Change an invoice's status, as payments come in.
+
+    Args:
+        uid: Which.
+        status: From unpaid to confirming, expired or cancelled; from confirming to paid, or back.
+    """
 
     uid: str
     status: Status
@@ -129,7 +168,13 @@ class ListPrices(_Action, tag="list_prices"):
 
 
 class SetPrice(_Action, tag="set_price"):
-    """Say that one `currency` costs `value` of `base_currency`, in major units."""
+    """Say what a currency costs.
+
+    Args:
+        currency: What has a price.
+        base_currency: What the price is in.
+        value: What one of it costs, in major units.
+    """
 
     currency: Currency
     base_currency: Currency
@@ -137,7 +182,13 @@ class SetPrice(_Action, tag="set_price"):
 
 
 class ConvertPrice(_Action, tag="convert_price"):
-    """Ask what `quote_value` of `quote_currency` comes to in `base_currency`, in major units."""
+    """Ask what an amount of one currency comes to in another.
+
+    Args:
+        quote_currency: From this one.
+        base_currency: To this one.
+        quote_value: How much, in major units.
+    """
 
     quote_currency: Currency
     base_currency: Currency
@@ -145,7 +196,11 @@ class ConvertPrice(_Action, tag="convert_price"):
 
 
 class Authenticate(_Action, tag="authenticate"):
-    """Become who a token says."""
+    """Become who a token says.
+
+    Args:
+        token: As it was shown when it was made.
+    """
 
     token: str
 
@@ -241,7 +296,18 @@ class Subscribed(Struct, kw_only=True):
 
 
 class Invoice(Struct, rename="camel", kw_only=True):
-    """INVOICE of the protocol; PostgreSQL's `invoice_json` makes the same."""
+    """An invoice, the protocol's INVOICE.
+
+    PostgreSQL's `invoice_json` makes the same.
+
+    Args:
+        id: Its number.
+        uid: Its name, which nobody can guess.
+        amount: In the smallest unit of `currency`.
+        status: Where it stands; paid, expired and cancelled are final.
+        expires_at: When it expires, if nobody has paid.
+        version: Grows by one with each change.
+    """
 
     id: int
     uid: uuid.UUID
@@ -260,9 +326,14 @@ class Invoice(Struct, rename="camel", kw_only=True):
 
 
 class Price(Struct, rename="camel", kw_only=True):
-    """PRICE of the protocol: one `currency` costs `value` of `base_currency`, `amount` in its minor units.
+    """What one `currency` costs, the protocol's PRICE.
 
     PostgreSQL's `price_json` makes the same.
+
+    Args:
+        amount: The price in the smallest unit of `base_currency`.
+        account_id: Whose price it is.
+        value: The same in major units.
     """
 
     id: int
@@ -366,6 +437,7 @@ _TOPIC_IDS: dict[str, Any] = {
 }
 
 
+TOPIC_TYPES = tuple(_TOPIC_IDS)
 _CANONICAL_UID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 
 

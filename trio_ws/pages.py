@@ -1,14 +1,18 @@
-"""Plain HTTP on the same port: whether we live, whether we serve, and what was measured.
+"""Plain HTTP on the same port: whether we live, whether we serve, what was measured, what a browser shows.
 
 GET and HEAD, connections that are kept, and for all else the status that says what is wrong.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
 import trio
 
+import trio_ws
 from trio_ws import metrics
 from trio_ws.wire.admission import PATHS, refuse_plain
 from trio_ws.wire.head import Head, Refusal, encode_response
@@ -20,34 +24,72 @@ TEXT = "text/plain; charset=utf-8"
 
 
 class Page(NamedTuple):
-    """What is answered."""
+    """What is answered.
+
+    Attributes:
+        body: What it holds.
+        content_type: Of what kind that is.
+        status: The HTTP status.
+        etag: Names this content, as RFC 9110 section 8.8.3 has it; who holds it is not sent it again.
+            None: it is made anew each time, and nobody may keep it.
+        headers: What else the response says.
+    """
 
     body: bytes
     content_type: str = TEXT
     status: int = 200
+    etag: str | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
-Makers = Mapping[str, Callable[[], Page]]
+Maker = Callable[[], Page]
 
 
 class Pages:
-    """What is found, by path.
+    """What is found, by path; a path that ends with a slash stands for all that begin with it.
 
     One page is made in a turn of the event loop, however many ask: measurements take milliseconds, and who
     asks for them on a hundred connections is no more trouble to others than who asks on one.
 
     Args:
         makers: What makes each.
+        guarded: The same, for who is let in.
+        admit: Raises `Refusal` for who is not.
     """
 
-    def __init__(self, makers: Makers) -> None:
-        self._makers = makers
+    def __init__(
+        self,
+        makers: Mapping[str, Maker],
+        guarded: Mapping[str, Maker] = MappingProxyType({}),
+        admit: Callable[[Head], Awaitable[None]] | None = None,
+    ) -> None:
+        self._makers = {**makers, **guarded}
+        self._guarded = guarded
+        self._admit = admit
         self._turn = trio.Lock()
 
     async def answer(self, head: Head) -> tuple[bytes, bool]:
-        """See `respond`."""
+        """Return the response to a request that asks for no WebSocket, and whether its connection is kept.
+
+        Raises:
+            Refusal: there is no such page, or not for that caller.
+        """
+        name = self._find(head)
+        if self._admit is not None and name in self._guarded:
+            await self._admit(head)
         async with self._turn:
-            return respond(head, self._makers)
+            return _respond(head, self._makers[name]())
+
+    def _find(self, head: Head) -> str:
+        folder, slash, _ = head.path.rpartition("/")
+        name = head.path if head.path in self._makers else folder + slash
+        if name not in self._makers:
+            raise Refusal(404, f"Nothing is here; try {', '.join(self._makers)}")
+        if head.method not in METHODS:
+            raise Refusal(405, "Only GET and HEAD are known here", Allow=", ".join(METHODS))
+        if head.has_body:
+            raise Refusal(400, "A request for a page has no body")
+        return name
 
 
 async def receive_handshake(
@@ -104,28 +146,25 @@ def measurements() -> Page:
     return Page(metrics.page(), metrics.CONTENT_TYPE)
 
 
-def respond(head: Head, makers: Makers) -> tuple[bytes, bool]:
-    """Return the response to a request that asks for no WebSocket, and whether its connection is kept.
+def figures() -> Page:
+    """Return the same by name, for the console."""
+    shown = {"version": trio_ws.__version__, "process": os.getpid(), **metrics.figures()}
+    return Page(msgspec.json.encode(shown), "application/json")
 
-    Raises:
-        Refusal: there is no such page.
-    """
-    if (make := makers.get(head.path)) is None:
-        raise Refusal(404, f"Nothing is here; try {', '.join(makers)}")
-    if head.method not in METHODS:
-        raise Refusal(405, "Only GET and HEAD are known here", Allow=", ".join(METHODS))
-    if head.has_body:
-        raise Refusal(400, "A request for a page has no body")
-    page = make()
+
+def _respond(head: Head, page: Page) -> tuple[bytes, bool]:
     kept = head.keeps_its_connection
+    is_known = page.etag is not None and page.etag in head.items("if-none-match")
+    headers = {
+        "Content-Type": page.content_type,
+        "Cache-Control": "no-store" if page.etag is None else "no-cache",
+        "Connection": "keep-alive" if kept else "close",
+        "X-Content-Type-Options": "nosniff",
+        **page.headers,
+    }
+    if page.etag is not None:
+        headers["ETag"] = page.etag
     response = encode_response(
-        page.status,
-        page.body,
-        {
-            "Content-Type": page.content_type,
-            "Cache-Control": "no-store",
-            "Connection": "keep-alive" if kept else "close",
-        },
-        only_head=head.method == "HEAD",
+        304 if is_known else page.status, page.body, headers, only_head=is_known or head.method == "HEAD"
     )
     return response, kept

@@ -13,24 +13,26 @@ from functools import partial
 
 import trio
 
-from trio_ws import metrics
+from trio_ws import metrics, web
 from trio_ws.actions.services import Services
+from trio_ws.actions.session import identify
 from trio_ws.connection import Connection
 from trio_ws.database.gateway import Database
-from trio_ws.errors import CloseCode
+from trio_ws.errors import CloseCode, Unauthorized
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
 from trio_ws.events.retention import trim_log
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
+from trio_ws.identity import hash_token
 from trio_ws.limits import Census
-from trio_ws.pages import Pages, health, measurements, readiness, receive_handshake
+from trio_ws.pages import Pages, figures, health, measurements, readiness, receive_handshake
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
-from trio_ws.wire.admission import Address, Network, find_client, unavailable
+from trio_ws.wire.admission import Address, Network, find_client, find_token, refusing, unavailable
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 from trio_ws.wire.tls import socket_of
@@ -83,7 +85,7 @@ async def serve(
     services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher))
     services.now = now or services.now
     server = _Server(services)
-    services.pages = server.pages(with_metrics=not page_listeners)
+    services.pages = server.pages_for_clients(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(server.pulse.run)
@@ -165,7 +167,8 @@ class _Server:
         self._census = Census()
         self.reload(services.settings)
         self._turned_away = trio.CapacityLimiter(TURNED_AWAY)
-        self._all_pages = self.pages(with_metrics=True)
+        self._vital_pages = {"/healthz": health, "/readyz": readiness(self._trouble)}
+        self._measured_pages = Pages({**self._vital_pages, "/metrics": measurements})
         tail, log = services.tail, services.dispatcher.log
         metrics.CONNECTIONS.set_function(lambda: len(self._live))
         metrics.TASKS.set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
@@ -210,7 +213,7 @@ class _Server:
         """Serve one who asks for pages alone."""
         settings = self._services.settings
         await self._serve_no_websocket(
-            stream, self._all_pages, settings.head_seconds, Refusal(404, "No WebSocket is here")
+            stream, self._measured_pages, settings.head_seconds, Refusal(404, "No WebSocket is here")
         )
 
     async def _serve_no_websocket(
@@ -235,10 +238,27 @@ class _Server:
             logger.exception("a page failed")
             metrics.BUGS.inc()
 
-    def pages(self, *, with_metrics: bool) -> Pages:
-        """Return what plain HTTP finds here."""
-        found = {"/healthz": health, "/readyz": readiness(self._trouble)}
-        return Pages({**found, "/metrics": measurements} if with_metrics else found)
+    def pages_for_clients(self, *, with_metrics: bool) -> Pages:
+        """Return what plain HTTP finds where clients connect."""
+        found = {**self._vital_pages, **web.PAGES}
+        if with_metrics:
+            found["/metrics"] = measurements
+        if not self._services.settings.console:
+            return Pages(found)
+        return Pages({**found, **web.CONSOLE}, {"/console/figures": figures}, self._admit)
+
+    async def _admit(self, head: Head) -> None:
+        """Let by who has a token, where one is needed.
+
+        Raises:
+            Refusal: it has none.
+        """
+        if self._services.settings.auth == "open":
+            return
+        with refusing(self._services.settings):
+            if (token := find_token(head)) is None:
+                raise Unauthorized("Authentication required")
+            await identify(self._services, hash_token(token))
 
     def _trouble(self) -> str | None:
         """Return why no clients should be sent here, if so."""

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -75,6 +75,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             description="HOST:PORT for `/metrics`, off the port of clients; each next worker, the next port"
         ),
     ] = None
+    console: Annotated[bool, Meta(description="whether there is a `/console`, for people")] = True
     log_format: Annotated[Literal["text", "json"], Meta(description="form of log lines")] = "text"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
@@ -143,7 +144,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
 _FIXED = (
     "host port workers database_url listen_url data_dir postgres_bindir migrate auth tls_cert tls_key"
-    " metrics_listen log_format database_connections statement_seconds poll_seconds expiry_seconds"
+    " metrics_listen console log_format database_connections statement_seconds poll_seconds expiry_seconds"
     " retention_seconds log_memory_bytes webhook_private_addresses webhook_seconds"
     " webhook_answer_bytes webhook_retry_seconds"
 )
@@ -184,6 +185,37 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], config: Pa
             values[name] = _convert(origin, name, value)
             sources[name] = origin
     return Loaded(Settings(**values), sources)  # type: ignore[arg-type] # each was converted above
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the TOML file: for editors, and for checks where no server is."""
+    whole = msgspec.json.schema(Settings)["$defs"][Settings.__name__]
+    properties = {name: _as_in_toml(found) for name, found in whole["properties"].items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "trio-ws settings",
+        "description": "What may stand in the file that --config names.",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _as_in_toml(found: dict[str, Any]) -> dict[str, Any]:
+    """Say what may stand in the file: TOML has no null, so it is the word `none`."""
+    if found.get("default", "") is None:
+        found["default"] = "none"
+    kinds = found.get("anyOf", [])
+    for kind in kinds:
+        if kind.get("type") == "null":
+            kind.clear()
+            kind["const"] = "none"
+    for kind in (found, *kinds):
+        if "pattern" in kind:
+            kind["pattern"] = kind["pattern"].replace(r"\Z", "$")
+        if "enum" in kind:
+            kind["enum"] = ["none" if value is None else value for value in kind["enum"]]
+    return found
 
 
 def reloaded(in_force: Settings, new: Settings) -> Settings:

@@ -82,11 +82,11 @@ class Session:
         """
         services, digest = self._services, hash_token(token)
         before = services.dispatcher.log.end
-        identity = await self._identify(digest)
+        identity = await identify(services, digest)
         candidate = _Watch(services.dispatcher, f"token:{identity.token_id}", self.lose_log)
         try:
             if services.dispatcher.log.end != before:  # a revocation may have passed before we watched
-                identity = await self._identify(digest)
+                identity = await identify(services, digest)
             if candidate.has_changed or self._is_lost:
                 raise Unauthorized("The token is unknown, expired or revoked")
         except BaseException:
@@ -102,15 +102,6 @@ class Session:
         left = math.inf if identity.seconds_left is None else identity.seconds_left
         self._expire_at(trio.current_time() + left)
         return identity
-
-    async def _identify(self, digest: bytes) -> Identity:
-        services = self._services
-        try:
-            with trio.fail_after(services.settings.statement_seconds):  # to wait; what runs runs to its end
-                async with services.identifying:
-                    return await services.database.run(queries.identify, digest)
-        except trio.TooSlowError:
-            raise Unavailable("The database is busy") from None
 
     def lose(self, reason: str) -> None:
         """Be nobody from now on, be told nothing any more, and end."""
@@ -130,6 +121,21 @@ class Session:
 
     def _revoke(self) -> None:
         self.lose("the token was revoked")
+
+
+async def identify(services: Services, digest: bytes) -> Identity:
+    """Return whom the token with that SHA-256 names.
+
+    Raises:
+        Unauthorized: it is unknown, expired or revoked.
+        Unavailable: the database could not be asked in time.
+    """
+    try:
+        with trio.fail_after(services.settings.statement_seconds):  # to wait; what runs runs to its end
+            async with services.identifying:
+                return await services.database.run(queries.identify, digest)
+    except trio.TooSlowError:
+        raise Unavailable("The database is busy") from None
 
 
 class _Watch:

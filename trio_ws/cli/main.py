@@ -32,7 +32,8 @@ events = App(name="events", help="The event log in the database.", result_action
 
 for command in (serve, migrate, check_config, database_url, listen, call):
     app.command(command)
-# Loaded when it is asked for: a server has no use for it.
+# Loaded when they are asked for: a server has no use for them.
+app.command("trio_ws.cli.describing:asyncapi", help="The interface, described for machines.")
 app.command("trio_ws.cli.simulating:simulate", help="Hours of servers, clients and faults, in seconds.")
 for group in (account, token, webhooks, events):
     app.command(group)

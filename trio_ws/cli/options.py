@@ -10,6 +10,7 @@ import psycopg
 from cyclopts import Parameter
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from trio_ws import settings
 from trio_ws.settings import FIELDS, Settings, data_dir, load
 
 
@@ -57,11 +58,20 @@ NO_SERVE_OPTIONS = ServeOptions()
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="A JSON object a line.")]
 
 
-def check_config(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
+def check_config(
+    *,
+    schema: Annotated[
+        bool, Parameter(negative=(), help="Print the JSON Schema of the TOML file instead.")
+    ] = False,
+    options: ServeOptions = NO_SERVE_OPTIONS,
+) -> None:
     """Show the settings in force, and where each comes from; takes what `serve` takes."""
-    settings, sources = options.load()
-    shown = {name: getattr(settings, name) for name in sources}
-    shown["data_dir"] = str(data_dir(settings))
+    if schema:
+        print(json.dumps(settings.schema(), indent=2, ensure_ascii=False))
+        return
+    in_force, sources = options.load()
+    shown = {name: getattr(in_force, name) for name in sources}
+    shown["data_dir"] = str(data_dir(in_force))
     for name in ("database_url", "listen_url"):
         shown[name] = _without_password(shown[name])
     for name, value in shown.items():

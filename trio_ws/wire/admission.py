@@ -3,9 +3,11 @@
 import ipaddress
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from trio_ws.errors import ActionError, Unauthorized
 from trio_ws.settings import Settings
 from trio_ws.wire.head import Head, Refusal
 
@@ -30,6 +32,21 @@ def unavailable(settings: Settings, reason: str) -> Refusal:
     """Return what is told to who has to come again, each in a time of its own."""
     seconds = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
     return Refusal(503, reason, Retry_After=str(math.ceil(seconds)))
+
+
+@contextmanager
+def refusing(settings: Settings) -> Iterator[None]:
+    """Have what is wrong with a token, or with finding out, be told in HTTP.
+
+    Raises:
+        Refusal: something is.
+    """
+    try:
+        yield
+    except Unauthorized as error:
+        raise Refusal(401, error.message, WWW_Authenticate="Bearer") from None
+    except ActionError as error:
+        raise unavailable(settings, error.message) from None
 
 
 def check_place(head: Head) -> None:

@@ -1,0 +1,388 @@
+"""The interface, described for machines: AsyncAPI 3.0, made from the structs that decode and encode it.
+
+What the structs do not say is said here: which data a reply carries, an example of each message, and where
+what is on the wire differs from what msgspec knows of it. A test sends and receives all that it describes.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from functools import cache
+from typing import Any, get_args
+
+import msgspec
+from msgspec import Struct
+
+import trio_ws
+from trio_ws import codec, errors, identity, messages
+from trio_ws.actions.table import ACTIONS
+from trio_ws.messages import (
+    Authenticate,
+    Authenticated,
+    CancelInvoice,
+    Converted,
+    ConvertPrice,
+    CreateInvoice,
+    Failure,
+    FetchInvoice,
+    Invoice,
+    ListPrices,
+    Ping,
+    Pong,
+    Price,
+    Resume,
+    SetPrice,
+    Status,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    UnsubscribeAll,
+    UpdateInvoice,
+    WantedTopic,
+)
+from trio_ws.wire.admission import PATHS
+
+Schema = dict[str, Any]
+
+# What the data of an action's reply is; None: it has none.
+REPLY_DATA: Mapping[type, Any] = {
+    Subscribe: Subscribed,
+    Resume: Subscribed,
+    Unsubscribe: None,
+    UnsubscribeAll: None,
+    CreateInvoice: Invoice,
+    FetchInvoice: Invoice,
+    CancelInvoice: Invoice,
+    UpdateInvoice: Invoice,
+    ListPrices: list[Price],
+    SetPrice: Price,
+    ConvertPrice: Converted,
+    Authenticate: Authenticated,
+    Ping: Pong,  # the reply itself
+}
+EVENTS: Mapping[str, type] = {
+    "invoice.created": Invoice,
+    "invoice.updated": Invoice,
+    "price.updated": Price,
+}
+
+_UID = "5735e250-b53e-4ace-a025-afac1bc77ee2"
+_WHEN = "2024-12-30T15:14:46.085243+00:00"
+_POSITION = "4f3c9a-1.1042"
+_TOKEN = "trio_ws_ZcJiTEcrREyAcE0G_RXK5Xh5DA3kRZ6zJb4mUaVKbOk"  # noqa: S105 - of no account anywhere
+_TIMES = {"createdAt": _WHEN, "updatedAt": _WHEN}
+_INVOICE = {"id": 123, "uid": _UID, "amount": 1000, "currency": "USD", "status": "unpaid", "account_id": 1}
+_INVOICE |= {**_TIMES, "version": 1}
+_PRICE = {"id": 1, "currency": "BTC", "amount": 4300000, "account_id": 1}
+_PRICE |= {**_TIMES, "base_currency": "USD", "value": 43000.0}
+_REQUESTS: tuple[messages.Action, ...] = (
+    Subscribe(type="invoice", id=_UID),
+    Resume(after=_POSITION, topics=[WantedTopic("account", 1), WantedTopic("price", "*")]),
+    Unsubscribe(type="invoice", id=_UID),
+    UnsubscribeAll(),
+    CreateInvoice(amount=1000, currency="USD", account_id=1),
+    FetchInvoice(id=_UID),
+    CancelInvoice(uid=_UID),
+    UpdateInvoice(uid=_UID, status="confirming"),
+    ListPrices(),
+    SetPrice(currency="BTC", base_currency="USD", value=Decimal("43000.00")),
+    ConvertPrice(quote_currency="BTC", base_currency="USD", quote_value=Decimal(1)),
+    Authenticate(token=_TOKEN),
+    Ping(),
+)
+_DATA: Mapping[Any, Any] = {
+    Subscribed: {"position": _POSITION, "recovered": True},
+    Invoice: _INVOICE,
+    list[Price]: [_PRICE],
+    Price: _PRICE,
+    Converted: {
+        "quote_currency": "BTC",
+        "base_currency": "USD",
+        "quote_value": 1,
+        "base_value": 43000.0,
+        "timestamp": _WHEN,
+    },
+    Authenticated: {"account_id": 1, "scopes": ["read", "write"], "expiresAt": None},
+}
+
+_DECIMAL = {"type": "string", "format": "decimal"}  # msgspec's, whatever it is told to write
+_NUMBER_OR_TEXT = {
+    "anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$"}]
+}
+_TIME_FIELDS = ("createdAt", "updatedAt", "expiresAt", "timestamp")
+_ARGUMENT = re.compile(r"^    (\w+): (.+?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def encoded() -> bytes:
+    """Return the document as JSON."""
+    return msgspec.json.format(codec.encode(document()))
+
+
+def document() -> dict[str, Any]:
+    """Return the document: https://www.asyncapi.com/docs/reference/specification/v3.0.0."""
+    requests = {_tag(type(example)): _request(example) for example in _REQUESTS}
+    replies = {_reply_name(tag): _reply(tag, action) for action in ACTIONS for tag in [_tag(action)]}
+    events = {name: _event(name, data) for name, data in EVENTS.items()}
+    failure = {"error": _message("Failure", "What any request may be answered.", Failure)}
+    told = {**requests, **replies, **failure, **events}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "trio_ws",
+            "version": trio_ws.__version__,
+            "description": (
+                "JSON text frames over WebSocket, one object a frame. Requests of a connection are answered "
+                "in the order they came. Fields that are not known are ignored, by either side. An integer "
+                f"is written without a point. How a connection ends: {_close_codes()}; 4000 to 4399: come "
+                "again, 4400 to 4999: not without a change."
+            ),
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "loopback": {
+                "host": "localhost:8080",
+                "protocol": "ws",
+                "description": "Anybody may do everything.",
+            },
+            "public": {
+                "host": "ws.example",
+                "protocol": "wss",
+                "description": "Each client has a token.",
+                "security": [{"$ref": "#/components/securitySchemes/bearer"}],
+            },
+        },
+        "channels": {
+            "socket": {
+                "address": PATHS[0],
+                "description": f"The same is at {' and '.join(PATHS[1:])}.",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in told},
+                "bindings": {"ws": {"method": "GET"}},
+            }
+        },
+        "operations": {
+            **{_tag(action): _operation(_tag(action), scope) for action, (_, scope) in ACTIONS.items()},
+            "events": {
+                "action": "send",
+                "channel": {"$ref": "#/channels/socket"},
+                "summary": "What changes of the topics that are followed, each event once and in order.",
+                "messages": [_channel_message(name) for name in events],
+            },
+        },
+        "components": {
+            "messages": told,
+            "schemas": _schemas(),
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": (
+                        "`Authorization: Bearer TOKEN`, or in a browser the subprotocols "
+                        "`trio-ws, bearer.TOKEN`, or the action `authenticate`."
+                    ),
+                }
+            },
+        },
+    }
+
+
+def _operation(tag: str, scope: identity.Scope | None) -> dict[str, Any]:
+    return {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/socket"},
+        "summary": f"Needs the scope `{scope}`, where tokens are asked for." if scope else "Anybody may.",
+        "messages": [_channel_message(tag)],
+        "reply": {
+            "channel": {"$ref": "#/channels/socket"},
+            "messages": [_channel_message(_reply_name(tag)), _channel_message("error")],
+        },
+    }
+
+
+def _channel_message(name: str) -> dict[str, str]:
+    return {"$ref": f"#/channels/socket/messages/{name}"}
+
+
+# Messages
+
+
+def _request(example: Struct) -> dict[str, Any]:
+    action = type(example)
+    asked = {name: value for name, value in _plain(example).items() if value is not None}
+    asked.pop("snapshot", None)
+    return {
+        "name": _tag(action),
+        "summary": _prose(action),
+        "payload": _reference(action),
+        "examples": [{"payload": asked}],
+    }
+
+
+def _reply(tag: str, action: type) -> dict[str, Any]:
+    data = REPLY_DATA[action]
+    if data is Pong:
+        return _message("Pong", _prose(Pong), Pong, Pong(timestamp=1735571686))
+    example: dict[str, Any] = {"status": "success"}
+    payload: Schema = {
+        "type": "object",
+        "properties": {
+            "status": {"const": "success"},
+            "message": {"type": "string"},
+            "request_id": _reference_to("RequestId"),
+        },
+        "required": ["status"],
+    }
+    if data is None:
+        example["message"] = "Unsubscribed from 3 topics"
+    else:
+        payload["properties"]["data"] = _schema_of(data)
+        payload["required"].append("data")
+        example["data"] = _DATA[data]
+    return {
+        "name": _reply_name(tag),
+        "summary": f"The reply to `{tag}`.",
+        "payload": payload,
+        "examples": [{"payload": example}],
+    }
+
+
+def _event(name: str, data: type) -> dict[str, Any]:
+    payload = {
+        "type": "object",
+        "properties": {
+            "type": {"const": name},
+            "data": _reference(data),
+            "previous": {
+                "type": "object",
+                "description": "The changed fields' old values; a new row has none.",
+            },
+            "position": _reference_to("Position"),
+        },
+        "required": ["type", "data", "position"],
+    }
+    example: dict[str, Any] = {"type": name, "data": _DATA[data]}
+    if name == "invoice.updated":
+        example["data"] = {**_INVOICE, "status": "confirming", "version": 2}
+        example["previous"] = {"status": "unpaid"}
+    return {
+        "name": name,
+        "summary": "A change that committed; `data` is the whole new state.",
+        "payload": payload,
+        "examples": [{"payload": {**example, "position": _POSITION}}],
+    }
+
+
+def _message(name: str, summary: str, type_: type, example: Struct | None = None) -> dict[str, Any]:
+    examples = {} if example is None else {"examples": [{"payload": _plain(example)}]}
+    return {"name": name, "summary": summary, "payload": _reference(type_), **examples}
+
+
+# Schemas
+
+
+@cache
+def _schemas() -> dict[str, Schema]:
+    data = [type_ for type_ in REPLY_DATA.values() if type_ is not None]
+    _, known = msgspec.json.schema_components(
+        [*ACTIONS, *data, Failure], ref_template="#/components/schemas/{name}"
+    )
+    found = {name: _as_on_the_wire(name, schema) for name, schema in known.items()}
+    for name in ("Subscribe", "Resume", "Unsubscribe"):
+        topic = found[name if name != "Resume" else "WantedTopic"]["properties"]
+        topic["type"] = {"enum": list(messages.TOPIC_TYPES), "description": "Of what kind the topic is."}
+    found["Invoice"]["properties"]["status"] = {"enum": list(get_args(Status))}
+    found["Failure"]["properties"]["code"] = {
+        "enum": sorted(_codes()),
+        "description": "; ".join(f"{code}: {prose}" for code, prose in sorted(_codes().items())),
+    }
+    found["Subscribed"]["properties"]["snapshot"] = {
+        "description": "The topic's state as of `position`: an invoice, null where there is none, or a list.",
+        "anyOf": [
+            _reference(Invoice),
+            {"type": "null"},
+            {"type": "array", "items": {"anyOf": [_reference(Invoice), _reference(Price)]}},
+        ],
+    }
+    found["Position"] = {"type": "string", "description": "A place in the event log; opaque to clients."}
+    found["RequestId"] = {
+        "description": "That of the request, if it had one.",
+        "anyOf": [{"type": "string", "maxLength": 64}, {"type": "integer"}],
+    }
+    return found
+
+
+def _as_on_the_wire(name: str, schema: Schema) -> Schema:
+    """Say of one struct what msgspec does not know, and in the words of its docstring what each field is."""
+    type_ = getattr(messages, name)
+    arguments = _arguments(type_)
+    properties: dict[str, Schema] = {}
+    for field, found in schema.get("properties", {}).items():
+        known = found
+        if found == _DECIMAL:
+            known = _NUMBER_OR_TEXT if type_ in ACTIONS else {"type": "number"}
+        elif field in _TIME_FIELDS and found.get("type") != "integer":
+            known = {"type": ["string", "null"] if "anyOf" in found else "string", "format": "date-time"}
+        properties[field] = {**known, **({"description": arguments[field]} if field in arguments else {})}
+    named: Schema = _portable({**schema, "description": _prose(type_), "properties": properties})
+    return named
+
+
+def _portable(schema: Any) -> Any:
+    r"""Return a schema whose patterns are ECMA 262's: there `$` means what Python spells `\Z`."""
+    if isinstance(schema, dict):
+        return {
+            name: value.replace(r"\Z", "$") if name == "pattern" else _portable(value)
+            for name, value in schema.items()
+        }
+    return [_portable(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _schema_of(type_: Any) -> Schema:
+    if items := get_args(type_):
+        return {"type": "array", "items": _reference(items[0])}
+    return _reference(type_)
+
+
+def _reference(type_: type) -> Schema:
+    return _reference_to(type_.__name__)
+
+
+def _reference_to(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+# Words
+
+
+def _tag(action: type) -> str:
+    return str(action.__struct_config__.tag)  # type: ignore[attr-defined] # every action is a Struct
+
+
+def _reply_name(tag: str) -> str:
+    return f"{tag}.reply"
+
+
+def _prose(type_: type) -> str:
+    """Return a docstring's first paragraph, as one line."""
+    return " ".join((type_.__doc__ or "").partition("\n\n")[0].split())
+
+
+def _arguments(type_: type) -> dict[str, str]:
+    """Return what a docstring says of each field."""
+    section = (type_.__doc__ or "").partition("Args:\n")[2]
+    indented = re.sub(r"^    ", "", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in _ARGUMENT.findall(indented)}
+
+
+def _codes() -> dict[str, str]:
+    kinds: Iterable[type[errors.ActionError]] = errors.ActionError.__subclasses__()
+    return {kind.code: _prose(kind) for kind in kinds} | {"internal": "A bug; the log has it."}
+
+
+def _close_codes() -> str:
+    return ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in errors.CloseCode)
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.json.decode(codec.encode(value))

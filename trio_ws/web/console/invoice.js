@@ -1,0 +1,108 @@
+/** One invoice, as it is now and as it changes. */
+
+import { byId, element, note } from "./elements.js";
+import { tell } from "./following.js";
+import { askForToken, client, showLine } from "./session.js";
+
+const FINAL = ["paid", "expired", "cancelled"];
+
+/** @param {any} invoice How much it is over, in words: the smallest unit is the only one that is sure. */
+function amount({ amount, currency }) {
+  const isKnown = Intl.supportedValuesOf("currency").includes(currency);
+  if (!isKnown) return `${amount.toLocaleString()} smallest units of ${currency}`;
+  const digits = new Intl.NumberFormat(undefined, { style: "currency", currency }).resolvedOptions().maximumFractionDigits ?? 2;
+  const text = String(amount).padStart(digits + 1, "0"); // as text, for it may be larger than what divides exactly
+  return `${text.slice(0, text.length - digits)}${digits ? "." : ""}${digits ? text.slice(-digits) : ""} ${currency}`;
+}
+
+/** The page of one invoice. */
+class InvoicePage {
+  /** @param {string} uid */
+  constructor(uid) {
+    this.uid = uid;
+    this.version = 0;
+  }
+
+  /** @param {any} invoice Shown, unless a newer state of it was. */
+  show(invoice) {
+    if (invoice.version <= this.version) return;
+    this.version = invoice.version;
+    byId("invoice-trouble").hidden = true;
+    byId("invoice-status").dataset.status = invoice.status;
+    byId("invoice-status").textContent = invoice.status;
+    byId("invoice-amount").textContent = amount(invoice);
+    document.title = `${invoice.status} – invoice ${invoice.id}`;
+    byId("invoice-fields").replaceChildren(
+      ...Object.entries(invoice).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]),
+    );
+    const may = { confirming: invoice.status === "unpaid", paid: invoice.status === "confirming", cancel: invoice.status === "unpaid" };
+    for (const button of byId("invoice-actions").elements) button.disabled = !may[/** @type {keyof typeof may} */ (button.value)];
+    byId("invoice-actions").hidden = FINAL.includes(invoice.status);
+  }
+
+  /** @param {any} trouble */
+  complain(trouble) {
+    byId("invoice-trouble").textContent = [trouble.message, trouble.detail].filter(Boolean).join(": ");
+    byId("invoice-trouble").hidden = false;
+    if (trouble.code === "unauthorized") askForToken();
+  }
+
+  /** Read it: after following has begun, so that nothing passes in between. */
+  async fetch() {
+    try {
+      this.show(await client.call("fetch_invoice", { id: this.uid }));
+    } catch (error) {
+      if (this.version) return;
+      byId("invoice-status").textContent = "unknown";
+      this.complain(error);
+    }
+  }
+
+  /** @param {import("/trio-ws.js").State} state @param {import("/trio-ws.js").Detail} detail */
+  onState(state, detail) {
+    const told = tell(state, detail);
+    if (told) note(byId("history"), told[0], told[1]);
+    if (state === "open") {
+      showLine("open", "live");
+      this.fetch();
+    } else showLine(state, told ? told[1] : state);
+  }
+
+  async follow() {
+    const following = client.follow([["invoice", this.uid]], { onState: this.onState.bind(this) });
+    try {
+      for await (const event of following) {
+        if (event.isGap) {
+          note(byId("history"), "gap", "something may have been missed: reading it anew");
+          continue; // which has begun
+        }
+        const before = event.previous?.status;
+        const now = event.data.status;
+        note(byId("history"), "event", element("b", {}, event.type), before ? ` ${before} → ${now}` : ` ${now}`);
+        this.show(event.data);
+      }
+    } catch (error) {
+      this.complain(error);
+    }
+  }
+
+  /** @param {any} button */
+  async press(button) {
+    try {
+      if (button.name === "cancel") await client.call("cancel_invoice", { uid: this.uid });
+      else await client.call("update_invoice", { uid: this.uid, status: button.value });
+    } catch (error) {
+      this.complain(error);
+    }
+  }
+}
+
+/** Show the invoice and follow it. @param {string} uid */
+export function showInvoice(uid) {
+  const page = new InvoicePage(uid);
+  byId("invoice-actions").addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    page.press(event.submitter);
+  });
+  page.follow();
+}

@@ -1,0 +1,445 @@
+/**
+ * The JavaScript client: asks and follows, comes back after any loss of line, and goes on where it was.
+ *
+ *     import { connect } from "/trio-ws.js";
+ *
+ *     const client = connect("wss://ws.example", { token });
+ *     const invoice = await client.call("create_invoice", { amount: 1000, currency: "USD", account_id: 1 });
+ *     for await (const event of client.follow([["invoice", invoice.uid]])) {
+ *       if (event.data?.status === "paid") break;
+ *     }
+ *
+ * Requests share one line. Each `follow` has a line of its own, so that its place in the log is its own too. It has
+ * no dependencies, and is for browsers, and for Node from 22 on (20 with `--experimental-websocket`).
+ *
+ * @module trio-ws
+ */
+
+// Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): a random time up to a doubling bound.
+const FIRST_PAUSE_S = 0.2;
+const LONGEST_PAUSE_S = 10;
+const OPEN_S = 10; // for a line to open
+const REPLY_S = 30; // the server answers within 5 s or so, or its line is dead
+const SILENCE_S = 30; // a browser does not show the server's pings, so after so long we ask
+const MOST_WAITING = 10_000; // events: a browser can't stop reading, so who takes them slower is caught up later
+
+// Close codes: RFC 6455 section 7.4.1, and the protocol's section 6.
+const NORMAL = 1000;
+const ABNORMAL = 1006;
+const UNAUTHORIZED = 4401;
+const isFinal = (/** @type {number} */ code) => code >= 4400 && code <= 4999; // not again without a change
+
+const BEGIN = "none.0"; // no log's position: following begins at the end of the one that there is
+
+/**
+ * @typedef {"connecting" | "open" | "lost" | "refused" | "closed"} State
+ * @typedef {object} Detail
+ * @property {number} [code]  Why the line was lost: the WebSocket's close code.
+ * @property {string} [reason]  The same in words.
+ * @property {number} [retryInSeconds]  When the next line is tried.
+ * @property {string} [position]  Where in the log following goes on from.
+ * @property {boolean} [isResumed]  Whether it was followed before this line.
+ * @property {boolean} [isGap]  Whether something may have been missed since then.
+ *
+ * @typedef {(state: State, detail: Detail) => void} OnState
+ * @typedef {[type: string, id: string | number]} Topic  `invoice`, `account`, `address` or `price`, and which.
+ * @typedef {Record<string, any>} Message
+ * @typedef {{type: string, data: Message, previous?: Message, position: string, isGap: false}} Event
+ *   A change of what is followed: `data` is the whole new state, `previous` the changed fields' old values.
+ * @typedef {{position: string, isGap: true, type?: undefined, data?: undefined, previous?: undefined}} Gap
+ *   Something may have been missed before this position: fetch anew what matters.
+ * @typedef {{token?: string, WebSocket?: typeof globalThis.WebSocket, onState?: OnState}} Options
+ */
+
+/** The server answered with an error, or does not let us in. */
+export class Refused extends Error {
+  /** @param {Message} reply */
+  constructor(reply) {
+    super(reply.message);
+    this.name = "Refused";
+    /** @type {string} One of the protocol's error codes. */
+    this.code = reply.code;
+    /** @type {string | undefined} Which field, and why. */
+    this.detail = reply.detail;
+    /** @type {number | undefined} When it may be worth a retry. */
+    this.retryAfterSeconds = reply.retry_after_seconds;
+  }
+}
+
+/** No line came about in time, or it was lost before the reply came: whether the action was done is not known. */
+export class Disconnected extends Error {
+  name = "Disconnected";
+}
+
+/**
+ * Return a client of the server at a `ws://` or `wss://` URL; its lines are opened when they are needed.
+ *
+ * @param {string} [url]  In a browser: this page's own server.
+ * @param {Options} [options]  `token`: who we are. `WebSocket`: another class than the platform's. `onState`: told
+ *   of every change of the line that requests share.
+ */
+export function connect(url, options = {}) {
+  return new Client(url ?? location.origin.replace(/^http/, "ws"), options);
+}
+
+/** Asks and follows; made by `connect`. */
+export class Client {
+  /** @type {Line | null} */
+  #line = null;
+  /** @type {Set<Following>} */
+  #followings = new Set();
+  #url;
+  #options;
+
+  /** @param {string} url @param {Options} options */
+  constructor(url, options) {
+    this.#url = url;
+    this.#options = options;
+  }
+
+  /**
+   * Do an action and return its reply's data; for a reply without data, the reply.
+   * @param {string} action
+   * @param {Message} [fields]
+   * @returns {Promise<any>}
+   * @throws {Refused | Disconnected}
+   */
+  async call(action, fields) {
+    const reply = await this.request(action, fields);
+    if (reply.status !== "success") throw new Refused(reply);
+    return reply.data ?? reply;
+  }
+
+  /**
+   * Do an action and return the whole reply, an error too.
+   * @param {string} action
+   * @param {Message} [fields]
+   * @returns {Promise<Message>}
+   * @throws {Refused | Disconnected}  `Refused`: the server does not let us in.
+   */
+  async request(action, fields = {}) {
+    if (!this.#line || this.#line.isLost) this.#line = this.#openLine();
+    return this.#line.ask({ action, ...fields });
+  }
+
+  /**
+   * Follow topics: iterate over what comes, each event once and in order, across lost lines. `break` ends it.
+   * @param {Topic[]} topics
+   * @param {{after?: string, onState?: OnState}} [options]  `after`: a position to go on from, else from now on.
+   *   `onState`: told of every change of its line; `open` says that it is followed, and from where.
+   */
+  follow(topics, options = {}) {
+    const following = new Following(this.#url, this.#options, topics, options);
+    this.#followings.add(following);
+    following.ended.then(() => this.#followings.delete(following));
+    return following;
+  }
+
+  /** Ask and follow no more. */
+  close() {
+    this.#line?.close();
+    for (const following of this.#followings) following.close();
+  }
+
+  #openLine() {
+    const { onState = () => {} } = this.#options;
+    onState("connecting", {});
+    const line = new Line(this.#url, this.#options);
+    line.opened.then((isOpen) => isOpen && onState("open", {}));
+    line.lost.then(({ code, reason }) => {
+      onState(code === NORMAL ? "closed" : isFinal(code) ? "refused" : "lost", { code, reason });
+    });
+    return line;
+  }
+}
+
+/** Topics that are followed on a line of their own, again and again from where it was; made by `Client.follow`. */
+export class Following {
+  /** @type {(Event | Gap)[]} What came and was not taken yet. */
+  #queue = [];
+  #isFull = false;
+  /** @type {Refused | undefined} */
+  #error;
+  /** @type {Line | undefined} */
+  #line;
+  /** @type {string | undefined} */
+  #position;
+  #changed = new Signal();
+  #closing = new AbortController();
+  #onState;
+
+  /**
+   * @param {string} url
+   * @param {Options} options
+   * @param {Topic[]} topics
+   * @param {{after?: string, onState?: OnState}} how
+   */
+  constructor(url, options, topics, { after, onState = () => {} }) {
+    this.#position = after;
+    this.#onState = onState;
+    const wanted = topics.map(([type, id]) => ({ type, id }));
+    /** Fulfilled when it is followed no more. */
+    this.ended = this.#run(() => new Line(url, options, (event) => this.#receive(event)), wanted);
+  }
+
+  /** Follow no more; what came is still there to be taken. */
+  close() {
+    this.#closing.abort();
+    this.#line?.close();
+    this.#changed.notify();
+  }
+
+  /** @returns {AsyncIterator<Event | Gap, void>} */
+  [Symbol.asyncIterator]() {
+    return {
+      next: () => this.#next(),
+      return: async () => {
+        this.close();
+        return { value: undefined, done: true };
+      },
+    };
+  }
+
+  /** @returns {Promise<IteratorResult<Event | Gap, void>>} */
+  async #next() {
+    for (;;) {
+      const value = this.#queue.shift();
+      if (this.#isFull && this.#queue.length === 0) {
+        this.#isFull = false;
+        this.#changed.notify();
+      }
+      if (value) return { value, done: false };
+      if (this.#error) throw this.#error;
+      if (this.#closing.signal.aborted) return { value: undefined, done: true };
+      await this.#changed.wait();
+    }
+  }
+
+  /** @param {() => Line} open @param {{type: string, id: string | number}[]} topics */
+  async #run(open, topics) {
+    let pauses = jitter();
+    while (!this.#closing.signal.aborted && !this.#error) {
+      this.#onState("connecting", {});
+      const line = (this.#line = open());
+      try {
+        await this.#resume(line, topics);
+        pauses = jitter();
+      } catch (error) {
+        if (error instanceof Refused) line.lose(ABNORMAL, error.message, error);
+      }
+      const lost = await line.lost;
+      if (!this.#closing.signal.aborted) await this.#pauseAfter(lost, pauses);
+    }
+    if (!this.#error) this.#onState("closed", {});
+    this.#changed.notify();
+  }
+
+  /** @param {Line} line @param {{type: string, id: string | number}[]} topics */
+  async #resume(line, topics) {
+    const reply = await line.ask({ action: "resume", after: this.#position ?? BEGIN, topics });
+    if (reply.status !== "success") throw new Refused(reply);
+    const { position, recovered } = reply.data;
+    const isResumed = this.#position !== undefined;
+    const isGap = isResumed && !recovered;
+    if (!recovered) this.#position = position; // else our own stays until its events have come
+    this.#onState("open", { position: this.#position, isResumed, isGap });
+    if (isGap) this.#put({ position, isGap });
+  }
+
+  /** @param {Message} event */
+  #receive({ type, data, previous, position }) {
+    this.#position = position;
+    this.#put({ type, data, previous, position, isGap: false });
+    if (this.#queue.length >= MOST_WAITING) {
+      this.#isFull = true;
+      this.#line?.lose(ABNORMAL, "more came than was taken");
+    }
+  }
+
+  /** @param {Event | Gap} item */
+  #put(item) {
+    this.#queue.push(item);
+    this.#changed.notify();
+  }
+
+  /** @param {Lost} lost @param {Generator<number, never>} pauses */
+  async #pauseAfter({ code, reason, error }, pauses) {
+    if (error && error.retryAfterSeconds === undefined) {
+      this.#error = error;
+      this.#onState("refused", { code, reason: error.message });
+      return;
+    }
+    const asked = error?.retryAfterSeconds ?? Number(/^retry_after=([0-9.]+)$/.exec(reason)?.[1] ?? NaN);
+    const seconds = Number.isNaN(asked) ? pauses.next().value : asked;
+    this.#onState("lost", { code, reason, retryInSeconds: seconds });
+    await sleep(seconds, this.#closing.signal);
+    while (this.#isFull && !this.#closing.signal.aborted) await this.#changed.wait();
+  }
+}
+
+/** @typedef {{code: number, reason: string, error?: Refused}} Lost  How a line ended; `error`: the server refused us. */
+/** @typedef {{resolve: (reply: Message) => void, reject: (error: Error) => void, timer: any}} Asked */
+
+/** A WebSocket on which requests and replies pass, matched by request_id; events go to who wants them. */
+class Line {
+  isLost = false;
+  #number = 0;
+  /** @type {Map<number, Asked>} */
+  #asked = new Map();
+  /** @type {(lost: Lost) => void} */
+  #end = () => {};
+  /** @type {any} */
+  #silence;
+  #socket;
+
+  /**
+   * @param {string} url
+   * @param {Options} options
+   * @param {(event: Message) => void} [onEvent]
+   */
+  constructor(url, { token, WebSocket = globalThis.WebSocket }, onEvent = () => {}) {
+    /** @type {Promise<Lost>} */
+    this.lost = new Promise((resolve) => (this.#end = resolve));
+    const socket = (this.#socket = new WebSocket(url, "trio-ws"));
+    const late = setTimeout(() => this.lose(ABNORMAL, "it did not open in time"), 1000 * OPEN_S);
+    this.lost.then(() => clearTimeout(late));
+    /** Whether it came to be open, and we are who we say. @type {Promise<boolean>} */
+    this.opened = new Promise((resolve) => {
+      this.lost.then(() => resolve(false));
+      socket.onopen = () => {
+        clearTimeout(late);
+        this.#listen();
+        resolve(token ? this.#authenticate(token) : true);
+      };
+    });
+    socket.onclose = ({ code, reason }) => this.lose(code, reason);
+    socket.onmessage = ({ data }) => {
+      const message = JSON.parse(data);
+      if ("status" in message) this.#answer(message);
+      else onEvent(message);
+      this.#listen();
+    };
+  }
+
+  /**
+   * Send a request, and return its reply.
+   * @param {Message} request
+   * @returns {Promise<Message>}
+   */
+  async ask(request) {
+    if (!(await this.opened)) throw await this.#failure();
+    return this.#send(request);
+  }
+
+  /** End it. */
+  close() {
+    this.lose(NORMAL, "");
+  }
+
+  /**
+   * End it, and say why to who asked.
+   * @param {number} code
+   * @param {string} reason
+   * @param {Refused} [error]
+   */
+  lose(code, reason, error) {
+    if (this.isLost) return;
+    this.isLost = true;
+    clearTimeout(this.#silence);
+    this.#socket.onmessage = null; // what still comes is nobody's
+    this.#socket.close(NORMAL);
+    if (isFinal(code)) {
+      error ??= new Refused({
+        message: reason || `closed with ${code}`,
+        code: code === UNAUTHORIZED ? "unauthorized" : "forbidden",
+      });
+    }
+    this.#end({ code, reason, error });
+    for (const { reject, timer } of this.#asked.values()) {
+      clearTimeout(timer);
+      reject(error ?? new Disconnected("the line was lost before the reply came"));
+    }
+    this.#asked.clear();
+  }
+
+  /** Say who we are: in a message, because a browser does not show why a handshake was refused. @param {string} token */
+  async #authenticate(token) {
+    try {
+      const reply = await this.#send({ action: "authenticate", token });
+      if (reply.status === "success") return true;
+      const isFinal = reply.retry_after_seconds === undefined;
+      this.lose(isFinal ? UNAUTHORIZED : ABNORMAL, reply.message, new Refused(reply));
+    } catch {
+      // It was lost, and whoever waits for it is told.
+    }
+    return false;
+  }
+
+  /** @param {Message} request @returns {Promise<Message>} */
+  #send(request) {
+    const number = ++this.#number;
+    return new Promise((resolve, reject) => {
+      if (this.isLost) return reject(new Disconnected("the line was lost"));
+      const timer = setTimeout(() => this.lose(ABNORMAL, "no reply in time"), 1000 * REPLY_S);
+      this.#asked.set(number, { resolve, reject, timer });
+      this.#socket.send(JSON.stringify({ ...request, request_id: number }));
+    });
+  }
+
+  /** @param {Message} reply */
+  #answer({ request_id: number, ...reply }) {
+    const asked = this.#asked.get(number);
+    if (!asked) return;
+    this.#asked.delete(number);
+    clearTimeout(asked.timer);
+    asked.resolve(reply);
+  }
+
+  /** Something came, so it lives; after a silence, ask whether it still does. */
+  #listen() {
+    clearTimeout(this.#silence);
+    if (!this.isLost) this.#silence = setTimeout(() => this.#send({ action: "ping" }).catch(() => {}), 1000 * SILENCE_S);
+  }
+
+  async #failure() {
+    return (await this.lost).error ?? new Disconnected("the line was lost before it was open");
+  }
+}
+
+/** Wakes all that wait for a change. */
+class Signal {
+  /** @type {(() => void)[]} */
+  #waiting = [];
+
+  /** @returns {Promise<void>} */
+  wait() {
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  notify() {
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+}
+
+/** How long to wait before each next try, in seconds. @returns {Generator<number, never>} */
+function* jitter() {
+  for (let bound = FIRST_PAUSE_S; ; bound = Math.min(2 * bound, LONGEST_PAUSE_S)) yield Math.random() * bound;
+}
+
+/**
+ * Wait; shorter, when the network is back before that, or nobody has a use for waiting any more.
+ * @param {number} seconds @param {AbortSignal} ending @returns {Promise<void>}
+ */
+function sleep(seconds, ending) {
+  return new Promise((resolve) => {
+    const over = () => {
+      clearTimeout(timer);
+      ending.removeEventListener("abort", over);
+      globalThis.removeEventListener?.("online", over);
+      resolve();
+    };
+    const timer = setTimeout(over, 1000 * seconds);
+    ending.addEventListener("abort", over);
+    globalThis.addEventListener?.("online", over);
+  });
+}
