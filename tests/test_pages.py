@@ -1,5 +1,7 @@
 """Plain HTTP on the clients' port: health, readiness, measurements, and whatever else somebody may ask."""
 
+import json
+import os
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -10,7 +12,9 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionRejected
 
+import trio_ws
 from tests import raw
+from tests.programs import OtherProgram
 from trio_ws import metrics
 from trio_ws.pages import Page, Pages, receive_handshake
 from trio_ws.server import serve
@@ -179,6 +183,76 @@ async def test_it_is_not_ready_while_the_log_can_t_be_read(
     database.away = False
     await trio.sleep(1)
     assert await ask(world, "/readyz") == (200, "ok\n")
+
+
+async def test_who_holds_a_file_is_not_sent_it_again(world: World) -> None:
+    stream = await world.network.call()
+    client = raw.RawClient(stream)
+    await stream.send_all(b"HEAD /trio-ws.js HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = bytes(await stream.receive_some()).decode()
+    assert "Cache-Control: no-cache\r\n" in head
+    (etag,) = re.findall("ETag: (.*)\r", head)
+    browser = Browser(client.stream)
+    assert await browser.ask("/trio-ws.js", "GET", ("If-None-Match", etag)) == (304, "")
+    assert await browser.ask("/trio-ws.js", "GET", ("If-None-Match", f'"x", {etag}')) == (304, "")
+    status, text = await browser.ask("/trio-ws.js", "GET", ("If-None-Match", '"x"'))
+    assert (status, "export function connect" in text) == (200, True)
+
+
+async def test_the_console_s_pages_are_all_there_and_one_stands_for_each_invoice(browser: Browser) -> None:
+    status, html = await browser.ask("/console")
+    assert status == 200
+    assert await browser.ask("/console/invoice/5735e250-b53e-4ace-a025-afac1bc77ee2?x=1") == (200, html)
+    for path in re.findall('(?:href|src)="(/[^"]+)"', html):
+        assert (await browser.ask(path))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/console/", "/console/x.js", "/console/invoice", "/console/invoice/1/2"])
+async def test_what_the_console_has_not_is_not_there(browser: Browser, path: str) -> None:
+    assert (await browser.ask(path))[0] == 404
+
+
+async def test_figures_say_what_metrics_say(autojump_clock: MockClock, world: World) -> None:
+    client = await world.connect()
+    await client.request(action="ping")
+    status, text = await ask(world, "/console/figures")
+    figures = json.loads(text)
+    assert (status, figures["trio_ws_connections"], figures["process"]) == (200, 2, os.getpid())
+    assert figures["version"] == trio_ws.__version__
+    assert figures["trio_ws_requests_total"] >= 1
+    assert figures["trio_ws_lag_seconds_bucket:+Inf"] == figures["trio_ws_lag_seconds_count"]
+
+
+async def test_figures_are_for_who_has_a_token_where_one_is_asked_for(
+    guarded: tuple[World, OtherProgram],
+) -> None:
+    world, program = guarded
+    token = await program.create_token()
+
+    async def status(*headers: tuple[str, str]) -> int:
+        return (await ask(world, "/console/figures", "GET", *headers))[0]
+
+    assert await status() == 401
+    assert await status(("Authorization", "Bearer trio_ws_wrong")) == 401
+    assert await status(("Authorization", f"Bearer {token}")) == 200
+    assert (await ask(world, "/console"))[0] == 200, "which holds nothing that is anybody's"
+    await program.revoke_token(token)
+    assert await status(("Authorization", f"Bearer {token}")) == 401
+
+
+async def test_a_database_that_is_away_leaves_the_other_pages_alone(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, auth="token") as world:
+        database.delay = 1.5
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world, "/console/figures", "GET", ("Authorization", "Bearer x"))
+            await wait_all_tasks_blocked()
+            begin = trio.current_time()
+            assert (await ask(world, "/healthz"))[0] == 200
+            assert trio.current_time() == begin
+        database.delay, database.away = 0, True
+        assert (await ask(world, "/console/figures", "GET", ("Authorization", "Bearer x")))[0] == 503
 
 
 async def test_a_server_that_is_full_says_that_it_lives_all_the_same(autojump_clock: MockClock) -> None:

@@ -87,18 +87,24 @@ function chosen() {
   return [action.name, Object.fromEntries(given.filter(([, value]) => value !== undefined))];
 }
 
+/** @param {Field} field What it is called, its input, and what it is for. */
+function row(field) {
+  return element(
+    "div", { class: "row" },
+    element("label", { for: `field-${field.name}` }, field.name, field.isRequired ? " *" : ""),
+    input(field),
+    element("p", { class: "note" }, field.about.replaceAll("`", "")),
+  );
+}
+
 function showFields() {
-  const action = /** @type {Action} */ (actions.get(byId("action").value));
-  byId("action-about").textContent = action.about;
+  const { about, fields } = /** @type {Action} */ (actions.get(byId("action").value));
+  const isUsual = (/** @type {Field} */ field) => field.isRequired || field.example !== undefined;
+  const more = fields.filter((field) => !isUsual(field));
+  byId("action-about").textContent = about.replaceAll("`", "");
   byId("fields").replaceChildren(
-    ...action.fields.map((field) =>
-      element(
-        "div", { class: "row" },
-        element("label", { for: `field-${field.name}` }, field.name, field.isRequired ? " *" : ""),
-        input(field),
-        field.about && element("p", { class: "note" }, field.about),
-      ),
-    ),
+    ...fields.filter(isUsual).map(row),
+    ...(more.length ? [element("details", {}, element("summary", {}, "More fields"), ...more.map(row))] : []),
   );
   showPreview();
 }

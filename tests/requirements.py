@@ -1,0 +1,22 @@
+"""Programs that some tests need, and that a machine may lack: then they are skipped, and say what to install.
+
+Where all of it has to be there, as in CI, `TRIO_WS_TESTS_REQUIRE=chromium,node` makes the lack a failure.
+"""
+
+import os
+import shutil
+
+import pytest
+
+PACKAGES = {"chromium": "chromium", "node": "nodejs", "npx": "npm"}  # Debian's
+
+
+def need(program: str) -> str:
+    """Return where a program is; without it, skip the test, or fail it where it is required."""
+    found = shutil.which(program)
+    if found is not None:
+        return found
+    reason = f"needs {program}: apt install {PACKAGES[program]}"
+    if program in os.environ.get("TRIO_WS_TESTS_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,312 @@
+// The JavaScript client on a network and a clock that obey. Run by test_client_js.py, or: node --test tests/web
+
+import assert from "node:assert/strict";
+import { beforeEach, mock, test } from "node:test";
+import { connect, Disconnected, Refused } from "../../trio_ws/web/trio-ws.js";
+
+/** A WebSocket whose other end is the test. */
+class FakeSocket {
+  static made = [];
+
+  constructor(url, protocol) {
+    Object.assign(this, { url, protocol, sent: [], closedWith: null });
+    FakeSocket.made.push(this);
+  }
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+  close(code) {
+    this.closedWith ??= code;
+  }
+  async open() {
+    this.onopen();
+    await settle();
+  }
+  async tell(message) {
+    this.onmessage?.({ data: JSON.stringify(message) });
+    await settle();
+  }
+  /** Answer the last request. */
+  async answer(reply) {
+    await this.tell({ status: "success", ...reply, request_id: this.sent.at(-1).request_id });
+  }
+  async end(code = 1006, reason = "") {
+    this.onclose({ code, reason });
+    await settle();
+  }
+}
+
+const settle = () => new Promise((resolve) => setImmediate(resolve));
+const last = () => FakeSocket.made.at(-1);
+const event = (number) => ({ type: "invoice.updated", data: { version: number }, position: `e.${number}` });
+
+async function pass(seconds) {
+  mock.timers.tick(1000 * seconds);
+  await settle();
+}
+
+/** A client, and what it says of its state. */
+function client(options = {}) {
+  return connect("ws://server", { WebSocket: FakeSocket, ...options });
+}
+
+/** Follow one topic, and keep what comes and what is said. */
+async function follow(how = {}, options = {}) {
+  const states = [];
+  const following = client(options).follow([["account", 1]], { ...how, onState: (...state) => states.push(state) });
+  const events = [];
+  const done = (async () => {
+    for await (const found of following) events.push(found);
+  })().catch((error) => error);
+  await settle();
+  return { following, events, states, done };
+}
+
+beforeEach(() => {
+  FakeSocket.made = [];
+  mock.timers.reset();
+  mock.timers.enable({ apis: ["setTimeout"] });
+  mock.method(Math, "random", () => 1);
+});
+
+test("requests share one line, and each gets the reply that names it", async () => {
+  const one = client();
+  const first = one.call("ping");
+  const second = one.call("fetch_invoice", { id: "x" });
+  await last().open();
+  assert.equal(FakeSocket.made.length, 1);
+  const [ping, fetch] = last().sent;
+  assert.deepEqual({ ...fetch, request_id: 0 }, { action: "fetch_invoice", id: "x", request_id: 0 });
+  await last().tell({ status: "success", data: { uid: "x" }, request_id: fetch.request_id });
+  await last().tell({ type: "pong", status: "success", timestamp: 1, request_id: ping.request_id });
+  assert.deepEqual(await second, { uid: "x" });
+  assert.deepEqual(await first, { type: "pong", status: "success", timestamp: 1 });
+});
+
+test("an error is thrown by call, and returned by request", async () => {
+  const one = client();
+  const called = one.call("fetch_invoice", { id: "x" });
+  const caught = assert.rejects(called, (error) => {
+    assert.ok(error instanceof Refused);
+    assert.deepEqual([error.message, error.code, error.detail, error.retryAfterSeconds], ["busy", "unavailable", "d", 1]);
+    return true;
+  });
+  await last().open();
+  const error = { status: "error", message: "busy", code: "unavailable", detail: "d", retry_after_seconds: 1 };
+  await last().answer(error);
+  await caught;
+  const requested = one.request("fetch_invoice", { id: "x" });
+  await settle();
+  await last().answer(error);
+  assert.deepEqual(await requested, error);
+});
+
+test("a line that is lost fails what was asked on it, and the next request opens another", async () => {
+  const one = client();
+  const asked = assert.rejects(one.call("ping"), Disconnected);
+  await last().open();
+  await last().end();
+  await asked;
+  one.call("ping").catch(() => {});
+  assert.equal(FakeSocket.made.length, 2);
+});
+
+test("a line that does not open, or does not answer, is given up", async () => {
+  const one = client();
+  const unopened = assert.rejects(one.call("ping"), Disconnected);
+  await pass(10);
+  await unopened;
+  const unanswered = assert.rejects(one.call("ping"), Disconnected);
+  await last().open();
+  await pass(30);
+  await unanswered;
+  assert.equal(last().closedWith, 1000);
+});
+
+test("a token is said first, and a wrong one is the end", async () => {
+  const states = [];
+  const one = client({ token: "T", onState: (state) => states.push(state) });
+  const asked = assert.rejects(one.call("ping"), { code: "unauthorized" });
+  await last().open();
+  assert.deepEqual(last().sent, [{ action: "authenticate", token: "T", request_id: 1 }]);
+  await last().answer({ status: "error", message: "no", code: "unauthorized" });
+  await asked;
+  assert.deepEqual(states, ["connecting", "refused"]);
+});
+
+test("a token that can't be looked up now is said again later", async () => {
+  const { states, events } = await follow({}, { token: "T" });
+  await last().open();
+  await last().answer({ status: "error", message: "busy", code: "unavailable", retry_after_seconds: 3 });
+  assert.equal(states.at(-1)[1].retryInSeconds, 3);
+  await pass(3);
+  await last().open();
+  await last().answer({ data: {} });
+  await last().answer({ data: { position: "e.1", recovered: false } });
+  await last().tell(event(2));
+  assert.equal(events.length, 1);
+});
+
+test("following goes on from the last event that came, and is told what is said of its line", async () => {
+  const { events, states } = await follow();
+  await last().open();
+  assert.deepEqual(last().sent.at(-1), {
+    action: "resume", after: "none.0", topics: [{ type: "account", id: 1 }], request_id: 1,
+  });
+  await last().answer({ data: { position: "e.1", recovered: false } });
+  await last().tell(event(2));
+  await last().end(1006);
+  await pass(0.2);
+  await last().open();
+  assert.equal(last().sent.at(-1).after, "e.2");
+  await last().answer({ data: { position: "e.9", recovered: true } });
+  await last().tell(event(3));
+  assert.deepEqual(events.map((found) => [found.position, found.isGap]), [["e.2", false], ["e.3", false]]);
+  assert.deepEqual(states, [
+    ["connecting", {}],
+    ["open", { position: "e.1", isResumed: false, isGap: false }],
+    ["lost", { code: 1006, reason: "", retryInSeconds: 0.2 }],
+    ["connecting", {}],
+    ["open", { position: "e.2", isResumed: true, isGap: false }],
+  ]);
+});
+
+test("before its events have come, a line that was resumed keeps the position that it resumed from", async () => {
+  await follow({ after: "e.5" });
+  for (let line = 0; line < 2; line++) {
+    await last().open();
+    assert.equal(last().sent.at(-1).after, "e.5");
+    await last().answer({ data: { position: "e.9", recovered: true } });
+    await last().end(1006);
+    await pass(0.2);
+  }
+});
+
+test("a gap is told, and following goes on behind it", async () => {
+  const { events } = await follow({ after: "old.5" });
+  await last().open();
+  await last().answer({ data: { position: "e.9", recovered: false } });
+  await last().end(4008);
+  await pass(0.2);
+  await last().open();
+  assert.equal(last().sent.at(-1).after, "e.9");
+  assert.deepEqual(events, [{ position: "e.9", isGap: true }]);
+});
+
+test("pauses grow to ten seconds, and begin anew once it was followed", async () => {
+  const { states } = await follow();
+  const pauses = [];
+  for (let line = 0; line < 9; line++) {
+    await last().end();
+    pauses.push(states.at(-1)[1].retryInSeconds);
+    await pass(10);
+  }
+  assert.deepEqual(pauses, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10]);
+  await last().open();
+  await last().answer({ data: { position: "e.1", recovered: false } });
+  await last().end();
+  assert.equal(states.at(-1)[1].retryInSeconds, 0.2);
+});
+
+test("a server that stops says when to come back", async () => {
+  const { states } = await follow();
+  await last().open();
+  await last().end(1001, "retry_after=7.5");
+  assert.equal(states.at(-1)[1].retryInSeconds, 7.5);
+  await pass(7.4);
+  assert.equal(FakeSocket.made.length, 1);
+  await pass(0.2);
+  assert.equal(FakeSocket.made.length, 2);
+});
+
+for (const [code, name] of [[4401, "unauthorized"], [4403, "forbidden"], [4999, "forbidden"]]) {
+  test(`${code} is the end, and what came before is still taken`, async () => {
+    const { events, done } = await follow();
+    await last().open();
+    await last().answer({ data: { position: "e.1", recovered: false } });
+    await last().tell(event(2));
+    await last().end(code, "because");
+    const error = await done;
+    assert.deepEqual([error.code, error.message, events.length], [name, "because", 1]);
+    await pass(100);
+    assert.equal(FakeSocket.made.length, 1);
+  });
+}
+
+test("topics that can't be followed are the end too, unless the server is busy", async () => {
+  const { done } = await follow();
+  await last().open();
+  await last().answer({ status: "error", message: "no", code: "invalid_topic" });
+  assert.equal((await done).code, "invalid_topic");
+  assert.equal(last().closedWith, 1000);
+  const busy = await follow();
+  await last().open();
+  await last().answer({ status: "error", message: "busy", code: "unavailable", retry_after_seconds: 2 });
+  await pass(2);
+  assert.equal(busy.states.at(-1)[0], "connecting");
+});
+
+test("after a silence the server is asked, and a line without an answer is given up", async () => {
+  const { states } = await follow();
+  await last().open();
+  await last().answer({ data: { position: "e.1", recovered: false } });
+  await pass(30);
+  assert.equal(last().sent.at(-1).action, "ping");
+  await last().answer({ type: "pong" });
+  await pass(30);
+  assert.equal(last().sent.at(-1).action, "ping");
+  await pass(30);
+  assert.deepEqual(states.at(-1)[1].reason, "no reply in time");
+});
+
+test("break ends the line, and so does close", async () => {
+  const one = client();
+  const following = one.follow([["account", 1]]);
+  await last().open();
+  await last().answer({ data: { position: "e.1", recovered: false } });
+  await last().tell(event(2));
+  for await (const found of following) {
+    assert.equal(found.position, "e.2");
+    break;
+  }
+  await following.ended;
+  assert.equal(last().closedWith, 1000);
+  const other = one.follow([["account", 1]]);
+  one.close();
+  await other.ended;
+  assert.equal(last().closedWith, 1000);
+});
+
+test("who takes slowly holds no more than so many, and loses nothing", async () => {
+  const following = client().follow([["account", 1]]);
+  await last().open();
+  await last().answer({ data: { position: "e.0", recovered: false } });
+  for (let number = 1; number <= 10_005; number++) last().onmessage?.({ data: JSON.stringify(event(number)) });
+  await settle();
+  assert.equal(last().closedWith, 1000);
+  await pass(60);
+  assert.equal(FakeSocket.made.length, 1, "there is no room");
+  const taken = [];
+  const iterator = following[Symbol.asyncIterator]();
+  while (taken.length < 10_000) taken.push((await iterator.next()).value.position);
+  await settle();
+  await last().open();
+  assert.equal(last().sent.at(-1).after, "e.10000");
+  await last().answer({ data: { position: "e.10005", recovered: true } });
+  await last().tell(event(10_001));
+  assert.equal((await iterator.next()).value.position, "e.10001");
+  assert.equal(new Set(taken).size, 10_000);
+});
+
+test("when the network is back, the pause is over", async () => {
+  const listeners = new Set();
+  globalThis.addEventListener = (name, listener) => name === "online" && listeners.add(listener);
+  globalThis.removeEventListener = (name, listener) => listeners.delete(listener);
+  await follow();
+  await last().end();
+  await settle();
+  listeners.forEach((listener) => listener());
+  await settle();
+  assert.equal(FakeSocket.made.length, 2);
+  assert.equal(listeners.size, 0);
+});
