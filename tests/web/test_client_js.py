@@ -1,4 +1,4 @@
-"""The JavaScript client in Node, on a network that obeys and against a real server; its types by TypeScript."""
+"""The JavaScript client in Node, on a network that obeys and on a real server; its types by TypeScript."""
 
 import json
 import signal
