@@ -310,7 +310,7 @@ def test_programs_that_nobody_else_may_reach_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(programs, "CACHE", tmp_path / "cache")
-    original = programs._find().parent  # noqa: SLF001
+    original = programs.find().parent
     package = tmp_path / "private" / original.parent.name
     shutil.copytree(original, package / original.name, symlinks=True)
     libraries = original.parent.with_name(f"{original.parent.name}.libs")

@@ -10,8 +10,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
+from tests.cli.test_main import assert_one_line, trio_ws_command
 from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, receive, serving
-from tests.test_cli import assert_one_line, trio_ws_command
 from trio_ws.identity import TOKEN_PREFIX
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - that is what is tested; only loopback calls

@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.cli.test_main import assert_one_line, trio_ws_command
 from tests.end_to_end.serving import (
     INVOICE,
     PATIENCE_SECONDS,
@@ -25,7 +26,6 @@ from tests.end_to_end.serving import (
     running,
     serving,
 )
-from tests.test_cli import assert_one_line, trio_ws_command
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.cli.test_main import assert_one_line, trio_ws_command
 from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, call, execute, serving
 from tests.end_to_end.test_accounts import ask
-from tests.test_cli import assert_one_line, trio_ws_command
 from tests.webhooks.test_signature import Verifier, is_from_trio_ws
 
 __all__ = ["is_from_trio_ws"]  # a fixture

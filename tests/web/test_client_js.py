@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import INVOICE, Server, call, execute, free_port, serving
 from tests.requirements import need
-from tests.test_cli import trio_ws_command
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "trio_ws" / "web"

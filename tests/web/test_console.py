@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import INVOICE, Server, call, execute, free_port, serving
-from tests.test_cli import trio_ws_command
 from tests.web.conftest import PATIENCE_MS
 from trio_ws.messages import Action
 

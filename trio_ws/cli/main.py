@@ -34,6 +34,7 @@ for command in (serve, migrate, check_config, database_url, listen, call):
     app.command(command)
 # Loaded when they are asked for: a server has no use for them.
 app.command("trio_ws.cli.describing:asyncapi", help="The interface, described for machines.")
+app.command("trio_ws.cli.doctor:doctor", help="Look at all that a server needs, and say what to do.")
 app.command("trio_ws.cli.simulating:simulate", help="Hours of servers, clients and faults, in seconds.")
 for group in (account, token, webhooks, events):
     app.command(group)

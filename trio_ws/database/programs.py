@@ -54,7 +54,7 @@ class Programs:
 
     def __init__(self, bindir: Path | None, user: User | None) -> None:
         self.user = user
-        self._bindir = bindir or _find()
+        self._bindir = bindir or find()
         if not _are_in(self._bindir):
             raise StartupError(f"no PostgreSQL in {self._bindir}: check TRIO_WS_POSTGRES_BINDIR")
         if user is not None and not self._can_run(self._bindir / "postgres"):
@@ -155,7 +155,12 @@ def user_of(cluster: Path) -> User | None:
     raise StartupError("PostgreSQL can't run as root, and there is neither a user postgres nor nobody")
 
 
-def _find() -> Path:
+def find() -> Path:
+    """Return the folder of PostgreSQL's programs: our own, those in the PATH, or Debian's.
+
+    Raises:
+        StartupError: there are none.
+    """
     for folder in _candidates():
         if _are_in(folder):
             return folder

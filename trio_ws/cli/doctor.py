@@ -1,0 +1,335 @@
+"""`trio-ws doctor`: what a server would need, looked at one by one, and what to do where it is not so.
+
+It changes nothing: it makes no folder, starts no PostgreSQL and brings no schema up to date. Each look has a
+deadline, so that it ends whatever is broken.
+"""
+
+import errno
+import http.client
+import json
+import os
+import platform
+import resource
+import shutil
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psycopg
+from rich.console import Console
+from rich.text import Text
+
+import trio_ws
+from trio_ws.cli.options import NO_SERVE_OPTIONS, AsJson, ServeOptions
+from trio_ws.database import embedded, migrations, programs
+from trio_ws.database.queries import Connection
+from trio_ws.errors import StartupError
+from trio_ws.settings import Settings, data_dir
+
+DEADLINE_SECONDS = 3  # for each look
+SPARE_DESCRIPTORS = 256  # as `serve` reckons
+CONNECTION_BYTES = 40 * 1024  # an idle client with what it may use of the kernel; README, "Sizing"
+FREE_BYTES = 1 << 30  # a WAL and a log that grow need room
+CLOCK_SECONDS = 1.0  # apart; expiry goes by the database's clock, a token's too
+CERTIFICATE_DAYS = 14
+UNNUMBERED_EVENTS = 10_000  # a busy second's
+
+State = Literal["ok", "warn", "fail"]
+COLOURS: dict[State, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+class Finding(NamedTuple):
+    """What a look found.
+
+    Attributes:
+        state: Whether it is good.
+        what: What was looked at.
+        found: How it is.
+        advice: What to do, where it is not good.
+    """
+
+    state: State
+    what: str
+    found: str
+    advice: str = ""
+
+
+def doctor(*, as_json: AsJson = False, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
+    """Look at all that a server needs, and say what to do where something is wrong; takes what `serve` takes.
+
+    It changes nothing. The exit status is 1 when something has to be done before a server can run well.
+
+    Example: trio-ws doctor --port 9000
+    Example: trio-ws doctor --json
+    """
+    settings, _ = options.load()
+    console = Console(highlight=False, soft_wrap=True)
+    states = set()
+    for finding in examine(settings):
+        states.add(finding.state)
+        if as_json:
+            print(json.dumps(finding._asdict(), ensure_ascii=False), flush=True)
+        else:
+            console.print(_line(finding))
+    if "fail" in states:
+        sys.exit(1)
+
+
+def _line(finding: Finding) -> Text:
+    line = Text.assemble((f"{finding.state:5}", COLOURS[finding.state]), f"{finding.what}: {finding.found}")
+    return line.append(f": {finding.advice}") if finding.advice else line
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Yield what each look finds, as it does."""
+    for look in (_versions, _port, _certificate, _descriptors, _memory):
+        yield from look(settings)
+    conninfo = settings.database_url or embedded.running_conninfo(data_dir(settings))
+    if conninfo is None:
+        yield from _embedded(settings)
+        return
+    try:
+        connection = _connect(conninfo)
+    except psycopg.Error as error:
+        yield Finding("fail", "database", f"can't be reached ({_reason(error)})", migrations.ADVICE)
+        return
+    with connection:
+        yield from _schema(conninfo)
+        for question in (_server, _room, _clock, _log, _webhooks):
+            try:
+                yield from question(settings, connection)
+            except psycopg.Error as error:
+                yield Finding("fail", "database", f"gives no answer ({_reason(error)})", "see to it there")
+    yield from _notifications(settings, settings.listen_url or conninfo)
+
+
+# This machine
+
+
+def _versions(_: Settings) -> Iterator[Finding]:
+    yield Finding("ok", "versions", f"trio-ws {trio_ws.__version__}, Python {platform.python_version()}")
+
+
+def _port(settings: Settings) -> Iterator[Finding]:
+    where = f"{settings.host} port {settings.port}"
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            yield Finding(
+                "fail", "port", f"{where} can't be listened on ({error.strerror})", "choose another"
+            )
+            return
+    else:
+        yield Finding("ok", "port", f"{where} is free")
+        return
+    ready = _ask(settings, "/readyz")
+    if ready is None or _ask(settings, "/healthz") != "ok":
+        yield Finding("fail", "port", f"{where} is taken, and not by a trio-ws", "stop what listens there")
+    elif ready == "ok":
+        yield Finding("ok", "port", f"a trio-ws serves on {where}")
+    else:
+        yield Finding("warn", "port", f"a trio-ws is on {where}, and not ready", ready)
+
+
+def _ask(settings: Settings, path: str) -> str | None:
+    """Return what a page of a server says that may be there already."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - none is bound
+    if settings.tls_cert is None:
+        connection = http.client.HTTPConnection(host, settings.port, timeout=DEADLINE_SECONDS)
+    else:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it is on this machine
+        connection = http.client.HTTPSConnection(
+            host, settings.port, timeout=DEADLINE_SECONDS, context=context
+        )
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read(1000).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _certificate(settings: Settings) -> Iterator[Finding]:
+    if settings.tls_cert is None:
+        return
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        decoded = ssl._ssl._test_decode_cert(settings.tls_cert)  # type: ignore[attr-defined] # noqa: SLF001
+    except OSError as error:  # ssl.SSLError is one
+        yield Finding("fail", "TLS", f"can't use {settings.tls_cert} ({error})", "see tls_cert and tls_key")
+        return
+    days = (ssl.cert_time_to_seconds(decoded["notAfter"]) - time.time()) / 86400
+    state: State = "ok" if days > CERTIFICATE_DAYS else "warn" if days > 0 else "fail"
+    advice = "" if state == "ok" else "renew it, and send SIGHUP"
+    yield Finding(state, "TLS", f"the certificate is good for {days:.0f} days", advice)
+
+
+def _descriptors(settings: Settings) -> Iterator[Finding]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = "any number" if hard == resource.RLIM_INFINITY else str(hard)
+    wanted = None if settings.connections is None else settings.connections + SPARE_DESCRIPTORS
+    found = f"{allowed} allowed, for {settings.connections or 'any number of'} connections"
+    if hard != resource.RLIM_INFINITY and (wanted is None or hard < wanted):
+        advice = "raise LimitNOFILE or `ulimit -Hn`, or lower `connections`"
+        yield Finding("warn", "file descriptors", found, advice)
+    else:
+        yield Finding("ok", "file descriptors", found)
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    if settings.connections is None:
+        return
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wanted = settings.workers * settings.connections * CONNECTION_BYTES
+    found = f"{there >> 20} MB, and all clients may want {wanted >> 20} MB"
+    if wanted > there:
+        yield Finding("warn", "memory", found, "lower `connections`")
+    else:
+        yield Finding("ok", "memory", found)
+
+
+def _embedded(settings: Settings) -> Iterator[Finding]:
+    folder = data_dir(settings)
+    try:
+        found = Path(settings.postgres_bindir) if settings.postgres_bindir else programs.find()
+    except StartupError as error:
+        yield Finding("fail", "database", "the embedded one can't be started", str(error))
+        return
+    yield Finding("ok", "database", f"the embedded one starts with the server, by {found}")
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        yield Finding("fail", "data folder", f"{place} can't be written to", "name another --data-dir")
+        return
+    free = shutil.disk_usage(place).free
+    state: State = "ok" if free >= FREE_BYTES else "warn"
+    advice = "" if state == "ok" else "make room: PostgreSQL stops when it has none"
+    yield Finding(state, "data folder", f"{folder}, {free >> 20} MB free", advice)
+
+
+# The database
+
+
+def _connect(conninfo: str) -> Connection:
+    connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=DEADLINE_SECONDS)
+    connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{DEADLINE_SECONDS}s",))
+    return connection
+
+
+def _reason(error: psycopg.Error) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _row(connection: Connection, query: str) -> tuple[object, ...]:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None  # noqa: S101 - each of these returns one
+    return row
+
+
+def _server(_: Settings, connection: Connection) -> Iterator[Finding]:
+    version = connection.info.parameter_status("server_version")
+    if connection.info.server_version < migrations.MINIMUM_POSTGRESQL * 10000:
+        advice = f"{migrations.MINIMUM_POSTGRESQL} or later is needed"
+        yield Finding("fail", "database", f"PostgreSQL {version} is too old", advice)
+    else:
+        yield Finding("ok", "database", f"PostgreSQL {version} answers")
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        yield Finding("fail", "encoding", f"{encoding}", "make the database with ENCODING 'UTF8'")
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        (value,) = _row(connection, f"SHOW {name}")
+        if value == "off":
+            yield Finding("warn", name, "off", "a crash of the machine loses what was answered: switch it on")
+
+
+def _schema(conninfo: str) -> Iterator[Finding]:
+    try:
+        migrations.require_migrated(conninfo)
+    except StartupError as error:
+        yield Finding("warn" if "lacks" in str(error) else "fail", "schema", str(error))
+    else:
+        yield Finding("ok", "schema", f"at version {migrations.known_migrations()[-1].version}, the newest")
+
+
+def _room(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    (most, used) = _row(
+        connection,
+        "SELECT current_setting('max_connections')::int"
+        " - current_setting('superuser_reserved_connections')::int,"
+        " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')",
+    )
+    wanted = settings.workers * (settings.database_connections + 2)
+    found = f"{most} connections allowed, {used} in use, {wanted} for each server of these settings"
+    if wanted > int(str(most)):
+        yield Finding("fail", "sessions", found, "raise max_connections, or lower `database_connections`")
+    else:
+        yield Finding("ok", "sessions", found)
+
+
+def _clock(_: Settings, connection: Connection) -> Iterator[Finding]:
+    before = time.time()
+    (there,) = _row(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
+    after = time.time()
+    apart = max(before - float(str(there)), float(str(there)) - after, 0.0)
+    if apart > CLOCK_SECONDS:
+        advice = "set both by NTP: invoices and tokens expire by the database's"
+        yield Finding("warn", "clock", f"{apart:.1f} s apart from the database's", advice)
+    else:
+        yield Finding("ok", "clock", f"within {max(apart, after - before):.3f} s of the database's")
+
+
+def _log(_: Settings, connection: Connection) -> Iterator[Finding]:
+    if _row(connection, "SELECT to_regclass('event_log') IS NULL")[0]:
+        return
+    first, last, waiting, age, size = _row(
+        connection,
+        "SELECT first, last, (SELECT count(*) FROM event WHERE seq IS NULL),"
+        " (SELECT extract(epoch FROM clock_timestamp() - at) FROM event WHERE seq >= first"
+        "  ORDER BY seq LIMIT 1)::float8,"
+        " pg_size_pretty(pg_total_relation_size('event')) FROM event_log",
+    )
+    oldest = "" if age is None else f", the oldest {float(str(age)) / 3600:.1f} h old"
+    found = f"events {first} to {last}{oldest}, {size}"
+    if int(str(waiting)) > UNNUMBERED_EVENTS:
+        yield Finding("warn", "event log", f"{found}; {waiting} are not told yet", "is a server running?")
+    else:
+        yield Finding("ok", "event log", f"{found}; {waiting} not told yet")
+
+
+def _webhooks(_: Settings, connection: Connection) -> Iterator[Finding]:
+    if _row(connection, "SELECT to_regclass('webhook_deliveries') IS NULL")[0]:
+        return
+    waiting, failed = _row(
+        connection,
+        "SELECT count(*) FILTER (WHERE failed_at IS NULL), count(failed_at) FROM webhook_deliveries",
+    )
+    if failed:
+        advice = "see `trio-ws webhooks list --failed`, and retry them when their receivers are well"
+        yield Finding("warn", "webhooks", f"{waiting} wait, {failed} were given up", advice)
+    else:
+        yield Finding("ok", "webhooks", f"{waiting} wait, none was given up")
+
+
+def _notifications(settings: Settings, conninfo: str) -> Iterator[Finding]:
+    """See whether what is notified arrives: a pool that hands a session to others loses it."""
+    try:
+        with _connect(conninfo) as listening, _connect(settings.database_url or conninfo) as other:
+            listening.execute("LISTEN trio_ws_doctor")
+            other.execute("NOTIFY trio_ws_doctor")
+            came = any(listening.notifies(timeout=DEADLINE_SECONDS, stop_after=1))
+    except psycopg.Error as error:
+        yield Finding("warn", "LISTEN", f"can't be tried ({_reason(error)})", "events come by polling alone")
+        return
+    if came:
+        yield Finding("ok", "LISTEN", "what is notified arrives")
+    else:
+        advice = "have listen_url lead to PostgreSQL itself, past the pool; until then events come by polling"
+        yield Finding("warn", "LISTEN", "what is notified does not arrive", advice)
