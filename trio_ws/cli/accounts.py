@@ -15,10 +15,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # of a duration, in seconds
 
 
 def create_account(*, name: str, options: Options = NO_OPTIONS) -> None:
-    """Make an account, and print its id.
-
-    Example: trio-ws account create --name "The corner shop"
-    """
+    """Make an account, and print its id."""
     print(run_query(options, queries.create_account, name))
 
 
@@ -29,10 +26,7 @@ def create_token(
     expires: Annotated[str | None, Parameter(help="How long it lasts: 30d, 12h. Default: for ever.")] = None,
     options: Options = NO_OPTIONS,
 ) -> None:
-    """Make a token, and print it on the last line: it can't be shown again.
-
-    Example: trio-ws token create --account 1 --scope read,write --expires 30d
-    """
+    """Make a token, and print it on the last line: it can't be shown again."""
     scopes = [part.strip() for part in scope.split(",")]
     if unknown := [part for part in scopes if part not in SCOPES]:
         raise SettingsError(f"--scope: {unknown[0]!r} is none of {', '.join(SCOPES)}")

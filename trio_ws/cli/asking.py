@@ -35,10 +35,7 @@ def listen(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines.
-
-    Example: trio-ws listen account 1
-    """
+    """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines."""
 
     async def follow() -> None:
         async with (
@@ -52,10 +49,7 @@ def listen(
 
 
 def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = None) -> None:
-    """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text.
-
-    Example: trio-ws call create_invoice amount=1000 currency=USD account_id=1
-    """
+    """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text."""
     given = {}
     for field in fields:
         name, equals, value = field.partition("=")

@@ -6,9 +6,6 @@ from trio_ws.asyncapi import encoded
 
 
 def asyncapi() -> None:
-    """Print the AsyncAPI 3 document of this server's interface, which is also at /asyncapi.json.
-
-    Example: trio-ws asyncapi
-    """
+    """Print the AsyncAPI 3 document of this server's interface, which is also at /asyncapi.json."""
     sys.stdout.write(encoded().decode())
     print()

@@ -62,9 +62,6 @@ def doctor(*, as_json: AsJson = False, options: ServeOptions = NO_SERVE_OPTIONS)
     """Look at all that a server needs, and say what to do where something is wrong; takes what `serve` takes.
 
     It changes nothing. The exit status is 1 when something has to be done before a server can run well.
-
-    Example: trio-ws doctor --port 9000
-    Example: trio-ws doctor --json
     """
     settings, _ = options.load()
     console = Console(highlight=False, soft_wrap=True)

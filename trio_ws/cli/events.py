@@ -39,8 +39,6 @@ def tail(
     """Read the event log itself, in order, and go on with what comes, until Ctrl-C.
 
     It needs no server, and stays when PostgreSQL goes away and comes back.
-
-    Example: trio-ws events tail --account 1
     """
     settings, _ = options.load()
     configure_logs(settings)

@@ -3,10 +3,12 @@
 Exit status: 0 done, 1 can't (the line says what to do), 2 wrong usage or settings.
 """
 
+import os
 import signal
 import sys
+from collections.abc import Callable
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 
 import trio_ws
 from trio_ws.cli.accounts import create_account, create_token, list_tokens, revoke_token
@@ -19,46 +21,151 @@ from trio_ws.cli.webhooks import list_deliveries, retry, secret
 from trio_ws.errors import StartupError
 from trio_ws.settings import SettingsError
 
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["Examples:", "```", *lines, "```"])
+
+
 app = App(
     name="trio-ws",
     help="A WebSocket event server for invoices and prices.",
+    help_epilogue=_examples(
+        "trio-ws serve             # on ws://127.0.0.1:8080, with its own database",
+        "trio-ws listen account 1  # prints what comes",
+        "trio-ws call create_invoice amount=1000 currency=USD account_id=1",
+        "trio-ws top               # what the server is doing",
+        "trio-ws doctor            # what is wrong, and what to do",
+    ),
     version=trio_ws.__version__,
     result_action="return_value",
 )
-account = App(name="account", help="Accounts.", result_action="return_value")
-token = App(name="token", help="Tokens: who may come, and do what.", result_action="return_value")
-webhooks = App(name="webhooks", help="Invoices' events, POSTed.", result_action="return_value")
-events = App(name="events", help="The event log in the database.", result_action="return_value")
 
-for command in (serve, migrate, check_config, database_url, listen, call):
-    app.command(command)
-# Loaded when they are asked for: a server has no use for them.
-app.command("trio_ws.cli.describing:asyncapi", help="The interface, described for machines.")
-app.command("trio_ws.cli.doctor:doctor", help="Look at all that a server needs, and say what to do.")
-app.command("trio_ws.cli.simulating:simulate", help="Hours of servers, clients and faults, in seconds.")
-for group in (account, token, webhooks, events):
-    app.command(group)
-account.command(create_account, name="create")
-token.command(create_token, name="create")
-token.command(list_tokens, name="list")
-token.command(revoke_token, name="revoke")
-webhooks.command(list_deliveries, name="list")
-webhooks.command(retry)
-webhooks.command(secret)
-events.command(tail)
+RUN = Group("Run it", sort_key=1)
+ASK = Group("Ask it", sort_key=2)
+LOOK = Group("Look at it", sort_key=3)
+ADMINISTER = Group("Administer it", sort_key=4)
+BUILD = Group("Build on it", sort_key=5)
+
+
+def _add(
+    parent: App, group: Group | None, command: Callable[..., None] | str, name: str | None, *examples: str
+) -> None:
+    """Add a command; one that is named by its place is loaded when it is needed: never by a server."""
+    parent.command(command, name=name, group=group, help_epilogue=_examples(*examples))
+
+
+def _group(name: str, about: str) -> App:
+    made = App(name=name, help=about, help_epilogue="", group=ADMINISTER, result_action="return_value")
+    app.command(made)
+    return made
+
+
+_add(
+    app, RUN, serve, None, "trio-ws serve --port 9000", "trio-ws serve --config /etc/trio-ws.toml --workers 4"
+)
+_add(app, RUN, check_config, None, "trio-ws check-config --port 9000", "trio-ws check-config --schema")
+_add(app, RUN, migrate, None, "trio-ws migrate --database-url postgresql://db.example/shop")
+_add(app, RUN, "trio_ws.cli.doctor:doctor", None, "trio-ws doctor", "trio-ws doctor --port 9000 --json")
+_add(
+    app,
+    ASK,
+    call,
+    None,
+    "trio-ws call create_invoice amount=1000 currency=USD account_id=1",
+    "trio-ws call list_prices --url wss://ws.example",
+)
+_add(
+    app,
+    ASK,
+    listen,
+    None,
+    "trio-ws listen account 1",
+    "trio-ws listen price '*' --json",
+    "trio-ws listen invoice 5735e250-b53e-4ace-a025-afac1bc77ee2 --after 4f3c9a-1.1042",
+)
+_add(
+    app,
+    LOOK,
+    "trio_ws.cli.top:top",
+    None,
+    "trio-ws top",
+    "trio-ws top --once --interval 5",
+    "trio-ws top http://localhost:9100/metrics http://localhost:9101/metrics",
+)
+_add(
+    app,
+    LOOK,
+    "trio_ws.cli.bench:bench",
+    None,
+    "trio-ws bench ping",
+    "trio-ws bench create --clients 16 --in-flight 16 --seconds 3",
+    "trio-ws bench events --clients 200",
+)
+_add(app, LOOK, database_url, None, "trio-ws database-url", 'psql "$(trio-ws database-url)"')
+_add(app, BUILD, "trio_ws.cli.describing:asyncapi", None, "trio-ws asyncapi")
+_add(
+    app,
+    BUILD,
+    "trio_ws.cli.simulating:simulate",
+    None,
+    "trio-ws simulate --seeds 100",
+    "trio-ws simulate --seed 7 --trace",
+    "trio-ws simulate --seed 7 --plot run.svg",
+)
+_add(
+    app,
+    BUILD,
+    "trio_ws.cli.completing:completion",
+    None,
+    "trio-ws completion bash",
+    'eval "$(trio-ws completion bash)"',
+)
+
+events = _group("events", "The event log in the database.")
+_add(events, None, tail, None, "trio-ws events tail --account 1", "trio-ws events tail --json")
+account = _group("account", "Accounts.")
+_add(account, None, create_account, "create", 'trio-ws account create --name "The corner shop"')
+token = _group("token", "Tokens: who may come, and do what.")
+_add(
+    token,
+    None,
+    create_token,
+    "create",
+    "trio-ws token create --account 1 --scope read,write --expires 30d",
+)
+_add(token, None, list_tokens, "list", "trio-ws token list")
+_add(token, None, revoke_token, "revoke", "trio-ws token revoke 1")
+webhooks = _group("webhooks", "Invoices' events, POSTed.")
+_add(webhooks, None, list_deliveries, "list", "trio-ws webhooks list --failed --account 1")
+_add(webhooks, None, retry, None, "trio-ws webhooks retry 1042", "trio-ws webhooks retry --failed")
+_add(webhooks, None, secret, None, "trio-ws webhooks secret --account 1 --new")
+
 app.command(work, name="worker", show=False)  # what `serve --workers` starts
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        app(exit_on_error=False, print_error=False)
+        words = sys.argv[1:]
+        if not words or not set(app.help_flags).isdisjoint(words):
+            _load_all()
+        app(words, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (CycloptsError, SettingsError) as error:
         _fail(2, error)
     except StartupError as error:
         _fail(1, error)
     except KeyboardInterrupt:  # in a command other than `serve`
         sys.exit(128 + signal.SIGINT)
+
+
+def _load_all() -> None:
+    """Load what is loaded when it is needed: help says of each command what it is."""
+    for name in app:
+        app[name]
 
 
 def _fail(status: int, error: Exception) -> None:

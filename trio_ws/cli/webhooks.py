@@ -34,10 +34,7 @@ def retry(
     failed: Annotated[bool, Parameter(negative=(), help="All that were given up.")] = False,
     options: Options = NO_OPTIONS,
 ) -> None:
-    """Have a webhook be sent now; the time of one that was given up begins anew.
-
-    Example: trio-ws webhooks retry --failed
-    """
+    """Have a webhook be sent now; the time of one that was given up begins anew."""
     if failed is (delivery is not None):
         raise SettingsError("webhooks retry: give either an ID or --failed")
     print(f"retrying {run_query(options, webhooks.retry, delivery)}")
@@ -49,10 +46,7 @@ def secret(
     new: Annotated[bool, Parameter(negative=(), help="Make one first; the older one goes on.")] = False,
     options: Options = NO_OPTIONS,
 ) -> None:
-    """Print the secrets that sign an account's webhooks, each alone on a line, the newest first.
-
-    Example: trio-ws webhooks secret --account 1 --new
-    """
+    """Print the secrets that sign an account's webhooks, each alone on a line, the newest first."""
     if new:
         run_query(options, webhooks.add_secret, account)
     print("\n".join(run_query(options, webhooks.active_secrets, account)))
