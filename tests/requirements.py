@@ -17,6 +17,11 @@ def need(program: str) -> str:
     if found is not None:
         return found
     reason = f"needs {program}: apt install {PACKAGES[program]}"
-    if program in os.environ.get("TRIO_WS_TESTS_REQUIRE", "").split(","):
+    if is_required(program):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def is_required(name: str) -> bool:
+    """Whether a test has to run that needs this."""
+    return name in os.environ.get("TRIO_WS_TESTS_REQUIRE", "").split(",")

@@ -5,4 +5,4 @@ To follow one event through it, read in this order: `database/schema/` (a trigge
 `events/follower.py`, `events/outbox.py` and `connection.py` (it is queued, and written to each of them).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

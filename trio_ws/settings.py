@@ -21,6 +21,8 @@ from trio_ws.errors import StartupError
 PREFIX = "TRIO_WS_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the TOML file, so it can't stand in it
 TOKEN_VARIABLE = f"{PREFIX}TOKEN"  # who a client is: no setting of the server's
+URL_VARIABLE = f"{PREFIX}URL"  # where a client finds the server: none either
+NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE)
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
@@ -260,7 +262,9 @@ def _from_environment(environment: Mapping[str, str]) -> list[Given]:
             value,
         )
         for variable, value in environment.items()
-        if variable.startswith(PREFIX) and variable not in (CONFIG_VARIABLE, TOKEN_VARIABLE) and value
+        if variable.startswith(PREFIX)
+        and variable not in (CONFIG_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE)
+        and value
     ]
 
 

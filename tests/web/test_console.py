@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import INVOICE, Server, call, execute, free_port, serving
-from tests.web.conftest import PATIENCE_MS
+from tests.web.browser import PATIENCE_MS
 from trio_ws.messages import Action
 
 expect.set_options(timeout=PATIENCE_MS)

@@ -12,11 +12,11 @@ from cyclopts import Parameter
 from trio_ws import client
 from trio_ws.cli.options import AsJson
 from trio_ws.errors import StartupError, leaves
-from trio_ws.settings import TOKEN_VARIABLE, SettingsError
+from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
 
 DEFAULT_URL = "ws://localhost:8080"
 
-Url = Annotated[str, Parameter(help="Where the server is.")]
+Url = Annotated[str, Parameter(env_var=URL_VARIABLE, help="Where the server is.")]
 Token = Annotated[
     str | None,
     Parameter(

@@ -173,16 +173,19 @@ class Run:
             if reply["status"] == "success":
                 self._took.append(trio.current_time() - begun[0])
             else:
-                await self._heed(reply)
+                await self._heed(reply, in_flight)
             begun.popleft()
             if trio.current_time() < self._end:
                 begun.append(trio.current_time())
                 await socket.send_message(request)
 
-    async def _heed(self, reply: dict[str, Any]) -> None:
-        """Count an error, and leave the server alone for as long as it asks for."""
+    async def _heed(self, reply: dict[str, Any], turns: int = 1) -> None:
+        """Count an error, and leave the server alone for as long as it asks for, for each that is under way.
+
+        Who comes back for each of them sooner is too fast with the others, and is ended with 4029.
+        """
         self._errors[reply["code"]] += 1
-        await trio.sleep(reply.get("retry_after_seconds", 0.1))
+        await trio.sleep(turns * reply.get("retry_after_seconds", 0.1))
 
     async def _fetch(self, lines: trio.Nursery) -> dict[str, Any]:
         """Return the request for an invoice that is made for it."""

@@ -1,6 +1,7 @@
 """`trio-ws top`: what a server that runs is doing, second by second."""
 
 import http.client
+import os
 import sys
 import time
 import urllib.error
@@ -18,11 +19,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from trio_ws.cli.asking import DEFAULT_URL
 from trio_ws.cli.measured import Change, Samples, parse, sparkline, together
 from trio_ws.errors import StartupError
-from trio_ws.settings import SettingsError
+from trio_ws.settings import URL_VARIABLE, SettingsError
 
-DEFAULT_URL = "http://localhost:8080/metrics"
 PATIENCE_SECONDS = 3.0  # for an answer; a server that is well takes some milliseconds
 HISTORY = 60  # points of a line
 MOST_ROWS = 8  # of actions, codes and queries
@@ -99,12 +100,14 @@ FIGURES = (
 
 
 def top(
-    *urls: Annotated[str, Parameter(help="Where it is measured; several are summed, as workers'.")],
+    *urls: Annotated[
+        str, Parameter(help="Where it is measured, else TRIO_WS_URL or localhost:8080; several are summed.")
+    ],
     interval: Annotated[PositiveFloat, Parameter(help="Seconds between looks.")] = 1.0,
     once: Annotated[bool, Parameter(negative=(), help="Print one table, and be done.")] = False,
 ) -> None:
     """Show what a server is doing, live, until Ctrl-C; where nobody looks, as in a pipe, once."""
-    places = [_place(url) for url in urls or (DEFAULT_URL,)]
+    places = [_place(url) for url in urls or (os.environ.get(URL_VARIABLE) or DEFAULT_URL,)]
     console = Console()
     view = View()
     with ThreadPoolExecutor(len(places)) as pool:
