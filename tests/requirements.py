@@ -1,6 +1,6 @@
 """Programs that some tests need, and that a machine may lack: then they are skipped, and say what to install.
 
-Where all of it has to be there, as in CI, `TRIO_WS_TESTS_REQUIRE=chromium,node` makes the lack a failure.
+Where all of it has to be there, as in CI, `TEST_REQUIRES=chromium,node` makes the lack a failure.
 """
 
 import os
@@ -24,4 +24,4 @@ def need(program: str) -> str:
 
 def is_required(name: str) -> bool:
     """Whether a test has to run that needs this."""
-    return name in os.environ.get("TRIO_WS_TESTS_REQUIRE", "").split(",")
+    return name in os.environ.get("TEST_REQUIRES", "").split(",")

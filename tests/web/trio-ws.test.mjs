@@ -310,3 +310,16 @@ test("when the network is back, the pause is over", async () => {
   assert.equal(FakeSocket.made.length, 2);
   assert.equal(listeners.size, 0);
 });
+
+test("a URL that leads nowhere is an error at once, and one that may not be opened when it is tried", async () => {
+  assert.throws(() => connect("http://server"), SyntaxError);
+  class Forbidden {
+    constructor() {
+      throw new Error("mixed content");
+    }
+  }
+  const one = client({ WebSocket: Forbidden });
+  await assert.rejects(one.call("ping"), /mixed content/);
+  const { done } = await follow({}, { WebSocket: Forbidden });
+  assert.match((await done).message, /mixed content/);
+});

@@ -77,9 +77,12 @@ export class Disconnected extends Error {
  * @param {string} [url]  In a browser: this page's own server.
  * @param {Options} [options]  `token`: who we are. `WebSocket`: another class than the platform's. `onState`: told
  *   of every change of the line that requests share.
+ * @throws {SyntaxError}  The URL is none of these.
  */
 export function connect(url, options = {}) {
-  return new Client(url ?? location.origin.replace(/^http/, "ws"), options);
+  const place = url ?? location.origin.replace(/^http/, "ws");
+  if (!/^wss?:\/\/./.test(place)) throw new SyntaxError(`${place} is no ws:// or wss:// URL`);
+  return new Client(place, options);
 }
 
 /** Asks and follows; made by `connect`. */
@@ -158,7 +161,7 @@ export class Following {
   /** @type {(Event | Gap)[]} What came and was not taken yet. */
   #queue = [];
   #isFull = false;
-  /** @type {Refused | undefined} */
+  /** @type {Error | undefined} */
   #error;
   /** @type {Line | undefined} */
   #line;
@@ -178,8 +181,10 @@ export class Following {
     this.#position = after;
     this.#onState = onState;
     const wanted = topics.map(([type, id]) => ({ type, id }));
-    /** Fulfilled when it is followed no more. */
-    this.ended = this.#run(() => new Line(url, options, (event) => this.#receive(event)), wanted);
+    /** Fulfilled when it is followed no more. @type {Promise<void>} */
+    this.ended = this.#run(() => new Line(url, options, (event) => this.#receive(event)), wanted)
+      .catch((error) => (this.#error = error)) // as of a WebSocket that a page may not open; whoever iterates is told
+      .then(() => this.#changed.notify());
   }
 
   /** Follow no more; what came is still there to be taken. */
@@ -231,7 +236,6 @@ export class Following {
       if (!this.#closing.signal.aborted) await this.#pauseAfter(lost, pauses);
     }
     if (!this.#error) this.#onState("closed", {});
-    this.#changed.notify();
   }
 
   /** @param {Line} line @param {{type: string, id: string | number}[]} topics */
