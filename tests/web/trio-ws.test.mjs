@@ -323,3 +323,28 @@ test("a URL that leads nowhere is an error at once, and one that may not be open
   const { done } = await follow({}, { WebSocket: Forbidden });
   assert.match((await done).message, /mixed content/);
 });
+
+test("events that come together with the reply come after it", async () => {
+  const { events } = await follow({ after: "old.5" });
+  await last().open();
+  const reply = { status: "success", data: { position: "e.1", recovered: false }, request_id: 1 };
+  for (const message of [reply, event(2), event(3)]) last().onmessage({ data: JSON.stringify(message) }); // in one piece
+  await settle();
+  assert.deepEqual(events.map((found) => [found.position, found.isGap]), [["e.1", true], ["e.2", false], ["e.3", false]]);
+  await last().end();
+  await pass(0.2);
+  await last().open();
+  assert.equal(last().sent.at(-1).after, "e.3");
+});
+
+test("who fails when told of a state is told so where he iterates, and the line ends", async () => {
+  const following = client().follow([["account", 1]], {
+    onState: (state) => {
+      if (state === "open") throw new Error("mine");
+    },
+  });
+  await last().open();
+  await last().answer({ data: { position: "e.1", recovered: false } });
+  await assert.rejects(following[Symbol.asyncIterator]().next(), /mine/);
+  assert.equal(last().closedWith, 1000);
+});

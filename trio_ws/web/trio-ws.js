@@ -184,7 +184,7 @@ export class Following {
     /** Fulfilled when it is followed no more. @type {Promise<void>} */
     this.ended = this.#run(() => new Line(url, options, (event) => this.#receive(event)), wanted)
       .catch((error) => (this.#error = error)) // as of a WebSocket that a page may not open; whoever iterates is told
-      .then(() => this.#changed.notify());
+      .then(() => this.close());
   }
 
   /** Follow no more; what came is still there to be taken. */
@@ -227,10 +227,12 @@ export class Following {
       this.#onState("connecting", {});
       const line = (this.#line = open());
       try {
-        await this.#resume(line, topics);
+        const request = { action: "resume", after: this.#position ?? BEGIN, topics };
+        await line.ask(request, (reply) => this.#resume(reply));
         pauses = jitter();
       } catch (error) {
         if (error instanceof Refused) line.lose(ABNORMAL, error.message, error);
+        else if (!(error instanceof Disconnected)) throw error;
       }
       const lost = await line.lost;
       if (!this.#closing.signal.aborted) await this.#pauseAfter(lost, pauses);
@@ -238,16 +240,18 @@ export class Following {
     if (!this.#error) this.#onState("closed", {});
   }
 
-  /** @param {Line} line @param {{type: string, id: string | number}[]} topics */
-  async #resume(line, topics) {
-    const reply = await line.ask({ action: "resume", after: this.#position ?? BEGIN, topics });
+  /**
+   * Begin to follow on a line: called with the reply as it comes, for events may come together with it.
+   * @param {Message} reply
+   */
+  #resume(reply) {
     if (reply.status !== "success") throw new Refused(reply);
     const { position, recovered } = reply.data;
     const isResumed = this.#position !== undefined;
     const isGap = isResumed && !recovered;
     if (!recovered) this.#position = position; // else our own stays until its events have come
-    this.#onState("open", { position: this.#position, isResumed, isGap });
     if (isGap) this.#put({ position, isGap });
+    this.#onState("open", { position: this.#position, isResumed, isGap });
   }
 
   /** @param {Message} event */
@@ -282,7 +286,9 @@ export class Following {
 }
 
 /** @typedef {{code: number, reason: string, error?: Refused}} Lost  How a line ended; `error`: the server refused us. */
-/** @typedef {{resolve: (reply: Message) => void, reject: (error: Error) => void, timer: any}} Asked */
+/**
+ * @typedef {{take: (reply: Message) => void, resolve: (reply: Message) => void, reject: (error: Error) => void, timer: any}} Asked
+ */
 
 /** A WebSocket on which requests and replies pass, matched by request_id; events go to who wants them. */
 class Line {
@@ -328,11 +334,12 @@ class Line {
   /**
    * Send a request, and return its reply.
    * @param {Message} request
+   * @param {(reply: Message) => void} [take]  Called with the reply before anything that comes behind it.
    * @returns {Promise<Message>}
    */
-  async ask(request) {
+  async ask(request, take) {
     if (!(await this.opened)) throw await this.#failure();
-    return this.#send(request);
+    return this.#send(request, take);
   }
 
   /** End it. */
@@ -379,13 +386,13 @@ class Line {
     return false;
   }
 
-  /** @param {Message} request @returns {Promise<Message>} */
-  #send(request) {
+  /** @param {Message} request @param {(reply: Message) => void} [take] @returns {Promise<Message>} */
+  #send(request, take = () => {}) {
     const number = ++this.#number;
     return new Promise((resolve, reject) => {
       if (this.isLost) return reject(new Disconnected("the line was lost"));
       const timer = setTimeout(() => this.lose(ABNORMAL, "no reply in time"), 1000 * REPLY_S);
-      this.#asked.set(number, { resolve, reject, timer });
+      this.#asked.set(number, { take, resolve, reject, timer });
       this.#socket.send(JSON.stringify({ ...request, request_id: number }));
     });
   }
@@ -396,7 +403,12 @@ class Line {
     if (!asked) return;
     this.#asked.delete(number);
     clearTimeout(asked.timer);
-    asked.resolve(reply);
+    try {
+      asked.take(reply);
+      asked.resolve(reply);
+    } catch (error) {
+      asked.reject(/** @type {Error} */ (error));
+    }
   }
 
   /** Something came, so it lives; after a silence, ask whether it still does. */

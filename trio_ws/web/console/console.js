@@ -11,7 +11,7 @@ minds();
 const [, uid] = location.pathname.match(/^\/console\/invoice\/(.+)$/) ?? [];
 if (uid) {
   byId("invoice").hidden = false;
-  showInvoice(decodeURIComponent(uid));
+  showInvoice(uid);
 } else {
   byId("overview").hidden = false;
   mindFollowing();
