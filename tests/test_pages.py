@@ -207,6 +207,11 @@ async def test_the_console_s_pages_are_all_there_and_one_stands_for_each_invoice
         assert (await browser.ask(path))[0] == 200
 
 
+async def test_the_interface_describes_itself(browser: Browser) -> None:
+    status, text = await browser.ask("/asyncapi.json")
+    assert (status, json.loads(text)["asyncapi"]) == (200, "3.0.0")
+
+
 @pytest.mark.parametrize("path", ["/console/", "/console/x.js", "/console/invoice", "/console/invoice/1/2"])
 async def test_what_the_console_has_not_is_not_there(browser: Browser, path: str) -> None:
     assert (await browser.ask(path))[0] == 404
