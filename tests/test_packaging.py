@@ -114,7 +114,8 @@ def test_the_version_is_the_same_wherever_it_stands(checkout: Path) -> None:
         [sys.executable, "-m", "trio_ws", "--version"], check=True, capture_output=True, text=True
     )
     assert done.stdout == f"{version}\n"
-    assert f'trio_ws_info{{version="{version}"}} 1.0' in metrics.page().decode()
+    ((sample,),) = (family.samples for family in metrics.INFO.collect())
+    assert (sample.name, sample.labels) == ("trio_ws_info", {"version": version})
     newest = re.search(r"^## Changelog\n+### (\S+)", (checkout / "README.md").read_text(), re.MULTILINE)
     assert newest
     assert newest[1] == version
@@ -161,4 +162,5 @@ def test_the_container_is_made_of_what_is_there_and_runs_as_nobody_in_particular
     assert copied
     assert [name for name in copied if not (checkout / name).exists()] == []
     assert any("--require-hashes -r scripts/serve.lock" in line for line in lines)
-    assert lines.index("USER trio-ws") < lines.index('CMD ["trio-ws", "serve"]')
+    assert lines.index("USER 10001:10001") < lines.index('CMD ["trio-ws", "serve"]')
+    assert f'org.opencontainers.image.version="{trio_ws.__version__}"' in "\n".join(lines)

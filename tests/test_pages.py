@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import h11
@@ -51,9 +51,11 @@ class Browser:
 
 
 @pytest.fixture
-async def browser(world: World) -> Browser:
+async def browser(world: World) -> AsyncIterator[Browser]:
     """One connection to a server."""
-    return Browser(await world.network.call())
+    stream = await world.network.call()
+    yield Browser(stream)
+    await trio.aclose_forcefully(stream)
 
 
 async def ask(world: World, target: str, method: str = "GET", *headers: tuple[str, str]) -> tuple[int, str]:

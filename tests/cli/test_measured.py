@@ -63,7 +63,7 @@ def test_a_line_is_as_high_as_its_values(values: list[float | None], line: str) 
     assert sparkline(values) == line
 
 
-def test_each_figure_is_measured_under_the_name_that_it_is_asked_by() -> None:
+async def test_each_figure_is_measured_under_the_name_that_it_is_asked_by() -> None:
     known = {sample.name for family in metrics.REGISTRY.collect() for sample in family.samples}
     # What has labels is there once it was counted.
     known |= {"trio_ws_connections_closed_total", "trio_ws_requests_total"}

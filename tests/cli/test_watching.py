@@ -108,7 +108,17 @@ def test_bench_slows_down_when_it_is_told_to_and_says_so(
     monkeypatch.setenv("TRIO_WS_REQUESTS_BURST", "10")
     with serving(tmp_path) as server:
         done = trio_ws_command(
-            "bench", "ping", "--clients", "1", "--seconds", "0.5", "--url", server.url, "--json"
+            "bench",
+            "ping",
+            "--clients",
+            "1",
+            "--in-flight",
+            "2",
+            "--seconds",
+            "0.5",
+            "--url",
+            server.url,
+            "--json",
         )
         result = json.loads(done.stdout)
         assert result["errors"]["rate_limited"] >= 1

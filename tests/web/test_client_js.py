@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import INVOICE, Server, call, execute, free_port, serving
 from tests.requirements import need
@@ -99,7 +101,10 @@ def change(server: Server, first: int, last: int) -> None:
         execute(server.data_dir, f"INSERT INTO invoices (amount, currency, account_id) VALUES {values}")  # noqa: S608
 
 
-def test_events_come_once_and_in_order_across_kills_and_stops(tmp_path: Path) -> None:
+def test_events_come_once_and_in_order_across_kills_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIO_WS_RETRY_SPREAD_SECONDS", "0.5")
     port = str(free_port())
     with following(f"ws://127.0.0.1:{port}", [("account", 1), ("price", "*")]) as followed:
         followed.wait_for(state="lost")  # there is no server yet
