@@ -1,25 +1,34 @@
-"""Programs that some tests need, and that a machine may lack: then they are skipped, and say what to install.
+"""What some tests need, and a machine may lack: then they are skipped, and say what to install.
 
 Where all of it has to be there, as in CI, `TEST_REQUIRES=chromium,node` makes the lack a failure.
 """
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
-PACKAGES = {"chromium": "chromium", "node": "nodejs", "npx": "npm"}  # Debian's
+PACKAGES = {
+    "chromium": "chromium",
+    "git": "git",
+    "node": "nodejs",
+    "npx": "npm",
+    "podman": "podman",
+}  # Debian's
 
 
 def need(program: str) -> str:
     """Return where a program is; without it, skip the test, or fail it where it is required."""
     found = shutil.which(program)
-    if found is not None:
-        return found
-    reason = f"needs {program}: apt install {PACKAGES[program]}"
-    if is_required(program):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    if found is None:
+        lack(program, f"apt install {PACKAGES[program]}")
+    return found
+
+
+def lack(name: str, reason: str) -> NoReturn:
+    """Skip a test that needs what isn't there, or fail it where that is required."""
+    (pytest.fail if is_required(name) else pytest.skip)(f"needs {name}: {reason}")
 
 
 def is_required(name: str) -> bool:
