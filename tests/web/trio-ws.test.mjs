@@ -348,3 +348,10 @@ test("who fails when told of a state is told so where he iterates, and the line 
   await assert.rejects(following[Symbol.asyncIterator]().next(), /mine/);
   assert.equal(last().closedWith, 1000);
 });
+
+test("a line that fails is lost at once, also where nothing says that it is closed", async () => {
+  const { states } = await follow();
+  last().onerror();
+  await settle();
+  assert.equal(states.at(-1)[0], "lost");
+});

@@ -323,6 +323,7 @@ class Line {
       };
     });
     socket.onclose = ({ code, reason }) => this.lose(code, reason);
+    socket.onerror = () => this.lose(ABNORMAL, ""); // after which Node 20 has no `close` come; that of others is 1006, too
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
       if ("status" in message) this.#answer(message);
