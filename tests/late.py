@@ -6,6 +6,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from trio_ws.database import queries
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.testing import SimulatedDatabase
 
@@ -18,8 +19,10 @@ class LateDatabase(SimulatedDatabase):
 
     arrival: trio.Event | None = None
 
-    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        answer = await super().run_ahead(query, *args)
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        answer = await super().run(query, *args, lane=lane)
         if self.arrival is not None and query is queries.advance:  # type: ignore[comparison-overlap]
             await self.arrival.wait()
         return answer

@@ -17,6 +17,7 @@ from tests.test_protocol import Contract, assert_nothing_more, receive, request
 from trio_ws.currencies import EXPONENTS, Rate, Rates, exponent, in_minor_units, rounded
 from trio_ws.database import queries
 from trio_ws.database.gateway import Gateway
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound
 from trio_ws.settings import Settings
@@ -133,8 +134,10 @@ class SlowToAnswer(SimulatedDatabase):
         super().__init__()
         self.late = late
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        answer = await super().run(query, *args)
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        answer = await super().run(query, *args, lane=lane)
         if query.__name__ == "read_snapshot":
             self.late(self)
             await trio.sleep(1)  # and the tail tells of it

@@ -24,6 +24,7 @@ FLOORS = {
     "codec": 3,
     "client": 3,
     "wire": 2,
+    "background": 2,
     "messages": 2,
     "logs": 2,
     "settings": 1,

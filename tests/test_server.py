@@ -14,6 +14,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected
 from tests import raw
 from tests.late import LateDatabase
 from trio_ws.database import queries
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
 from trio_ws.server import serve
@@ -205,8 +206,10 @@ async def test_a_position_that_another_server_told_of_first_is_waited_for(
 class FarAway(SimulatedDatabase):
     """A database whose answers to clients take a second to arrive."""
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        answer = await super().run(query, *args)
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        answer = await super().run(query, *args, lane=lane)
         await trio.sleep(1)
         return answer
 

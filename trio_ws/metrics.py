@@ -91,6 +91,12 @@ DATABASE_FAILURES = Counter(
 DATABASE_CONNECTS = Counter(
     "trio_ws_database_connects", "Connections opened to PostgreSQL.", registry=REGISTRY
 )
+BACKGROUND_FAILURES = Counter(
+    "trio_ws_background_failures",
+    "Background steps that failed and were tried again, by step.",
+    ["step"],
+    registry=REGISTRY,
+)
 
 
 @cache

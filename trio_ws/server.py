@@ -16,6 +16,7 @@ import trio
 from trio_ws import metrics, web
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
+from trio_ws.background import forever
 from trio_ws.connection import Connection
 from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode, Unauthorized
@@ -46,7 +47,7 @@ Listener = trio.abc.Listener[Stream]
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 ACCEPT_RETRY_SECONDS = 0.1
 IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
-READ_SECONDS = 5.0  # how long a look at the log may take before we call ourselves not ready
+READ_SECONDS = 5.0  # how long a read of the log may take before we say that we are not ready
 TURNED_AWAY = 100  # callers that are told at one time why there is no room; others are just hung up on
 
 
@@ -89,13 +90,16 @@ async def serve(
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(server.pulse.run)
-        background.start_soon(expire_invoices, database, tail, settings.expiry_seconds)
+        expire = partial(expire_invoices, database, tail, settings.expiry_seconds)
+        background.start_soon(forever, "expiry", expire)
+        background.start_soon(forever, "tokens", services.tokens.check)
         if reloads is not None:
             background.start_soon(_reload, server, reloads)
         post = post or _poster(settings)
         background.start_soon(Deliverer(database, dispatcher.log, settings, post, now=services.now).run)
         if settings.retention_seconds is not None:
-            background.start_soon(trim_log, database, settings.retention_seconds)
+            trim = partial(trim_log, database, settings.retention_seconds)
+            background.start_soon(forever, "retention", trim)
         await background.start(tail.run)
         if page_listeners:
             await background.start(trio.serve_listeners, server.serve_pages, _patient(page_listeners))
@@ -264,7 +268,7 @@ class _Server:
         """Return why no clients should be sent here, if so."""
         if self._drains:
             return "draining"
-        age = trio.current_time() - self._services.tail.read_at
+        age = trio.current_time() - self._services.tail.progressed_at
         if age > READ_SECONDS + self._services.settings.poll_seconds:
             return f"the event log was read last {age:.0f} s ago: is the database away?"
         return None

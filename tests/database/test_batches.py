@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws.database import batches as batches_module
 from trio_ws.database import queries
-from trio_ws.database.batches import LANES, MOST, Batches
+from trio_ws.database.batches import MOST, WORKERS, Batches
 from trio_ws.database.gateway import Gateway
 from trio_ws.database.queries import Connection
 from trio_ws.errors import ActionError, IdempotencyMismatch, NotFound, Timeout, Unavailable
@@ -213,11 +213,11 @@ async def test_no_more_wait_than_there_is_room_for(
 
 async def test_there_are_several_at_a_time(autojump_clock: MockClock) -> None:
     kitchen = Kitchen()
-    async with working(kitchen, LANES) as batches, trio.open_nursery() as asking:
-        for number in range(LANES):
+    async with working(kitchen, WORKERS) as batches, trio.open_nursery() as asking:
+        for number in range(WORKERS):
             asking.start_soon(batches.ask_one, number)
             await wait_all_tasks_blocked()
-        assert kitchen.alone == list(range(LANES))
+        assert kitchen.alone == list(range(WORKERS))
 
 
 # The queries
@@ -381,7 +381,7 @@ async def test_a_row_that_is_locked_times_out_alone(conninfo: str) -> None:
             background.start_soon(gateway.watch, lambda *_: None)
             await wait_all_tasks_blocked()
             async with trio.open_nursery() as asking:
-                for _ in range(LANES):  # so that those that come now go together
+                for _ in range(WORKERS):  # so that those that come now go together
                     asking.start_soon(create)
                 await wait_all_tasks_blocked()
                 asking.start_soon(create)
@@ -390,4 +390,4 @@ async def test_a_row_that_is_locked_times_out_alone(conninfo: str) -> None:
             background.cancel_scope.cancel()
     gateway.close()
     assert outcomes.count("timeout") == 1
-    assert outcomes.count("created") == LANES + 2
+    assert outcomes.count("created") == WORKERS + 2

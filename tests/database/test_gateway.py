@@ -1,24 +1,30 @@
 """The one door to PostgreSQL, with the real one behind it: what fails, how, and how it comes back."""
 
 import contextlib
+import errno
+import itertools
 import math
 import os
 import resource
 import signal
+import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trio_ws.database import gateway as gateway_module
-from trio_ws.database import queries
+from trio_ws.database import lanes, queries
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.gateway import Gateway, QueryFailedError
+from trio_ws.database.lanes import Lane
 from trio_ws.database.migrations import migrate
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound, Timeout, Unavailable
@@ -26,6 +32,10 @@ from trio_ws.messages import CreateInvoice
 from trio_ws.settings import Settings
 
 PATIENCE_SECONDS = 30
+TERMINATE_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
 
 
 @pytest.fixture
@@ -47,12 +57,13 @@ def sleep(connection: Connection, seconds: float) -> None:
 
 def terminate_all(conninfo: str) -> int:
     """End the database's other sessions, and return how many there were."""
-    statement = (
-        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-    )
     with psycopg.connect(conninfo, autocommit=True) as other:
-        return len(other.execute(statement.encode()).fetchall())
+        return terminate_others(other)
+
+
+def terminate_others(connection: Connection) -> int:
+    """Do it on a connection that there is."""
+    return len(connection.execute(TERMINATE_OTHERS).fetchall())
 
 
 async def test_a_query_returns_what_it_returns_and_raises_what_it_raises(gateway: Gateway) -> None:
@@ -141,10 +152,11 @@ async def test_no_database_is_unavailable(tmp_path: Path) -> None:
         await gateway.run(queries.check)
 
 
-def make_read_only(conninfo: str) -> None:
+def make_read_only(conninfo: str, value: str = "on") -> None:
     with psycopg.connect(conninfo, autocommit=True) as other:
         database = other.info.dbname
-        other.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on".encode())
+        other.execute("SET default_transaction_read_only = off")
+        other.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = {value}".encode())
 
 
 async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: str) -> None:
@@ -154,19 +166,105 @@ async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: s
     assert await gateway.run(queries.read_position)
 
 
-async def test_clients_do_not_keep_the_log_waiting(gateway: Gateway) -> None:
+@pytest.mark.parametrize("lane", Lane)
+async def test_no_lane_keeps_another_waiting(gateway: Gateway, lane: Lane) -> None:
+    others = [other for other in Lane if {lane, other} != {Lane.CLIENTS, Lane.LISTS} and other is not lane]
+    held = threading.Event()
+
+    def hold(connection: Connection) -> None:
+        assert held.wait(PATIENCE_SECONDS)
+
     async with trio.open_nursery() as nursery:
-        for _ in range(6):
-            nursery.start_soon(_ignore_unavailable, gateway)
-        await trio.sleep(0.1)
-        started = time.monotonic()
-        await gateway.run_ahead(queries.check)
-        assert time.monotonic() - started < 0.7, "all connections for clients were busy longer than that"
+        for _ in range(lanes.connections(2)[lane]):
+            nursery.start_soon(partial(gateway.run, hold, lane=lane))
+        await wait_all_tasks_blocked()
+        with trio.fail_after(PATIENCE_SECONDS):
+            for other in others:
+                await gateway.run(queries.check, lane=other)
+            with pytest.raises(Unavailable, match="The database is busy"):
+                await gateway.run(queries.check, lane=lane)
+        held.set()
 
 
-async def _ignore_unavailable(gateway: Gateway) -> None:
+async def test_lists_leave_half_of_the_connections_to_other_requests(gateway: Gateway) -> None:
+    held = threading.Event()
+
+    def hold(connection: Connection) -> None:
+        assert held.wait(PATIENCE_SECONDS)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(_ignore_unavailable, partial(gateway.run, hold, lane=Lane.LISTS))
+        await wait_all_tasks_blocked()
+        await gateway.run(queries.check)
+        held.set()
+
+
+async def _ignore_unavailable(run: Callable[[], Awaitable[None]]) -> None:
     with contextlib.suppress(Unavailable):
-        await gateway.run(sleep, 0.9)
+        await run()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), psycopg.OperationalError()])
+async def test_whatever_keeps_a_connection_from_being_opened_is_an_outage(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg, "connect", connect)
+        with pytest.raises(Unavailable, match="can't be reached"):
+            await gateway.run(queries.check)
+    await gateway.run(queries.check)
+
+
+async def test_a_thread_that_cannot_be_started_is_an_outage(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio._core._thread_cache, "start_thread_soon", start)  # noqa: SLF001 - where it fails
+        patch.setattr(trio._threads, "start_thread_soon", start)  # noqa: SLF001 - its name there
+        with pytest.raises(Unavailable, match="no thread"):
+            await gateway.run(queries.check)
+    await gateway.run(queries.check)
+
+
+async def test_two_transactions_that_collide_are_both_done(gateway: Gateway, conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute("INSERT INTO accounts (name) VALUES ('second')")
+    barrier = threading.Barrier(2)
+    runs: list[int] = []
+
+    def change(connection: Connection, first: int, second: int) -> None:
+        runs.append(first)
+        with connection.transaction():
+            connection.execute("UPDATE accounts SET name = 'x' WHERE id = %s", (first,))
+            with contextlib.suppress(threading.BrokenBarrierError):
+                barrier.wait(PATIENCE_SECONDS)
+            barrier.abort()
+            connection.execute("UPDATE accounts SET name = 'x' WHERE id = %s", (second,))
+
+    patient = Gateway(conninfo, Settings(statement_seconds=20.0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(patient.run, change, 1, 2)
+        nursery.start_soon(patient.run, change, 2, 1)
+    patient.close()
+    assert len(runs) == 3, "PostgreSQL undid one of them, which was done again"
+
+
+async def test_a_session_on_a_server_that_only_reads_is_not_kept(gateway: Gateway, conninfo: str) -> None:
+    invoice = CreateInvoice(amount=1, currency="USD", account_id=1)
+    make_read_only(conninfo)
+    before = await gateway.run(backend)
+    with pytest.raises(Unavailable):
+        await gateway.run(queries.create_invoice, invoice)
+    make_read_only(conninfo, "off")
+    assert await gateway.run(queries.create_invoice, invoice)
+    assert await gateway.run(backend) != before
 
 
 async def test_a_table_that_changed_under_a_prepared_statement_is_read_again(
@@ -291,6 +389,29 @@ async def test_a_listener_that_was_cut_off_listens_again_and_looks(gateway: Gate
         with trio.fail_after(PATIENCE_SECONDS):
             await wakes.receive()  # for what may have come meanwhile
         await trio.to_thread.run_sync(write, conninfo)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await wakes.receive()
+
+
+async def test_a_listener_that_was_cut_off_and_finds_no_descriptor_tries_again(
+    gateway: Gateway, conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once: its session was ended, and nothing is left to open another one with."""
+    failures = trio.Event()
+    tries = itertools.count(1)
+    connect = psycopg.connect
+
+    def fail(*_: object, **__: object) -> None:
+        if next(tries) == 3:
+            trio.from_thread.run_sync(failures.set)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with watching(gateway) as wakes:
+        with connect(conninfo, autocommit=True) as other, monkeypatch.context() as patch:
+            patch.setattr(psycopg, "connect", fail)
+            await trio.to_thread.run_sync(terminate_others, other)
+            with trio.fail_after(PATIENCE_SECONDS):
+                await failures.wait()
         with trio.fail_after(PATIENCE_SECONDS):
             await wakes.receive()
 

@@ -5,11 +5,14 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 
 from tests.programs import OtherProgram
+from trio_ws.actions.tokens import as_stored
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
+from trio_ws.identity import hash_token
 from trio_ws.messages import Event, SetPrice, Topic
 
 Serverless = tuple[Database, OtherProgram]
@@ -84,3 +87,26 @@ async def test_a_price_is_told_in_digits_however_it_was_given(serverless: Server
     assert bytes(price) == bytes((await new_events(database))[-1].data)
     _, all_prices = await database.run(queries.read_snapshot, Topic("price", "XYZ"), None)
     assert bytes(all_prices).endswith(f'"value":{digits}}}]'.encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE tokens SET revoked_at = now() WHERE id = %s",
+        "DELETE FROM tokens WHERE id = %s",
+        "UPDATE tokens SET scopes = '{read}' WHERE id = %s",
+        "UPDATE tokens SET expires_at = now() + interval '1 hour' WHERE id = %s",
+    ],
+)
+async def test_a_token_has_ended_once_it_is_not_what_it_was(conninfo: str, change: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        queries.prepare_connection(connection, 5.0)
+        for number, scopes in enumerate((["read", "write"], ["write", "read"], ["process"]), start=1):
+            queries.create_token(connection, 1, hash_token(f"token {number}"), scopes, 86400 * number)
+        held = [
+            as_stored(queries.identify(connection, hash_token(f"token {number}"))) for number in (1, 2, 3)
+        ]
+        assert queries.find_ended(connection, held) == []
+        connection.execute(change.encode(), (2,))
+        assert queries.find_ended(connection, held) == [held[1]]
+        assert queries.find_ended(connection, []) == []

@@ -17,6 +17,7 @@ from msgspec import Raw
 from trio.testing import MockClock
 
 from tests.raw import seqs_of
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
@@ -61,9 +62,11 @@ class LogInMemory(SimulatedDatabase):
         self.events = list[Event]()
         self.trimmed = self.asked = 0
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
         self.asked += 1
-        return await super().run(query, *args)
+        return await super().run(query, *args, lane=lane)
 
     def _read_events(self, after: int, most: int) -> LogRead:
         events = self.events[max(after, self.trimmed) : after + most]

@@ -14,6 +14,7 @@ from trio_websocket import ConnectionClosed
 from tests.events.test_dispatcher import Ends
 from tests.raw import seqs_of
 from trio_ws.database import queries
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
 from trio_ws.events.dispatcher import Dispatcher
@@ -36,9 +37,11 @@ class CountingDatabase(SimulatedDatabase):
         super().__init__()
         self.reads = 0
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        self.reads += query is queries.read_events  # type: ignore[comparison-overlap] # one of many
-        return await super().run(query, *args)
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        self.reads += lane is Lane.CATCH_UP
+        return await super().run(query, *args, lane=lane)
 
 
 class FarAway(CountingDatabase):
@@ -48,9 +51,11 @@ class FarAway(CountingDatabase):
         super().__init__()
         self.arrival: trio.Event | None = None
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
         arrival = self.arrival
-        answer = await super().run(query, *args)
+        answer = await super().run(query, *args, lane=lane)
         if arrival is not None:
             await arrival.wait()
         return answer
@@ -68,13 +73,13 @@ async def write(database: SimulatedDatabase, count: int) -> int:
     """Add so many events, and return the last one's number."""
     for _ in range(count):
         database.create_invoice(**INVOICE)
-    await database.run_ahead(queries.number_events, count + 3)
-    return (await database.run_ahead(queries.read_position)).seq
+    await database.run(queries.number_events, count + 3)
+    return (await database.run(queries.read_position)).seq
 
 
 async def tell(database: SimulatedDatabase, log: Log, count: int) -> None:
     """Append so many of the events that the log was not told of."""
-    for event in (await database.run_ahead(queries.read_events, log.end.seq, count)).events:
+    for event in (await database.run(queries.read_events, log.end.seq, count)).events:
         log.append(event)
 
 
@@ -165,7 +170,7 @@ async def test_a_page_that_was_read_while_the_log_grew_is_read_again(autojump_cl
         database.create_invoice(**INVOICE)
         gate, database.gate = database.gate, None
         gate.set()
-    await database.run_ahead(queries.number_events, 100)
+    await database.run(queries.number_events, 100)
     await tell(database, log, 2)
     assert await read_all(log, 8) == [9, 10, 11, 12]
 

@@ -10,13 +10,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.late import LateDatabase
 from trio_ws import metrics
+from trio_ws.background import BACKOFF_SECONDS
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database, Wake
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
-from trio_ws.errors import Unavailable
+from trio_ws.errors import Timeout, Unavailable
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
-from trio_ws.events.tail import AGAIN_SECONDS, BATCH, OUTAGE_SECONDS, Tail
+from trio_ws.events.tail import AGAIN_SECONDS, BATCH, Tail
 from trio_ws.messages import Event
 from trio_ws.testing import SimulatedDatabase
 
@@ -24,6 +26,7 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 POLL_SECONDS = 0.1
+_, BACKOFF_MOST_SECONDS = BACKOFF_SECONDS
 
 
 class RecordingDispatcher(Dispatcher):
@@ -90,8 +93,10 @@ class HushedDatabase(SimulatedDatabase):
     is_told = True
     looks = 0
 
-    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        answer: Any = await super().run_ahead(query, *args)
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        answer: Any = await super().run(query, *args, lane=lane)
         if query is queries.advance:  # type: ignore[comparison-overlap]
             self.looks += 1
             answer = answer._replace(is_told=self.is_told)
@@ -152,11 +157,77 @@ async def test_a_notification_that_comes_before_what_it_tells_of_is_read_costs_n
 async def test_what_came_while_no_server_ran_is_behind_the_first_position(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
-    write(database, BATCH + 1)
+    write(database, BATCH - 3)  # with three prices
     async with following(database) as (dispatcher, _):
-        assert dispatcher.log.end.seq == BATCH + 4
+        assert dispatcher.log.end.seq == BATCH
         await trio.sleep(1)
         assert dispatcher.seqs == []
+
+
+async def test_a_long_backlog_does_not_keep_a_server_from_starting(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    write(database, 5 * BATCH)
+    async with following(database) as (dispatcher, _):
+        assert dispatcher.log.end.seq == BATCH
+        await trio.sleep(1)
+        assert dispatcher.log.end.seq == 5 * BATCH + 3
+
+
+async def test_each_batch_of_a_long_backlog_is_progress(autojump_clock: MockClock) -> None:
+    """So that neither readiness nor a watchdog takes a server that works for one that hangs."""
+    database = SimulatedDatabase()
+    beats: list[float] = []
+    tail = Tail(
+        database, Dispatcher(Log(database, 1000)), POLL_SECONDS, lambda: beats.append(trio.current_time())
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(tail.run)
+        database.delay = 1.0
+        write(database, 10 * BATCH)
+        await trio.sleep(7)
+        assert trio.current_time() - tail.progressed_at < 1.1
+        assert tail.read_at < 1.1, "it has not come to the end yet"
+        assert len(beats) >= 7
+        nursery.cancel_scope.cancel()
+
+
+async def test_reads_that_take_too_long_are_halved_until_they_do_not(autojump_clock: MockClock) -> None:
+    class Heavy(SimulatedDatabase):
+        """Rows of a MB: it reads ten in time."""
+
+        async def run(
+            self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+        ) -> T:
+            if query is queries.advance:  # type: ignore[comparison-overlap]
+                _, most = cast("tuple[int, int]", args)
+                if most > 10:
+                    raise Timeout("The database took too long")
+            return await super().run(query, *args, lane=lane)
+
+    database = Heavy()
+    async with following(database) as (dispatcher, _):
+        write(database, 100)
+        await trio.sleep(60)
+        assert dispatcher.seqs == list(range(1, 104)), "and it has started, though the first took too long"
+
+
+async def test_what_was_trimmed_before_it_was_read_is_no_silence(
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where this process stood still while another one read, and trimmed."""
+    async with following(database) as (dispatcher, _):
+        write(database, 2)
+        await wait_all_tasks_blocked()
+        assert dispatcher.log.end.seq == 5
+        database.lose_wakes = True
+        write(database, 6)
+        await database.run(queries.number_events, 100)
+        database.trim(8)
+        await trio.sleep(1)
+        assert dispatcher.seqs == [4, 5], "6 to 8 are gone, so 9 may not follow 5"
+        assert dispatcher.log.end.seq == 11
+    assert "the event log has 9 to simulated-1.11, and was at simulated-1.5" in caplog.text
 
 
 async def test_more_events_than_a_batch_come_in_order_and_whole(
@@ -212,9 +283,9 @@ async def test_an_outage_is_sat_out(autojump_clock: MockClock, database: Simulat
         assert dispatcher.seqs == [4]
         database.away = False
         back = trio.current_time()
-        await trio.sleep(2 * OUTAGE_SECONDS)
+        await trio.sleep(2 * BACKOFF_MOST_SECONDS)
         assert dispatcher.seqs == [4, 5, 6]
-        assert dispatcher.times[-1] <= back + OUTAGE_SECONDS + POLL_SECONDS
+        assert dispatcher.times[-1] <= back + BACKOFF_MOST_SECONDS + POLL_SECONDS
 
 
 @pytest.mark.logs_errors
@@ -228,10 +299,10 @@ async def test_what_nobody_foresaw_is_logged_and_sat_out_too(
         with monkeypatch.context() as patch:
             patch.setattr(database, "answers", {})
             write(database)
-            await trio.sleep(OUTAGE_SECONDS / 2)
-        await trio.sleep(2 * OUTAGE_SECONDS)
+            await trio.sleep(BACKOFF_MOST_SECONDS / 2)
+        await trio.sleep(2 * BACKOFF_MOST_SECONDS)
         assert dispatcher.seqs == [4]
-    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+    assert {record.levelname for record in caplog.records if record.exc_info} == {"ERROR"}
 
 
 @pytest.mark.parametrize("written", [0, 2, 5], ids=["shorter", "as long", "longer"])
@@ -248,7 +319,7 @@ async def test_another_log_is_noticed_and_followed_from_its_end(
         write(database)
         await trio.sleep(1)
         assert dispatcher.seqs == [4, 5, 6, 7, 8, 7 + written]
-    assert f"ends at simulated-2.{6 + written}, and was at simulated-1.8: starting" in caplog.text
+    assert f"has 1 to simulated-2.{6 + written}, and was at simulated-1.8: starting" in caplog.text
 
 
 async def test_a_log_that_has_become_shorter_is_another_one_whatever_it_says(
@@ -270,8 +341,10 @@ async def test_a_log_that_has_become_shorter_is_another_one_whatever_it_says(
 class SetBackDatabase(SimulatedDatabase):
     """Its clock was set back by an hour after the last change."""
 
-    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        answer: Any = await super().run_ahead(query, *args)
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        answer: Any = await super().run(query, *args, lane=lane)
         if query is queries.advance:  # type: ignore[comparison-overlap]
             answer = answer._replace(now=answer.now - 3600)
         return cast("T", answer)

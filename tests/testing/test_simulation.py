@@ -1,9 +1,9 @@
 """Seeds play well, each the same each time; and a server that is broken on purpose is found out."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -186,14 +186,14 @@ def do_not_stop(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_look_again_after_an_outage(patch: pytest.MonkeyPatch) -> None:
-    async def catch_up(self: Tail) -> bool:
-        with suppress(ActionError):
+    async def step(self: Tail) -> float:
+        try:
             return await right(self)
-        await trio.sleep_forever()
-        return False
+        except ActionError:
+            return math.inf
 
-    right = Tail._catch_up  # noqa: SLF001
-    patch.setattr(Tail, "_catch_up", catch_up)
+    right = Tail._step  # noqa: SLF001
+    patch.setattr(Tail, "_step", step)
 
 
 def drop_prices_that_nothing_replaces(patch: pytest.MonkeyPatch) -> None:

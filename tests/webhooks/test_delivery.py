@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from trio_ws.database import webhooks
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
@@ -321,9 +322,11 @@ class CountingDatabase(SimulatedDatabase):
 
     claims = 0
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
         self.claims += query is webhooks.claim  # type: ignore[comparison-overlap] # one of many
-        return await super().run(query, *args)
+        return await super().run(query, *args, lane=lane)
 
 
 async def test_a_busy_log_without_webhooks_costs_some_looks_a_second(autojump_clock: MockClock) -> None:

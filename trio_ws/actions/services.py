@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import trio
-
+from trio_ws.actions.tokens import Tokens
 from trio_ws.database.gateway import Database
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.prices import Prices
@@ -24,9 +23,7 @@ class Services:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
         pages: What plain HTTP finds here.
-
-    Attributes:
-        identifying: Held by who looks up a token: half of the connections are left to those who have done so.
+        tokens: Those that connections rely on.
     """
 
     settings: Settings
@@ -36,10 +33,10 @@ class Services:
     prices: Prices
     now: Callable[[], float] = time.time
     pages: Pages = field(default_factory=lambda: Pages({}))
-    identifying: trio.CapacityLimiter = field(init=False)
+    tokens: Tokens = field(init=False)
 
     def __post_init__(self) -> None:
-        self.identifying = trio.CapacityLimiter(max(1, self.settings.database_connections // 2))
+        self.tokens = Tokens(self.database)
 
 
 class Query(NamedTuple):

@@ -1,7 +1,7 @@
 """One client's session: who it is now, how much it asks for, and its place in the event log.
 
-A token is minded for as long as its session lasts: the event log tells when it is revoked, whichever process
-did that, and a deadline when it expires.
+A token is checked for as long as its session lasts: `Tokens` says when it is revoked, whichever process did
+that, and a deadline when it expires.
 """
 
 import math
@@ -12,12 +12,11 @@ import trio
 
 from trio_ws.actions.services import Services
 from trio_ws.database import queries
-from trio_ws.errors import CloseCode, RateLimited, Unauthorized, Unavailable
-from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.database.lanes import Lane
+from trio_ws.errors import CloseCode, RateLimited, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
 from trio_ws.limits import Bucket
-from trio_ws.messages import Event
 
 LAST_WORDS_SECONDS = 0.5  # for what is being written when it is ended: who has lost its token goes within 1 s
 
@@ -56,7 +55,7 @@ class Session:
         self._services = services
         self._end = end
         self._expire_at = expire_at
-        self._watch: _Watch | None = None
+        self._let_go: Callable[[], None] = lambda: None  # of the token
         self._is_lost = False
         settings = services.settings
         self._requests = Bucket(settings.requests_per_second, settings.requests_burst)
@@ -80,20 +79,12 @@ class Session:
         Raises:
             Unauthorized: it is unknown, expired or revoked; the client stays who it was.
         """
-        services, digest = self._services, hash_token(token)
-        before = services.dispatcher.log.end
-        identity = await identify(services, digest)
-        candidate = _Watch(services.dispatcher, f"token:{identity.token_id}", self.lose_log)
-        try:
-            if services.dispatcher.log.end != before:  # a revocation may have passed before we watched
-                identity = await identify(services, digest)
-            if candidate.has_changed or self._is_lost:
-                raise Unauthorized("The token is unknown, expired or revoked")
-        except BaseException:
-            candidate.close()
-            raise
+        services = self._services
+        identity = await identify(services, hash_token(token))
+        if self._is_lost:
+            raise Unauthorized("The token is unknown, expired or revoked")
         self.close()
-        self._watch, candidate.act = candidate, self._revoke
+        self._let_go = services.tokens.hold(identity, self._revoke)
         self.identity = identity
         self.follower.account = f"account:{identity.account_id}"
         self.log_fields["account"] = identity.account_id
@@ -110,14 +101,10 @@ class Session:
         self._services.dispatcher.unsubscribe_all(self.follower)
         self._end(CloseCode.UNAUTHORIZED, reason, seconds=LAST_WORDS_SECONDS)
 
-    def lose_log(self) -> None:
-        """See the event log go, which would tell of a revocation: the client has to come anew."""
-        self._end(CloseCode.LOG_LOST, "the event log is another one now", seconds=LAST_WORDS_SECONDS)
-
     def close(self) -> None:
-        """Mind the token no more."""
-        if self._watch is not None:
-            self._watch.close()
+        """Rely on the token no more."""
+        self._let_go()
+        self._let_go = lambda: None
 
     def _revoke(self) -> None:
         self.lose("the token was revoked")
@@ -130,41 +117,4 @@ async def identify(services: Services, digest: bytes) -> Identity:
         Unauthorized: it is unknown, expired or revoked.
         Unavailable: the database could not be asked in time.
     """
-    try:
-        with trio.fail_after(services.settings.statement_seconds):  # to wait; what runs runs to its end
-            async with services.identifying:
-                return await services.database.run(queries.identify, digest)
-    except trio.TooSlowError:
-        raise Unavailable("The database is busy") from None
-
-
-class _Watch:
-    """Minds a token: it is revoked, or deleted, or otherwise changed.
-
-    Args:
-        dispatcher: Tells of it.
-        name: The token's topic, which no client can follow.
-        lose_log: Called when the event log has gone.
-
-    Attributes:
-        has_changed: Whether it was.
-        act: Called when it is.
-    """
-
-    def __init__(self, dispatcher: Dispatcher, name: str, lose_log: Callable[[], None]) -> None:
-        self.has_changed = False
-        self.act: Callable[[], None] | None = None
-        self.on_lost_log = lose_log
-        self._dispatcher = dispatcher
-        self._name = name
-        dispatcher.watch(name, self)
-
-    def on_event(self, _: Event) -> None:
-        """Note it."""
-        self.has_changed = True
-        if self.act is not None:
-            self.act()
-
-    def close(self) -> None:
-        """Mind it no more."""
-        self._dispatcher.unwatch(self._name, self)
+    return await services.database.run(queries.identify, digest, lane=Lane.IDENTIFY)

@@ -8,6 +8,7 @@ import trio
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.database import queries
+from trio_ws.database.lanes import Lane
 from trio_ws.errors import TooManySubscriptions, Unavailable
 from trio_ws.messages import (
     Position,
@@ -74,7 +75,9 @@ async def _follow_later(
 async def _follow_snapshot(
     topic: Topic, after: Position | None, message: str, services: Services, session: Session
 ) -> Success:
-    position, state = await services.database.run(queries.read_snapshot, topic, session.identity.account_id)
+    position, state = await services.database.run(
+        queries.read_snapshot, topic, session.identity.account_id, lane=Lane.LISTS
+    )
     await _reach(position, services)
     _check_room([topic], services, session)
     if after is not None:

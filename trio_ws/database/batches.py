@@ -16,7 +16,7 @@ from trio_ws import metrics
 from trio_ws.errors import ActionError, Unavailable
 
 MOST = 256  # in a batch: one takes some 10 ms, and who comes next waits for it
-LANES = 2  # batches at a time: one waits for the disk while another is read and written
+WORKERS = 2  # batches at a time: one waits for the disk while another is read and written
 LOOKS = 10  # for those that wait too long, in the time that they may
 QUEUE = 10_000  # requests that wait, at most: as many as there are connections, by default
 

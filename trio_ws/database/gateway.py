@@ -1,13 +1,12 @@
-"""The one door from trio to PostgreSQL: blocking queries, run in threads, on few connections.
+"""The one way from trio to PostgreSQL: blocking queries, run in threads, on few connections, in lanes.
 
-A thread can't be cancelled, so nothing here may wait for ever: connecting, each statement and the wait
-for a free connection have deadlines, and a connection whose server has gone silent (a stopped process,
-a dead line: neither tells anyone) is cut by a watchdog.
+A thread can't be cancelled, so nothing here may wait for ever. Connecting, each statement and the wait for a
+free connection have deadlines. A connection whose server is silent (a stopped process or a dead network
+reports nothing) is cut by a watchdog. This is also the only place that says what an error means.
 """
 
 import logging
 import math
-import os
 import random
 import select
 import socket
@@ -21,8 +20,10 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from trio_ws import metrics
-from trio_ws.database import queries
-from trio_ws.database.batches import LANES, Batches, one_by_one
+from trio_ws.background import forever
+from trio_ws.database import lanes, queries
+from trio_ws.database.batches import WORKERS, Batches, one_by_one
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Timeout, Unavailable
 from trio_ws.settings import Settings
@@ -32,11 +33,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
-# What PostgreSQL does when it is down, going down, full, or a standby.
+# PostgreSQL took longer than it may, and undid what it was at.
+_TIMEOUTS = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
+# It undid a transaction because of another one, so the same may do well at once.
+_COLLISIONS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+COLLISIONS = 3  # tries, before a collision counts as an outage
+# It is down, going down, full, or a standby; or this process has no file descriptor for a connection.
 _OUTAGES = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
+    OSError,
 )
 
 # libpq's keepalives and TCP_USER_TIMEOUT: a peer that vanished is noticed in about 5 s.
@@ -48,11 +55,12 @@ _LINE_OPTIONS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 5000,
 }
+NO_THREAD = "can't start new thread"  # what CPython's RuntimeError says, which has no class of its own
 WATCHDOG_SECONDS = 0.5
 LAST_LOOKS_SECONDS = 0.02  # pause between them, while the last queries come back
 HEARTBEAT_SECONDS = 10.0  # how long a LISTEN connection may be silent before it is tried
 STEADY_SECONDS = 2.0  # without a failure; then an outage is over, and not at the first query that does well
-RECONNECT_SECONDS = (0.1, 2.0)  # first and longest pause; doubled each time, with jitter
+RECONNECT_SECONDS = 0.05  # pause before LISTEN is tried again, at most: spreads what many processes do
 
 
 class QueryFailedError(Exception):
@@ -67,7 +75,7 @@ class QueryFailedError(Exception):
 
 
 class Wake(Protocol):
-    """Who is told that there may be new events."""
+    """Called when there may be new events."""
 
     def __call__(self, upto: float = math.inf) -> None:
         """There may be events with numbers up to that; without a number, some that have none yet."""
@@ -76,8 +84,10 @@ class Wake(Protocol):
 class Database(Protocol):
     """What the rest of the server sees of PostgreSQL; `trio_ws.testing` has a simulated one."""
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        """Return what the query returns.
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        """Return what the query returns, on a connection of the lane.
 
         Raises:
             ActionError: what the query raises, or `Unavailable`, or `Timeout`.
@@ -92,9 +102,6 @@ class Database(Protocol):
             ActionError: none was begun.
         """
 
-    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        """Do the same, never queueing behind clients: for what all of them wait for."""
-
     async def watch(self, wake: Wake) -> None:
         """Call `wake` whenever there may be new events; never return."""
 
@@ -107,15 +114,18 @@ class Gateway:
         self._listen_conninfo = settings.listen_url or conninfo
         self._is_pooled = settings.listen_url is not None  # or nobody would set it
         self._statement_seconds = settings.statement_seconds
-        self._limiter = trio.CapacityLimiter(settings.database_connections)
-        self._limiter_ahead = trio.CapacityLimiter(1)
+        room = lanes.connections(settings.database_connections)
+        self._lanes = {lane: trio.CapacityLimiter(connections) for lane, connections in room.items()}
         self._batches: dict[Callable[..., Any], Batches] = {}  # while somebody works on them
         self._idle: list[Connection] = []
         self._busy_since: dict[Connection, float] = {}
         self._is_away = False
         self._failed_at = 0.0
+        self._is_listening = True  # so that the first failure is logged
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
         """Run `query(connection, *args)` in a thread, alone or, where it can be, with others like it.
 
         A caller cancelled while the query runs alone still waits for it: what was sent may be committed.
@@ -123,12 +133,12 @@ class Gateway:
         Raises:
             Unavailable: PostgreSQL can't be reached, or no connection came free in time. A write that was
                 under way may have been done or not.
-            Timeout: PostgreSQL gave up on the statement, and undid it.
+            Timeout: PostgreSQL took too long for the statement, and undid it.
         """
         if (batches := self._batches.get(query)) is not None:
             answer: T = await batches.ask_one(*args)
             return answer
-        return await self._run_alone(query, *args)
+        return await self._run_alone(query, *args, lane=lane)
 
     async def run_many(
         self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
@@ -142,17 +152,27 @@ class Gateway:
             return await batches.ask(many)
         return await one_by_one(partial(self._run_alone, query), many)
 
-    async def _run_alone(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+    async def _run_alone(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
         try:
             with trio.fail_after(self._statement_seconds):  # once in its thread, it is not cancelled
-                return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=self._limiter)
+                if lane is not Lane.LISTS:
+                    return await self._run_in_lane(lane, query, args)
+                async with self._lanes[lane]:
+                    return await self._run_in_lane(Lane.CLIENTS, query, args)
         except trio.TooSlowError:
             raise Unavailable("The database is busy") from None
 
-    async def run_ahead(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        """Do the same on a connection that clients can't keep busy."""
-        limiter = self._limiter_ahead
-        return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=limiter)
+    async def _run_in_lane(self, lane: Lane, query: Callable[..., T], args: tuple[Any, ...]) -> T:
+        limiter = self._lanes[lane]
+        try:
+            return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=limiter)
+        except RuntimeError as error:
+            if NO_THREAD not in str(error):
+                raise
+            self._report(error)
+            raise Unavailable("The server has no thread for it") from None
 
     async def watch(self, wake: Wake) -> None:
         """Call `wake` at each notification and after each reconnection; cut silent connections; batch."""
@@ -161,7 +181,7 @@ class Gateway:
             around.start_soon(self._cut_the_silent, over)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._listen, wake)
+                    nursery.start_soon(forever, "LISTEN", partial(self._listen, wake))
                     for query, many in queries.TOGETHER.items():
                         batches = self._batches[query] = Batches(
                             many.__name__,
@@ -170,7 +190,7 @@ class Gateway:
                             self._statement_seconds,
                         )
                         nursery.start_soon(batches.refuse_the_late)
-                        for _ in range(LANES):
+                        for _ in range(WORKERS):
                             nursery.start_soon(batches.work)
             finally:
                 self._batches.clear()
@@ -184,27 +204,51 @@ class Gateway:
     # In a database thread
 
     def _run_in_thread(self, query: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """Run a query, again where another transaction came between.
+
+        Raises:
+            Exception: what the query raises, and what `_judge` makes of an error of PostgreSQL.
+        """
+        for tries_left in reversed(range(COLLISIONS)):
+            try:
+                answer = self._run_once(query, args)
+            except _COLLISIONS as error:
+                if not tries_left:
+                    raise self._judge(query, error) from None
+            except Exception as error:  # noqa: BLE001 - raised again, as what it means
+                raise self._judge(query, error) from None
+            else:
+                self._report(None)
+                return answer
+        raise AssertionError  # the last try returns or raises
+
+    def _run_once(self, query: Callable[..., T], args: tuple[Any, ...]) -> T:
         connection = self._take_idle() or self._connect()
         try:
-            answer = self._use(connection, query, *args)
-        except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
-            raise Timeout("The database took too long") from error
-        except psycopg.errors.ProgramLimitExceeded as error:  # an OperationalError, and a bug all the same
-            raise QueryFailedError(query, error) from None
-        except _OUTAGES as error:
-            self._report(error)
-            raise Unavailable("The database failed; whether this was done is not known") from None
-        except psycopg.Error as error:
-            connection.close()  # a bug, or a table that changed under a prepared statement: start afresh
-            raise QueryFailedError(query, error) from None
-        else:
-            self._report(None)
-            return answer
+            return self._use(connection, query, *args)
+        except (*_TIMEOUTS, *_COLLISIONS, psycopg.errors.ProgramLimitExceeded):
+            raise
+        except psycopg.Error:
+            connection.close()  # on a standby, or of a table that has changed: the next one may be better
+            raise
         finally:
             if not connection.closed:
                 self._idle.append(connection)
             elif connection.broken:
                 self.close()  # what ended it has ended the idle ones too, most likely
+
+    def _judge(self, query: Callable[..., Any], error: Exception) -> Exception:
+        """Return what an error means for the caller. This is the only place that decides it."""
+        if isinstance(error, _TIMEOUTS):
+            return Timeout("The database took too long")
+        if isinstance(
+            error, psycopg.errors.ProgramLimitExceeded
+        ):  # an OperationalError, and a bug all the same
+            return QueryFailedError(query, error)
+        if isinstance(error, _OUTAGES):
+            self._report(error)
+            return Unavailable("The database failed; whether this was done is not known")
+        return QueryFailedError(query, error) if isinstance(error, psycopg.Error) else error
 
     def _use(self, connection: Connection, query: Callable[..., T], *args: Any) -> T:
         """Run a query under the watchdog's eyes."""
@@ -232,11 +276,12 @@ class Gateway:
     def _connect(self) -> Connection:
         try:
             return self._open(self._conninfo, is_pooled=self._is_pooled)
-        except psycopg.Error as error:
+        except _OUTAGES as error:
+            metrics.DATABASE_FAILURES.labels("connect").inc()
             self._report(error)
             raise Unavailable("The database can't be reached") from None
 
-    def _report(self, error: psycopg.Error | None) -> None:
+    def _report(self, error: Exception | None) -> None:
         """Log the first failure and the recovery, not each request that meets them.
 
         On a full disk, and on a standby, all that reads goes well between the failures of what writes.
@@ -269,26 +314,28 @@ class Gateway:
                 if over.is_set():
                     await trio.sleep(LAST_LOOKS_SECONDS)
 
-    async def _listen(self, wake: Wake) -> None:
-        first, longest = RECONNECT_SECONDS
-        pause = first
-        while True:
+    async def _listen(self, wake: Wake) -> float:
+        """Listen until the connection ends, and return when to try again."""
+        try:
+            connection = await trio.to_thread.run_sync(self._open_listener)
+        except Exception as error:  # noqa: BLE001 - whatever it is, events come by polling
+            if self._is_listening:  # and not again until it has listened
+                logger.warning("can't LISTEN, events come by polling: %s", _summary(error))
+            self._is_listening = False
+            raise Unavailable("Can't LISTEN") from None
+        self._is_listening = True
+        with connection:
             try:
-                connection = await trio.to_thread.run_sync(self._open_listener)
-                pause = first
-                with connection:
-                    await self._follow(connection, wake)
-            except psycopg.Error as error:
-                if pause == first:  # and not again until it has listened
-                    logger.warning("can't LISTEN, events come by polling: %s", _summary(error))
-            await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads, hides nothing
-            pause = min(pause * 2, longest)
+                await self._follow(connection, wake)
+            except _OUTAGES as error:
+                logger.warning("LISTEN has ended, connecting again: %s", _summary(error))
+        return random.uniform(0, RECONNECT_SECONDS)  # noqa: S311 - spreads, hides nothing
 
     def _open_listener(self) -> Connection:
         connection = self._open(self._listen_conninfo, is_pooled=False)
         try:
             self._use(connection, queries.listen)
-        except psycopg.Error:
+        except BaseException:
             connection.close()
             raise
         return connection
@@ -297,11 +344,13 @@ class Gateway:
         connection = _connect(conninfo)
         metrics.DATABASE_CONNECTS.inc()
         try:
+            if connection.info.parameter_status("in_hot_standby") == "on":
+                raise psycopg.OperationalError("it is a standby, which only reads")
             if is_pooled:
                 queries.prepare_pooled_connection(connection)
             else:
                 self._use(connection, queries.prepare_connection, self._statement_seconds)
-        except psycopg.Error:
+        except BaseException:
             connection.close()
             raise
         return connection
@@ -328,15 +377,20 @@ def _connect(conninfo: str) -> Connection:
 
 
 def _cut(connection: Connection) -> None:
-    """Have whatever waits for this connection, in another thread, see it end."""
+    """Have the thread that waits for this connection see it end. This needs no descriptor of its own."""
     try:
-        with socket.socket(fileno=os.dup(connection.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)
+        transport = socket.socket(fileno=connection.fileno())
     except (psycopg.Error, OSError):
+        return  # It has just ended by itself.
+    try:
+        transport.shutdown(socket.SHUT_RDWR)
+    except OSError:
         pass  # It has just ended by itself.
+    finally:
+        transport.detach()
 
 
-def _summary(error: psycopg.Error) -> str:
+def _summary(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 

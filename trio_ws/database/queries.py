@@ -283,6 +283,7 @@ class LogRead(NamedTuple):
         events: Some of it.
         now: When it was read, in Unix seconds by the database's clock.
         is_told: Whether everybody who listens was notified of all of it.
+        has_more: Whether there are events that have committed and have no number yet, as far as is known.
     """
 
     end: Position
@@ -290,6 +291,7 @@ class LogRead(NamedTuple):
     events: list[Event]
     now: float = 0.0
     is_told: bool = True
+    has_more: bool = False
 
 
 def read_events(connection: Connection, after: int, most: int) -> LogRead:
@@ -351,6 +353,23 @@ def identify(connection: Connection, digest: bytes) -> Identity:
         expires_at=expires_at,
         seconds_left=seconds_left,
     )
+
+
+def find_ended(connection: Connection, held: Sequence[Identity]) -> list[Identity]:
+    """Return those of the tokens that are revoked, deleted or changed. What expires does so by itself."""
+    ended = connection.execute(
+        "SELECT number FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY"
+        " AS held (id, scopes, expires_at, number) WHERE NOT EXISTS (SELECT FROM tokens t"
+        " WHERE t.id = held.id AND t.revoked_at IS NULL"
+        " AND t.scopes @> string_to_array(held.scopes, ' ') AND t.scopes <@ string_to_array(held.scopes, ' ')"
+        " AND wire_time(t.expires_at) IS NOT DISTINCT FROM held.expires_at)",
+        (
+            [identity.token_id for identity in held],
+            [" ".join(identity.scopes) for identity in held],
+            [identity.expires_at for identity in held],
+        ),
+    )
+    return [held[number - 1] for (number,) in ended]
 
 
 def create_account(connection: Connection, name: str) -> int:

@@ -13,6 +13,7 @@ import trio
 
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
+from trio_ws.database.lanes import Lane
 from trio_ws.errors import ActionError, Unavailable
 from trio_ws.messages import Event, Position
 
@@ -172,7 +173,7 @@ class Log:
             return self._pages.get(number) or _Page([])  # none, where the reader was cancelled
         load = self._loads[number] = _Load()
         try:
-            read = await self._database.run(queries.read_events, number * PAGE, PAGE)
+            read = await self._database.run(queries.read_events, number * PAGE, PAGE, lane=Lane.CATCH_UP)
             if read.end.epoch != self.end.epoch or self._loads.get(number) is not load:
                 raise Unavailable("The event log is another one now")
         except ActionError as error:

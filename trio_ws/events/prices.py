@@ -13,6 +13,7 @@ from msgspec import Raw
 from trio_ws.currencies import Rates
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
+from trio_ws.database.lanes import Lane
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.messages import Event, Topic
 
@@ -132,7 +133,9 @@ class Prices:
         """Return the book as of now; None where the log was lost meanwhile."""
         meanwhile = self._meanwhile = []
         try:
-            position, prices = await self._database.run(queries.read_snapshot, EVERY_PRICE, None)
+            position, prices = await self._database.run(
+                queries.read_snapshot, EVERY_PRICE, None, lane=Lane.LISTS
+            )
             if self._meanwhile is not meanwhile:
                 return None
         finally:

@@ -1,19 +1,23 @@
 """The end of the event log, followed: events are numbered, read and published, in order, each once.
 
-Three things wake it, the fastest first: a commit of our own, PostgreSQL's NOTIFY, and a look from time to
-time, which alone would do: a wake-up that is lost costs a moment, never an event.
+Three things wake it, the fastest first: a commit of our own, PostgreSQL's NOTIFY, and a poll. The poll alone
+would do: a wake-up that is lost costs a moment, never an event.
 """
 
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
 from trio_ws import metrics
+from trio_ws.background import forever
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
-from trio_ws.errors import ActionError
+from trio_ws.database.lanes import Lane
+from trio_ws.database.queries import LogRead
+from trio_ws.errors import Timeout
 from trio_ws.events.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
@@ -21,10 +25,9 @@ logger = logging.getLogger(__name__)
 BATCH = 500  # events a read: some 300 KB, and a few ms in the loop between two checkpoints of a read
 # Before others have their turn: half a ms or so. A turn for each event cost 30 µs, more than its followers.
 TURN_DELIVERIES = 64
-# After news that not everybody was notified of, look again so soon, which is when number_events() of the
-# schema will do it.
+# After news that not everybody was notified of, poll again so soon, which is when number_events() of the
+# schema will notify.
 AGAIN_SECONDS = 0.01
-OUTAGE_SECONDS = 0.5  # pause while the database is away: it is back at our clients within two
 
 
 class Tail:
@@ -32,9 +35,13 @@ class Tail:
 
     Args:
         database: Where the log is.
-        dispatcher: Who is told of what is new in it.
+        dispatcher: Publishes what is new in it.
         poll_seconds: How long to wait for being woken.
-        alive: Called at each look, whatever comes of it.
+        alive: Called at each step, whether the database answers or not.
+
+    Attributes:
+        read_at: When the last read began that came to the log's end, on trio's clock.
+        progressed_at: When the database answered last. It may have more to read than one step does.
     """
 
     def __init__(
@@ -48,9 +55,12 @@ class Tail:
         self._database = database
         self._dispatcher = dispatcher
         self._poll_seconds = poll_seconds
-        self._upto = 0.0  # the number up to which there may be events that we were told of
+        self._pause = 0.0  # before the next step, unless something wakes it
+        self._batch = BATCH  # smaller while reads take too long
+        self._upto = 0.0  # the number up to which there may be events, as far as somebody said
         self._woken = trio.lowlevel.ParkingLot()
-        self.read_at = -math.inf  # when the last look began that came to the log's end, on trio's clock
+        self.read_at = -math.inf
+        self.progressed_at = -math.inf
 
     def wake(self, upto: float = math.inf) -> None:
         """Say that there may be new events, with numbers up to that or with none yet."""
@@ -60,53 +70,64 @@ class Tail:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start from the log's end and publish what is added to it, for ever.
 
-        Raises:
-            ActionError: the log's end could not be read at the start; later outages are sat out.
-        """
-        self._dispatcher.log.restart(await self._database.run_ahead(queries.read_position))
-        await self._catch_up()  # what came while no server ran has no number yet, and no follower
-        task_status.started()
-        pause = self._poll_seconds
-        while True:
-            with trio.move_on_after(pause):
-                # PostgreSQL notifies us of what we have numbered ourselves, too: no look for that.
-                while self._upto <= self._dispatcher.log.end.seq:
-                    await self._woken.park()
-            self._upto = 0
-            self._alive()
-            try:
-                is_told = await self._catch_up()
-                pause = self._poll_seconds if is_told else min(AGAIN_SECONDS, self._poll_seconds)
-            except ActionError:
-                await trio.sleep(OUTAGE_SECONDS)  # the gateway has said why
-            except Exception:
-                logger.exception("reading the event log failed; trying on")
-                await trio.sleep(OUTAGE_SECONDS)
+        What came while no server ran has no number yet. One step of it is read before the server starts: more
+        would keep clients waiting, who lose nothing by it.
 
-    async def _catch_up(self) -> bool:
-        """Publish what is new, and tell whether everybody was notified of it."""
+        Raises:
+            ActionError: the log's end could not be read at the start; later outages are waited out.
+        """
+        start = await self._database.run(queries.read_position, lane=Lane.AHEAD)
+        self._dispatcher.log.restart(start)
+        with suppress(Timeout):  # later steps are smaller
+            await self._step()
+        task_status.started()
+        await forever("event log", self._step_when_woken)
+
+    async def _step_when_woken(self) -> float:
+        self._alive()
+        with trio.move_on_after(self._pause):
+            # PostgreSQL notifies us of what we have numbered ourselves, too: that needs no query.
+            while self._upto <= self._dispatcher.log.end.seq:
+                await self._woken.park()
+        self._upto = 0
+        self._pause = await self._step()
+        return 0.0
+
+    async def _step(self) -> float:
+        """Publish a batch of what is new, and return how long to wait for more."""
         began = trio.current_time()
-        more = True
-        while more:
-            end = self._dispatcher.log.end
-            read = await self._database.run_ahead(queries.advance, end.seq, BATCH)
-            if read.end.epoch != end.epoch or read.end.seq < end.seq:
-                logger.warning("the event log ends at %s, and was at %s: starting anew", read.end, end)
-                self._dispatcher.restart(read.end)
-                return read.is_told
-            self._dispatcher.log.first = read.first
-            # Ages by the database's clock alone, and then how long it took since by ours.
-            read_at = trio.current_time()
-            if read.events:
-                metrics.LOG_BATCH.observe(len(read.events))
-            deliveries = 0
-            for event in read.events:
-                deliveries += 1 + self._dispatcher.publish(event)
-                age = max(0.0, read.now - event.at)  # that clock may have been set back
-                metrics.LAG.observe(age + trio.current_time() - read_at)
-                if deliveries >= TURN_DELIVERIES:
-                    deliveries = 0
-                    await trio.lowlevel.checkpoint()
-            more = len(read.events) == BATCH
+        end = self._dispatcher.log.end
+        try:
+            read = await self._database.run(queries.advance, end.seq, self._batch, lane=Lane.AHEAD)
+        except Timeout:
+            self._batch = max(1, self._batch // 2)  # rows of many MB, or a slow machine
+            raise
+        self.progressed_at = trio.current_time()
+        self._batch = min(self._batch + 1, BATCH)  # a step that takes too long takes seconds: so slowly
+        lost = read.end.epoch != end.epoch or read.end.seq < end.seq or read.first > end.seq + 1
+        if lost:
+            logger.warning(
+                "the event log has %d to %s, and was at %s: starting again", read.first, read.end, end
+            )
+            self._dispatcher.restart(read.end)
+            return 0.0
+        await self._publish(read)
+        if read.has_more or self._dispatcher.log.end.seq < read.end.seq:
+            return 0.0
         self.read_at = began
-        return read.is_told
+        return self._poll_seconds if read.is_told else min(AGAIN_SECONDS, self._poll_seconds)
+
+    async def _publish(self, read: LogRead) -> None:
+        self._dispatcher.log.first = read.first
+        # Ages by the database's clock alone, and then how long it took since by ours.
+        read_at = trio.current_time()
+        if read.events:
+            metrics.LOG_BATCH.observe(len(read.events))
+        deliveries = 0
+        for event in read.events:
+            deliveries += 1 + self._dispatcher.publish(event)
+            age = max(0.0, read.now - event.at)  # that clock may have been set back
+            metrics.LAG.observe(age + trio.current_time() - read_at)
+            if deliveries >= TURN_DELIVERIES:
+                deliveries = 0
+                await trio.lowlevel.checkpoint()

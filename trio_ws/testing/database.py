@@ -23,6 +23,7 @@ from trio_ws.currencies import in_minor_units
 from trio_ws.database import queries
 from trio_ws.database.batches import one_by_one
 from trio_ws.database.gateway import Wake
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Timeout, Unauthorized, Unavailable
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
@@ -102,7 +103,12 @@ class SimulatedDatabase:
 
     # As the server sees it: trio_ws.database.gateway.Database
 
-    async def run(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
+    async def run(
+        self,
+        query: Callable[[Connection, *Arguments], T],
+        *args: *Arguments,
+        lane: Lane = Lane.CLIENTS,  # noqa: ARG002 - none is ever busy
+    ) -> T:
         """Answer the query as PostgreSQL would."""
         await trio.lowlevel.cancel_shielded_checkpoint()  # a thread can't be cancelled either
         if self.gate is not None or self.delay:
@@ -129,8 +135,6 @@ class SimulatedDatabase:
     ) -> list[T | Exception]:
         """Answer one after the other."""
         return await one_by_one(partial(self.run, query), many)
-
-    run_ahead = run  # it is never busy
 
     async def watch(self, wake: Wake) -> None:
         """Notify until cancelled."""
@@ -209,7 +213,9 @@ class SimulatedDatabase:
         start = max(after, self._trimmed)
         events = self._events[start : min(self._numbered, start + most)]
         is_told = self._notified >= self._numbered
-        return LogRead(self._read_position(), self._trimmed + 1, events, self._now().timestamp(), is_told)
+        has_more = self._numbered < len(self._events)
+        now = self._now().timestamp()
+        return LogRead(self._read_position(), self._trimmed + 1, events, now, is_told, has_more)
 
     def _advance(self, after: int, most: int) -> LogRead:
         self.answers[queries.number_events](self, most)
@@ -231,6 +237,10 @@ class SimulatedDatabase:
         left = None if expires_at is None else (expires_at - now).total_seconds()
         return msgspec.structs.replace(identity, seconds_left=left)
 
+    def _find_ended(self, held: Sequence[Identity]) -> list[Identity]:
+        good = {identity for identity, _ in self._tokens.values()}
+        return [identity for identity in held if identity not in good]
+
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         queries.create_invoice: _create_invoice,
         queries.fetch_invoice: _fetch_invoice,
@@ -238,6 +248,7 @@ class SimulatedDatabase:
         queries.expire_invoices: _expire_invoices,
         queries.set_price: _set_price,
         queries.identify: _identify,
+        queries.find_ended: _find_ended,
         queries.read_position: _read_position,
         queries.read_snapshot: _read_snapshot,
         queries.number_events: _number_events,

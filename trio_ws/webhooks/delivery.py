@@ -12,13 +12,16 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from trio_ws.background import forever
 from trio_ws.codec import encode_event
 from trio_ws.database import webhooks
 from trio_ws.database.gateway import Database
+from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.database.webhooks import Delivery
 from trio_ws.errors import ActionError
@@ -77,24 +80,29 @@ class Deliverer:
         self._chance = chance or random.Random(random.getrandbits(64))  # noqa: S311 - spreads, hides nothing
         self._claimed: set[int] = set()
         self._woken = trio.Event()
+        self._poll_seconds = 0.0  # at the start, there may be something due
 
     async def run(self) -> None:
         """Claim and deliver, for ever; sits out the database's outages."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wake_when_the_log_has_one)
-                while True:
-                    self._woken = trio.Event()
-                    for delivery in await self._claim():
-                        self._claimed.add(delivery.event.seq)
-                        nursery.start_soon(self._deliver, delivery)
-                    await trio.sleep(AGAIN_SECONDS)
-                    with trio.move_on_after(LOOK_SECONDS):
-                        await self._woken.wait()
+                await forever("webhooks", partial(self._deliver_what_is_due, nursery))
         finally:
             if self._claimed:
                 with trio.move_on_after(RELEASE_SECONDS, shield=True):
                     await self._release()
+
+    async def _deliver_what_is_due(self, nursery: trio.Nursery) -> float:
+        """Wait until something may be due, and start to deliver it."""
+        with trio.move_on_after(self._poll_seconds):
+            await self._woken.wait()
+        self._woken = trio.Event()
+        self._poll_seconds = LOOK_SECONDS
+        for delivery in await self._claim():
+            self._claimed.add(delivery.event.seq)
+            nursery.start_soon(self._deliver, delivery)
+        return AGAIN_SECONDS
 
     async def _wake_when_the_log_has_one(self) -> None:
         # A look for each event was a third of what an event without a webhook cost.
@@ -105,13 +113,9 @@ class Deliverer:
     async def _claim(self) -> list[Delivery]:
         room = MOST - len(self._claimed)
         lease = self._settings.webhook_seconds + LEASE_SECONDS
-        try:
-            return await self._database.run(webhooks.claim, room, EACH, lease) if room else []
-        except ActionError:
-            pass  # The database is away or busy, and the gateway has said so.
-        except Exception:
-            logger.exception("claiming webhooks failed; trying on")
-        return []
+        if not room:
+            return []
+        return await self._database.run(webhooks.claim, room, EACH, lease, lane=Lane.UPKEEP)
 
     async def _deliver(self, delivery: Delivery) -> None:
         """Make one attempt, and note what came of it."""
@@ -163,10 +167,10 @@ class Deliverer:
         """Note it as soon as the database takes it, so that nothing is delivered twice for an outage."""
         while True:
             try:
-                return await self._database.run(query, *args)
+                return await self._database.run(query, *args, lane=Lane.UPKEEP)
             except ActionError:
                 await trio.sleep(OUTAGE_SECONDS)
 
     async def _release(self) -> None:
         with contextlib.suppress(ActionError):  # their leases end by themselves
-            await self._database.run(webhooks.release, list(self._claimed))
+            await self._database.run(webhooks.release, list(self._claimed), lane=Lane.UPKEEP)
