@@ -126,6 +126,12 @@ def test_a_database_that_lacks_migrations_can_be_refused(empty_database: str) ->
     assert (done.returncode, done.stdout) == (0, "nothing to do\n")
 
 
+def test_migrating_goes_past_a_pooler(empty_database: str) -> None:
+    """There it would leave its lock behind, in a session that others get."""
+    done = trio_ws_command("migrate", "--database-url", "host=/pooler", TRIO_WS_LISTEN_URL=empty_database)
+    assert (done.returncode, done.stdout.startswith("applied 0001_")) == (0, True), done
+
+
 def test_migrating_starts_the_embedded_database_or_uses_the_one_that_runs(tmp_path: Path) -> None:
     done = trio_ws_command("migrate", "--data-dir", str(tmp_path))
     assert done.stdout.startswith("applied 0001_"), done

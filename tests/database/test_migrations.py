@@ -1,9 +1,11 @@
 """The schema is brought up to date once, whoever asks, and what can't be is said in one line."""
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from trio_ws.database import migrations
 from trio_ws.database.migrations import Migration, known_migrations, migrate, require_migrated
@@ -79,6 +81,81 @@ def test_another_schema_on_the_search_path_will_do(empty_database: str) -> None:
     execute(empty_database, "INSERT INTO shop.invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
     assert execute(conninfo, "SELECT count(*) FROM event") == [(4,)]
     require_migrated(conninfo)
+
+
+def add(monkeypatch: pytest.MonkeyPatch, statements: str) -> None:
+    """Have a later release bring one more migration."""
+    more = Migration(len(NAMES) + 1, "more", statements)
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [*known_migrations(), more])
+
+
+def test_a_migration_names_our_schema_whatever_its_name_is(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(empty_database, """CREATE SCHEMA "a ""shop""'s 100%s" """)
+    conninfo = make_conninfo(empty_database, options="""-csearch_path="a\\ ""shop""'s\\ 100%s" """)
+    add(monkeypatch, "CREATE TABLE @schema@.more AS SELECT count(*) FROM @schema@.event")
+    assert migrate(conninfo) == [*NAMES, "more"]
+    assert execute(empty_database, """SELECT * FROM "a ""shop""'s 100%s".more""") == [(3,)]
+    assert migrate(conninfo) == []
+    require_migrated(conninfo)
+
+
+def test_a_migration_that_names_our_schema_sees_nothing_of_it_by_chance(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(monkeypatch, "SELECT FROM @schema@.event; SELECT FROM event")
+    with pytest.raises(StartupError, match='relation "event" does not exist'):
+        migrate(conninfo)
+
+
+def test_a_migration_waits_for_a_busy_table_and_lets_others_pass(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(monkeypatch, "ALTER TABLE @schema@.invoices ADD more text")
+    monkeypatch.setattr(migrations, "TABLE_LOCK_TIMEOUT", "'10ms'")
+    monkeypatch.setattr(migrations, "TABLE_LOCK_PAUSE_SECONDS", (0.01, 0.02))
+    waits = Event()
+    monkeypatch.setattr(migrations.logger, "warning", lambda *_: waits.set())
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(conninfo) as reader:
+        reader.execute("SELECT FROM invoices")  # and its transaction stays open
+        applied = pool.submit(migrate, conninfo)
+        assert waits.wait(60)
+        execute(conninfo, "UPDATE invoices SET memo = 'passed'")
+        reader.commit()
+        assert applied.result(60) == ["more"]
+
+
+def test_a_migration_that_waits_in_vain_says_so(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch, "ALTER TABLE @schema@.invoices ADD more text")
+    monkeypatch.setattr(migrations, "TABLE_LOCK_TIMEOUT", "'10ms'")
+    with psycopg.connect(conninfo) as reader:
+        reader.execute("SELECT FROM invoices")
+        monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.0)
+        with pytest.raises(StartupError, match="migration more waits for tables that others hold"):
+            migrate(conninfo)
+
+
+def test_a_role_whose_settings_are_for_others_migrates_all_the_same(empty_database: str) -> None:
+    hostile = {
+        "statement_timeout": "1",
+        "default_transaction_read_only": "on",
+        "default_transaction_isolation": "serializable",
+        "client_encoding": "SQL_ASCII",
+        "idle_session_timeout": "1",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in hostile.items())
+    conninfo = make_conninfo(empty_database, options=options)
+    assert migrate(conninfo) == NAMES
+    require_migrated(conninfo)
+
+
+def test_a_database_in_another_encoding_is_refused(postgres: str) -> None:
+    execute(postgres, "DROP DATABASE IF EXISTS ascii")
+    execute(postgres, "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    for refuse in (migrate, require_migrated):
+        with pytest.raises(StartupError, match=r"encoding is SQL_ASCII: make one with ENCODING 'UTF8'"):
+            refuse(make_conninfo(postgres, dbname="ascii"))
 
 
 @pytest.mark.parametrize(

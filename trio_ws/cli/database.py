@@ -29,7 +29,7 @@ def migrate(*, options: Options = NO_OPTIONS) -> None:
     settings, _ = options.load()
     configure_logs(settings)
     with open_database(settings, shared=True) as database:
-        applied = migrations.migrate(database.conninfo)
+        applied = migrations.migrate(settings.listen_url or database.conninfo)  # past a pooler
     print(f"applied {', '.join(applied)}" if applied else "nothing to do")
 
 

@@ -1,5 +1,8 @@
 """The schema, brought up to date by numbered SQL files: forward only, each applied once, checksummed.
 
+A file names our schema by `@schema@`, and without it finds nothing but PostgreSQL's own: see `sessions`.
+Files that are older than this rule have our schema on their search path.
+
 Any number of servers may start at once: the first takes an advisory lock and migrates, the others wait.
 Polling for the lock, because a transaction that waits in `pg_advisory_lock` holds a snapshot, and with
 that deadlocks a migration's CREATE INDEX CONCURRENTLY.
@@ -7,6 +10,7 @@ that deadlocks a migration's CREATE INDEX CONCURRENTLY.
 
 import hashlib
 import logging
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +19,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from trio_ws.database.queries import Connection, Row
+from trio_ws.database.sessions import ENCODING, SCHEMA, Connection, Row, begin_session
 from trio_ws.errors import StartupError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +29,9 @@ ADVICE = "check --database-url, or leave it out for an embedded PostgreSQL"
 LOCK_KEY = 0x7472696F5F7773  # "trio_ws"
 LOCK_SECONDS = 300.0  # a migration of a large table in another process takes its time
 LOCK_POLL_SECONDS = 0.1
+# Whoever comes to a table after an ALTER that waits for it waits behind it. A client's statement has 2 s.
+TABLE_LOCK_TIMEOUT = "'1s'"
+TABLE_LOCK_PAUSE_SECONDS = (0.5, 1.5)  # until the next try, so that the others get on
 
 
 class Migration(NamedTuple):
@@ -50,19 +57,22 @@ def known_migrations() -> list[Migration]:
 def migrate(conninfo: str) -> list[str]:
     """Apply what the database lacks, and return the names of what was applied.
 
+    Args:
+        conninfo: Leads to PostgreSQL itself: a pooler would keep the session, and with it the lock.
+
     Raises:
         StartupError: the database can't be reached, is too old, or is from a newer trio-ws.
     """
     with _connect(conninfo) as connection:
         _take_lock(connection)
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text NOT NULL,"
-            " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            "CREATE TABLE IF NOT EXISTS @schema@.schema_migrations (version int PRIMARY KEY,"
+            " name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
         )
         missing = _missing(connection)
         for migration in missing:
             logger.info("applying migration %s", migration.name)
-            _apply(connection, migration)
+            _apply_patiently(connection, migration)
         return [migration.name for migration in missing]
 
 
@@ -81,7 +91,7 @@ def require_migrated(conninfo: str) -> None:
 @contextmanager
 def _connect(conninfo: str) -> Iterator[Connection]:
     try:
-        connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
+        connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10, client_encoding=ENCODING)
     except psycopg.ProgrammingError:  # its text would quote the password
         raise StartupError(f"can't reach the database (that is no conninfo): {ADVICE}") from None
     except psycopg.Error as error:
@@ -91,7 +101,10 @@ def _connect(conninfo: str) -> Iterator[Connection]:
         if connection.info.server_version < MINIMUM_POSTGRESQL * 10000:
             version = connection.info.parameter_status("server_version")
             raise StartupError(f"PostgreSQL {version} is too old: {MINIMUM_POSTGRESQL} or later is needed")
+        if (encoding := connection.info.parameter_status("server_encoding")) != ENCODING:
+            raise StartupError(f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'")
         try:
+            begin_session(connection, lock_timeout=TABLE_LOCK_TIMEOUT)
             yield connection
         except psycopg.Error as error:
             reason = str(error).strip().splitlines()[0]
@@ -108,14 +121,11 @@ def _take_lock(connection: Connection) -> None:
 
 
 def _missing(connection: Connection) -> list[Migration]:
-    if _fetch(connection, "SELECT to_regclass('schema_migrations')")[0][0] is None:
+    try:
+        rows = _fetch(connection, "SELECT version, name, checksum FROM @schema@.schema_migrations")
+    except psycopg.errors.UndefinedTable:
         return known_migrations()
-    applied = {
-        version: (name, checksum)
-        for version, name, checksum in _fetch(
-            connection, "SELECT version, name, checksum FROM schema_migrations"
-        )
-    }
+    applied = {version: (name, checksum) for version, name, checksum in rows}
     known = known_migrations()
     newest = known[-1].version
     if (found := max(applied, default=0)) > newest:
@@ -132,15 +142,31 @@ def _missing(connection: Connection) -> list[Migration]:
     return [migration for migration in known if migration.version not in applied]
 
 
+def _apply_patiently(connection: Connection, migration: Migration) -> None:
+    """Apply a migration, again and again while others hold its tables."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    is_told = False
+    while True:
+        try:
+            return _apply(connection, migration)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if time.monotonic() > deadline:
+                raise StartupError(
+                    f"migration {migration.name} waits for tables that others hold: see pg_stat_activity"
+                ) from None
+        if not is_told:
+            logger.warning("migration %s waits for tables that others hold", migration.name)
+            is_told = True
+        time.sleep(random.uniform(*TABLE_LOCK_PAUSE_SECONDS))  # noqa: S311 - spreads, hides nothing
+
+
 def _apply(connection: Connection, migration: Migration) -> None:
     with connection.transaction():
-        # What the functions of a migration refer to is looked for here, whoever calls them.
-        connection.execute(
-            "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true)"
-        )
+        if SCHEMA.decode() not in migration.sql:
+            connection.execute("SET LOCAL search_path = @schema@, pg_temp")
         connection.execute(migration.sql.encode())
         connection.execute(
-            "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+            "INSERT INTO @schema@.schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
             (migration.version, migration.name, migration.checksum),
         )
 

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
+from trio_ws.database import sessions
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
 from trio_ws.identity import SCOPES, Identity
 from trio_ws.messages import CreateInvoice, Event, Position, Status, Topic, parse_uid
@@ -23,8 +24,8 @@ from trio_ws.messages import CreateInvoice, Event, Position, Status, Topic, pars
 # How long a batch waits for what another program holds, before each of its rows is tried alone.
 BATCH_LOCK_TIMEOUT = "250ms"
 
-Row = tuple[Any, ...]
-Connection = psycopg.Connection[Row]
+Row = sessions.Row
+Connection = sessions.Connection
 
 
 class _RawJson(Loader):

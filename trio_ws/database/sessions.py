@@ -1,0 +1,103 @@
+"""How each session of ours begins: with settings of its own, and with our schema found.
+
+A role, a database, the environment or the conninfo may set anything that a session starts with: another
+encoding, time limits, a search path. What would change what our statements read, do or wait for is set here,
+in every session.
+
+The search path is PostgreSQL's own schema and no other. PostgreSQL finds a function or operator by the best
+match among all schemas on the path. So whoever may create in one of them could have its own function called
+in place of PostgreSQL's, with the rights of our role. Our statements name our schema by `@schema@`.
+"""
+
+import functools
+from typing import Any, Self
+
+import psycopg
+from psycopg.abc import Params
+
+from trio_ws.errors import StartupError
+
+Row = tuple[Any, ...]
+Connection = psycopg.Connection[Row]
+
+SCHEMA = b"@schema@"  # in our SQL, the place of our schema's name
+ENCODING = "UTF8"
+
+# None of these is left to a role, a database, PGOPTIONS, PGTZ, PGDATESTYLE or the like. They are PostgreSQL's
+# own defaults, but for the encoding, the zone, and jit, which takes longer than our statements do.
+SETTINGS = {
+    "client_encoding": ENCODING,
+    "default_transaction_isolation": "'read committed'",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "row_security": "on",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "bytea_output": "hex",
+    "datestyle": "'ISO, MDY'",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "extra_float_digits": "1",
+    "plan_cache_mode": "auto",
+    "jit": "off",
+}
+TRANSACTION_TIMEOUT_SINCE = 170000  # the version of PostgreSQL, as libpq says it
+
+SEARCH_PATH = "pg_catalog, pg_temp"  # pg_temp last, or it would come first
+
+# Where `schema_migrations` is seen, else where a new table would go. The path is still the role's here, so
+# each name is qualified and each argument has its exact type.
+_FIND_SCHEMA = (
+    "SELECT coalesce((SELECT n.nspname FROM pg_catalog.pg_class c"
+    " JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
+    " WHERE c.oid OPERATOR(pg_catalog.=)"
+    " pg_catalog.to_regclass('schema_migrations'::pg_catalog.text)::pg_catalog.oid),"
+    " pg_catalog.current_schema())"
+)
+
+
+def begin_session(connection: Connection, **settings: str) -> None:
+    """Set all that a session of ours relies on, and have its statements know our schema as `@schema@`.
+
+    It is one round trip. SET is a statement and no function: nobody can put another in its place.
+
+    Args:
+        connection: A new one, in autocommit mode.
+        settings: What it has besides `SETTINGS` or other than these, as SQL writes it.
+
+    Raises:
+        StartupError: the role's search path leads to no schema.
+    """
+    wanted = SETTINGS | settings
+    if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+        wanted["transaction_timeout"] = "0"
+    statements = [f"SET {name} = {value}" for name, value in wanted.items()]
+    statements += [_FIND_SCHEMA, f"SET search_path = {SEARCH_PATH}"]
+    cursor = connection.execute("; ".join(statements).encode(), prepare=False)
+    while cursor.description is None:
+        cursor.nextset()
+    ((schema,),) = cursor.fetchall()
+    if schema is None:
+        raise StartupError("the search_path leads to no schema: see ALTER ROLE … SET search_path")
+    connection.cursor_factory = _cursor_for(schema)
+
+
+@functools.cache
+def _cursor_for(schema: str) -> type[psycopg.Cursor[Row]]:
+    """Return the class of cursors that write a schema's name for `@schema@`."""
+    name = b'"' + schema.encode().replace(b'"', b'""') + b'"'
+
+    class Cursor(psycopg.Cursor[Row]):
+        def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
+            if isinstance(query, str):
+                query = query.encode()
+            if isinstance(query, bytes):  # where there are parameters, a % is doubled
+                query = query.replace(SCHEMA, name if params is None else name.replace(b"%", b"%%"))
+            return super().execute(query, params, **options)
+
+    return Cursor
