@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import free_port, serving
+from trio_ws.database.migrations import known_migrations
 
 Findings = dict[str, tuple[str, str]]
 
@@ -64,17 +65,29 @@ def test_a_database_without_our_schema_is_left_without(empty_database: str) -> N
 
 
 def test_a_schema_of_a_later_release_is_a_fault(conninfo: str) -> None:
+    newest = known_migrations()[-1].version
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("INSERT INTO schema_migrations VALUES (9999, 'later', '')")
     assert examine("--database-url", conninfo, status=1)["schema"] == (
         "fail",
-        "the database is at version 9999, and this trio-ws knows 10: upgrade trio-ws: ",
+        f"the database is at version 9999, and this trio-ws knows {newest}: upgrade trio-ws: ",
     )
 
 
 def test_what_may_lose_data_is_warned_of(conninfo: str) -> None:
     found = examine("--database-url", conninfo)
     assert found["fsync"][0] == found["full_page_writes"][0] == "warn"  # as the tests have it
+
+
+def test_who_else_may_create_in_the_schema_is_warned_of(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as PostgreSQL 14 has it
+    state, told = examine("--database-url", conninfo)["privileges"]
+    assert state == "warn"
+    assert told.endswith(": REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    done = trio_ws_command("migrate", "--database-url", conninfo)
+    assert done.stdout == "nothing to do\n"
+    assert "others may create functions and tables in our schema: REVOKE CREATE ON SCHEMA" in done.stderr
 
 
 def test_notifications_that_get_lost_are_noticed(conninfo: str, empty_database: str) -> None:

@@ -29,8 +29,16 @@ def migrate(*, options: Options = NO_OPTIONS) -> None:
     settings, _ = options.load()
     configure_logs(settings)
     with open_database(settings, shared=True) as database:
-        applied = migrations.migrate(settings.listen_url or database.conninfo)  # past a pooler
+        direct = settings.listen_url or database.conninfo  # past a pooler
+        applied = migrations.migrate(direct)
+        warn_of_creators(direct)
     print(f"applied {', '.join(applied)}" if applied else "nothing to do")
+
+
+def warn_of_creators(conninfo: str) -> None:
+    """Say in the log who else may create in our schema: see `migrations.others_may_create`."""
+    if revoke := migrations.others_may_create(conninfo):
+        logger.warning("others may create functions and tables in our schema: %s", revoke)
 
 
 def database_url(*, options: Options = NO_OPTIONS) -> None:

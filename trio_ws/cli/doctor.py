@@ -254,6 +254,10 @@ def _schema(conninfo: str) -> Iterator[Finding]:
         yield Finding("warn" if "lacks" in str(error) else "fail", "schema", str(error))
     else:
         yield Finding("ok", "schema", f"at version {migrations.known_migrations()[-1].version}, the newest")
+        if revoke := migrations.others_may_create(conninfo):
+            yield Finding(
+                "warn", "privileges", "others may create functions and tables in our schema", revoke
+            )
 
 
 def _room(settings: Settings, connection: Connection) -> Iterator[Finding]:

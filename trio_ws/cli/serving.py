@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from trio_ws import server, workers
-from trio_ws.cli.database import open_database
+from trio_ws.cli.database import open_database, warn_of_creators
 from trio_ws.cli.init import leave_process_1
 from trio_ws.cli.options import NO_SERVE_OPTIONS, ServeOptions
 from trio_ws.cli.process import STOPPING, Process
@@ -78,6 +78,7 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
             migrations.migrate(direct)
         else:
             migrations.require_migrated(direct)
+        warn_of_creators(direct)
         process = Process(settings, notifier, lambda: options.load()[0])
         start = _serve if settings.workers == 1 else _keep_workers
         beside = [] if database.server is None else [partial(_keep_running, database.server)]

@@ -29,6 +29,33 @@ ADVICE = "check --database-url, or leave it out for an embedded PostgreSQL"
 LOCK_KEY = 0x7472696F5F7773  # "trio_ws"
 LOCK_SECONDS = 300.0  # a migration of a large table in another process takes its time
 LOCK_POLL_SECONDS = 0.1
+# Our schema, and who may do as they like there anyway: superusers, its and the database's owner, and we, with
+# the roles that we are a member of, but a superuser is a member of all.
+_OURS = "to_regnamespace($schema$@schema@$schema$)"
+_TRUSTED = (
+    "(SELECT oid FROM pg_roles WHERE rolsuper"  # noqa: S608 - constants
+    " OR pg_has_role(oid, 'USAGE') AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"
+    f" UNION SELECT nspowner FROM pg_namespace WHERE oid = {_OURS}"
+    " UNION SELECT datdba FROM pg_database WHERE datname = current_database())"
+)
+_OTHERS_MAY_CREATE = (
+    "SELECT format('REVOKE CREATE ON SCHEMA %s FROM %s', max(nspname::regnamespace::text),"  # noqa: S608 - constants
+    " string_agg(CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, ', '))"
+    " FROM pg_namespace, aclexplode(coalesce(nspacl, acldefault('n', nspowner)))"
+    f" WHERE pg_namespace.oid = {_OURS} AND privilege_type = 'CREATE' AND grantee NOT IN {_TRUSTED}"
+    " HAVING count(*) > 0"
+)
+_OTHER_OWNER = (
+    f"SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'schema_migrations'"  # noqa: S608 - constants
+    f" AND relnamespace = {_OURS} AND relowner NOT IN {_TRUSTED}"
+)
+_THEIR_FUNCTIONS = (
+    "WITH theirs AS (SELECT 'pg_proc'::regclass AS kind, oid, proowner AS owner FROM pg_proc"  # noqa: S608 - constants
+    f" WHERE pronamespace = {_OURS} UNION ALL SELECT 'pg_operator'::regclass, oid, oprowner FROM pg_operator"
+    f" WHERE oprnamespace = {_OURS})"
+    " SELECT pg_describe_object(kind, oid, 0), pg_get_userbyid(owner) FROM theirs"
+    f" WHERE owner NOT IN {_TRUSTED} ORDER BY 1 LIMIT 1"
+)
 # Whoever comes to a table after an ALTER that waits for it waits behind it. A client's statement has 2 s.
 TABLE_LOCK_TIMEOUT = "'1s'"
 TABLE_LOCK_PAUSE_SECONDS = (0.5, 1.5)  # until the next try, so that the others get on
@@ -65,11 +92,12 @@ def migrate(conninfo: str) -> list[str]:
     """
     with _connect(conninfo) as connection:
         _take_lock(connection)
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS @schema@.schema_migrations (version int PRIMARY KEY,"
-            " name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        missing = _missing(connection)
+        if missing := _missing(connection):
+            _refuse_traps(connection, missing)
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS @schema@.schema_migrations (version int PRIMARY KEY,"
+                " name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
         for migration in missing:
             logger.info("applying migration %s", migration.name)
             _apply_patiently(connection, migration)
@@ -86,6 +114,20 @@ def require_migrated(conninfo: str) -> None:
         if missing := _missing(connection):
             names = ", ".join(migration.name for migration in missing)
             raise StartupError(f"the database lacks {names}: run `trio-ws migrate`")
+
+
+def others_may_create(conninfo: str) -> str | None:
+    """Say who else may create in our schema, and what to type against it; None: nobody.
+
+    It need not harm: our functions and sessions call nothing of theirs. But other programs may.
+
+    Raises:
+        StartupError: as `migrate`.
+    """
+    with _connect(conninfo) as connection:
+        for (statement,) in _fetch(connection, _OTHERS_MAY_CREATE):
+            return str(statement)
+    return None
 
 
 @contextmanager
@@ -140,6 +182,20 @@ def _missing(connection: Connection) -> list[Migration]:
                 " use the trio-ws that applied it, or restore the file"
             )
     return [migration for migration in known if migration.version not in applied]
+
+
+def _refuse_traps(connection: Connection, missing: list[Migration]) -> None:
+    """Refuse to migrate where another role's function would be called with our rights."""
+    for (owner,) in _fetch(connection, _OTHER_OWNER):  # who may have given it triggers
+        raise StartupError(f"the table schema_migrations belongs to {owner}: migrate as that role")
+    if all(SCHEMA.decode() in migration.sql for migration in missing):
+        return
+    # The oldest files find functions and operators by chance: see `sessions`.
+    for what, whose in _fetch(connection, _THEIR_FUNCTIONS):
+        raise StartupError(
+            f"our schema has functions or operators of other roles, such as the {what} of {whose}:"
+            " drop them, or have a schema of its own for trio-ws on the search_path"
+        )
 
 
 def _apply_patiently(connection: Connection, migration: Migration) -> None:

@@ -20,7 +20,7 @@ from trio_ws.errors import StartupError
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
 
-SCHEMA = b"@schema@"  # in our SQL, the place of our schema's name
+SCHEMA = b"@schema@"  # in our SQL, the place of our schema's name, quoted
 ENCODING = "UTF8"
 
 # None of these is left to a role, a database, PGOPTIONS, PGTZ, PGDATESTYLE or the like. They are PostgreSQL's
