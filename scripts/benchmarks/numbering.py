@@ -11,6 +11,7 @@ from trio_ws.database.embedded import embedded_postgres
 from trio_ws.events.tail import BATCH
 
 EVENTS = 100_000
+TRANSACTION = 100  # events; of one that is larger than a batch, some are numbered beside those of others
 
 
 def measure():
@@ -21,11 +22,12 @@ def measure():
         psycopg.connect(postgres.conninfo, autocommit=True) as database,
     ):
         migrations.migrate(postgres.conninfo)
-        database.execute(
-            "INSERT INTO invoices (account_id, amount, currency)"
-            " SELECT 1, 1, 'USD' FROM generate_series(1, %s)",
-            (EVENTS,),
-        )
+        for _ in range(EVENTS // TRANSACTION):
+            database.execute(
+                "INSERT INTO invoices (account_id, amount, currency)"
+                " SELECT 1, 1, 'USD' FROM generate_series(1, %s)",
+                (TRANSACTION,),
+            )
         begin = time.monotonic()
         numbered = 0
         while more := database.execute("SELECT number_events(%s)", (BATCH,)).fetchone()[0]:

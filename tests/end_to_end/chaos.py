@@ -46,18 +46,20 @@ CUTS = 5  # of all followers' lines, one soon after the other
 
 # What reading `id > last` amounts to: what commits late has an id that was passed already.
 NUMBER_BY_ID = """
-CREATE OR REPLACE FUNCTION number_events(most int) RETURNS int LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION number_events(most int, read_upto bigint DEFAULT NULL) RETURNS int
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   before bigint;
   numbered int;
 BEGIN
-  SELECT last INTO before FROM event_log FOR UPDATE;
+  PERFORM FROM event_log FOR UPDATE;
+  SELECT last INTO before FROM event_step ORDER BY last DESC LIMIT 1;
   UPDATE event SET seq = before + place FROM (
     SELECT id, row_number() OVER (ORDER BY id) AS place FROM event
     WHERE id > (SELECT coalesce(max(id), 0) FROM event WHERE seq IS NOT NULL)) late
   WHERE event.id = late.id;
   GET DIAGNOSTICS numbered = ROW_COUNT;
-  UPDATE event_log SET last = before + numbered;
+  UPDATE event_step SET last = before + numbered WHERE last = before;
   RETURN numbered;
 END
 $$
@@ -185,7 +187,7 @@ class Chaos:
 
     def _follower(self, number: int) -> Follower:
         with psycopg.connect(self._conninfo) as database:
-            ((position,),) = database.execute("SELECT event_epoch() || '.' || last FROM event_log")
+            ((position,),) = database.execute("SELECT epoch || '.' || last FROM event_end")
         return Follower(f"follower {number}", number % ACCOUNTS + 1, position)
 
     async def _start_following(self, nursery: trio.Nursery, kind: int, follower: Follower) -> None:

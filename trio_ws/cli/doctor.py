@@ -295,7 +295,7 @@ def _log(_: Settings, connection: Connection) -> Iterator[Finding]:
         "SELECT first, last, (SELECT count(*) FROM event WHERE seq IS NULL),"
         " (SELECT extract(epoch FROM clock_timestamp() - at) FROM event WHERE seq >= first"
         "  ORDER BY seq LIMIT 1)::float8,"
-        " pg_size_pretty(pg_total_relation_size('event')) FROM event_log",
+        " pg_size_pretty(pg_total_relation_size('event')) FROM event_end",
     )
     oldest = "" if age is None else f", the oldest {float(str(age)) / 3600:.1f} h old"
     found = f"events {first} to {last}{oldest}, {size}"

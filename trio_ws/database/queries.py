@@ -28,6 +28,10 @@ Row = sessions.Row
 Connection = sessions.Connection
 
 
+# Of events that are read at once, as they are stored: many times what 500 usual ones take, and sent in time.
+READ_BYTES = 8_000_000
+
+
 class _RawJson(Loader):
     """Hand JSON on as it is, for a message to carry."""
 
@@ -44,7 +48,9 @@ def prepare_connection(connection: Connection, statement_seconds: float) -> None
     connection.execute(
         "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
         # So that our writes do not NOTIFY: see log_event() in the schema.
-        " set_config('trio_ws.wakes_itself', 'yes', false)",
+        " set_config('trio_ws.wakes_itself', 'yes', false),"
+        # A plan made for a table of a few rows is kept when it has a million. By an index it suits both.
+        " set_config('enable_seqscan', 'off', false)",
         (timeout, timeout),
     )
 
@@ -258,7 +264,7 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> tu
     """
     wanted = parse_uid(topic.id) if topic.type == "invoice" else topic.id
     ((epoch, last, state),) = connection.execute(
-        f"SELECT event_epoch(), last, ({_SNAPSHOTS[topic.type]}) FROM event_log".encode(),  # noqa: S608
+        f"SELECT epoch, last, ({_SNAPSHOTS[topic.type]}) FROM event_end".encode(),  # noqa: S608
         {"id": wanted, "owner": owner},
     )
     return Position(epoch, last), msgspec.Raw(b"null") if state is None else state
@@ -266,13 +272,25 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> tu
 
 def read_position(connection: Connection) -> Position:
     """Return the position of the last numbered event."""
-    (position,) = connection.execute("SELECT event_epoch(), last FROM event_log")
+    (position,) = connection.execute("SELECT epoch, last FROM event_end")
     return Position(*position)
 
 
-def number_events(connection: Connection, most: int) -> None:
-    """Number what has committed and has no number yet, at most `most` events."""
-    connection.execute("SELECT number_events(%s)", (most,))
+def start_log(connection: Connection) -> Position:
+    """Return the position of the last numbered event; take over what a restored log has without a number."""
+    connection.execute("SELECT adopt_events()")
+    return read_position(connection)
+
+
+def number_events(connection: Connection, most: int, read_upto: int | None = None) -> None:
+    """Number what has committed and has no number yet, at most `most` events.
+
+    Args:
+        connection: The database's.
+        most: How many.
+        read_upto: The last event that the caller has read: what it could not read next waits.
+    """
+    connection.execute("SELECT number_events(%s, %s)", (most, read_upto))
 
 
 class LogRead(NamedTuple):
@@ -302,17 +320,22 @@ def read_events(connection: Connection, after: int, most: int) -> LogRead:
     that is made once, and the events come by their index: a read costs the same, however long the log is.
     """
     rows = connection.execute(
-        "WITH log AS MATERIALIZED (SELECT event_epoch(), last, first,"
-        " extract(epoch FROM clock_timestamp())::float8, notified >= last FROM event_log)"
-        " SELECT log.*, found.* FROM log LEFT JOIN LATERAL (SELECT seq, type, topics, data, previous,"
-        " extract(epoch FROM at)::float8 FROM event WHERE seq > %s ORDER BY seq LIMIT %s) found ON true"
-        " ORDER BY seq",
-        (after, most),
+        "WITH log AS MATERIALIZED (SELECT epoch, last, first,"
+        " extract(epoch FROM clock_timestamp())::float8, is_told, has_more FROM event_end),"
+        " start AS (SELECT greatest(%(after)s, first - 1) AS seq FROM log)"
+        " SELECT log.*, found.* FROM log LEFT JOIN ("
+        "SELECT seq, type, topics, data, previous, extract(epoch FROM at)::float8 FROM ("
+        # Numbers have no gaps. A few large rows end a read, whose others come with the next one.
+        "SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM event CROSS JOIN LATERAL"
+        " (SELECT pg_column_size(data) + coalesce(pg_column_size(previous), 0) AS size) its"
+        " WHERE seq > (SELECT seq FROM start) AND seq <= (SELECT seq FROM start) + %(most)s"
+        ") sized WHERE before < %(bytes)s) found ON true ORDER BY seq",
+        {"after": after, "most": most, "bytes": READ_BYTES},
     ).fetchall()
-    epoch, last, first, now, is_told = rows[0][:5]
-    found = (row[5:] for row in rows if row[5] is not None)
+    epoch, last, first, now, is_told, has_more = rows[0][:6]
+    found = (row[6:] for row in rows if row[6] is not None)
     events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in found]
-    return LogRead(Position(epoch, last), first, events, now, is_told)
+    return LogRead(Position(epoch, last), first, events, now, is_told, has_more)
 
 
 def advance(connection: Connection, after: int, most: int) -> LogRead:
@@ -320,7 +343,7 @@ def advance(connection: Connection, after: int, most: int) -> LogRead:
 
     Two statements in one hop, each a transaction of its own: what is read has its number for good.
     """
-    number_events(connection, most)
+    number_events(connection, most, after)
     return read_events(connection, after, most)
 
 

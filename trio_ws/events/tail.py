@@ -76,7 +76,7 @@ class Tail:
         Raises:
             ActionError: the log's end could not be read at the start; later outages are waited out.
         """
-        start = await self._database.run(queries.read_position, lane=Lane.AHEAD)
+        start = await self._database.run(queries.start_log, lane=Lane.AHEAD)
         self._dispatcher.log.restart(start)
         with suppress(Timeout):  # later steps are smaller
             await self._step()

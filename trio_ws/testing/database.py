@@ -201,7 +201,7 @@ class SimulatedDatabase:
             state = [_wire(invoice) for invoice in of_it]
         return self._read_position(), Raw(codec.encode(state))
 
-    def _number_events(self, most: int) -> None:
+    def _number_events(self, most: int, read_upto: int | None = None) -> None:  # noqa: ARG002 - none is slow
         before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
         for event in self._events[before : self._numbered]:
             self.webhooks.add(event, self.epoch)
@@ -250,6 +250,7 @@ class SimulatedDatabase:
         queries.identify: _identify,
         queries.find_ended: _find_ended,
         queries.read_position: _read_position,
+        queries.start_log: _read_position,
         queries.read_snapshot: _read_snapshot,
         queries.number_events: _number_events,
         queries.read_events: _read_events,
