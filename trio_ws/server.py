@@ -4,7 +4,6 @@ What is used outlives its users: listeners stop first, then the connections run 
 what feeds them stop.
 """
 
-import errno
 import ipaddress
 import logging
 import random
@@ -43,8 +42,6 @@ logger = logging.getLogger(__name__)
 Stream = trio.abc.HalfCloseableStream
 Listener = trio.abc.Listener[Stream]
 
-# What accept(2) says when the process or the machine has no more to give: it passes.
-OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 ACCEPT_RETRY_SECONDS = 0.1
 IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
 READ_SECONDS = 5.0  # how long a read of the log may take before we say that we are not ready
@@ -131,7 +128,7 @@ def _patient(listeners: Iterable[Listener]) -> list[Listener]:
 
 
 class _PatientListener(Listener):
-    """Waits where trio would log ten tracebacks a second: when no file descriptor is left, or the like."""
+    """Waits where trio would log ten tracebacks a second or end: when no file descriptor is left, or the like."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -140,10 +137,8 @@ class _PatientListener(Listener):
         while True:
             try:
                 return await self._listener.accept()
-            except OSError as error:
-                if error.errno not in OUT_OF_RESOURCES:
-                    raise
-                logger.warning("can't accept connections: %s; trying on", error.strerror)
+            except OSError as error:  # whatever it is, other clients may come later
+                logger.warning("can't accept connections: %s; trying again", error.strerror)
             await trio.sleep(ACCEPT_RETRY_SECONDS)
 
     async def aclose(self) -> None:
