@@ -196,3 +196,30 @@ async def test_each_connection_ends_with_one_line(
     assert (figures["requests"], figures["messages"]) == (2, 2)
     assert 5 <= figures["seconds"] < 6
     assert figures["bytes"] > 100
+
+
+FORGED = "x\n2026-11-28 00:00:00,000 INFO    [1] forged\r\x1b[2K\x85\u2028\u202e a=1"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nobody_can_write_a_line_of_his_own_into_the_log(
+    written: Written, form: Literal["text", "json"]
+) -> None:
+    configure_logs(Settings(log_format=form))
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        figures = {"request_id": FORGED}
+        logging.getLogger("trio_ws.x").warning(
+            "it says %s", FORGED, exc_info=True, extra={"figures": figures}
+        )
+    said = written()
+    assert not set(said) & set("\r\x1b\x85\u2028\u202e")
+    first, *more = said.splitlines()
+    assert all(line.startswith(logs.MARGIN) for line in more), "what an exception says has a margin"
+    assert "forged" in first
+    if form == "text":
+        assert first.endswith('a=1"'), "a value with blanks is in quotes"
+    else:
+        assert json.loads(first)["request_id"] == FORGED
+        assert more == []

@@ -2,9 +2,13 @@
 
 import json
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 
 from trio_ws.settings import FIELDS, FIXED, Settings, SettingsError, data_dir, load, reloaded, schema
 
@@ -178,3 +182,53 @@ def test_the_schema_takes_what_the_server_takes(
     else:
         with pytest.raises(SettingsError):
             load({}, {}, file)
+
+
+SECRET = st.text(alphabet="abcXYZ019@:/?#%&= []'\\\"é", min_size=8, max_size=20)
+
+
+@given(SECRET)
+def test_what_is_wrong_with_a_conninfo_is_said_without_its_password(secret: str) -> None:
+    """As where one of these characters was not written as %XX."""
+    for conninfo in (
+        f"postgresql://user:{secret}@127.0.0.1:1/shop",
+        f"postgres://user:{secret}@/shop",
+        f"host=127.0.0.1 port=1 password={secret}",
+    ):
+        said = complaint_about(conninfo)
+        assert secret not in said
+        assert len(said) < 150, "it quotes nothing"
+        if not said and "://" in conninfo:
+            found = conninfo_to_dict(conninfo)
+            assert found["password"] == unquote(secret), "nothing of it is taken for a host"
+
+
+def complaint_about(conninfo: str) -> str:
+    """What is said of it; nothing, where it is taken."""
+    try:
+        load({"database_url": conninfo}, {})
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+@given(SECRET)
+def test_any_password_can_be_written(secret: str) -> None:
+    conninfo = f"postgresql://user:{quote(secret, safe='')}@127.0.0.1/shop?sslmode=disable"
+    assert load({"database_url": conninfo}, {}).settings.database_url == conninfo
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "",
+        "dbname=shop",
+        "postgresql:///shop",
+        "postgresql://[::1]:5432/shop",
+        "postgresql://user@a,b:5433/shop?target_session_attrs=read-write&options=-c%20geqo%3Doff",
+        "postgresql://%2Fvar%2Frun/shop",
+        "host='/tmp/a b' user=x password='it\\'s'",
+    ],
+)
+def test_what_libpq_takes_is_taken(conninfo: str) -> None:
+    assert load({"listen_url": conninfo}, {}).settings.listen_url == conninfo

@@ -1,6 +1,7 @@
-"""The parent's part: a worker that dies is started anew, one that does not stop is killed, none is left."""
+"""The parent's part: a worker that dies is started again, one that does not stop is killed, none is left."""
 
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -121,11 +122,11 @@ async def test_workers_hear_of_what_has_changed_and_so_do_those_that_come_later(
         async with trio.open_nursery() as nursery:
             await nursery.start(crew.run, 2)
             pids = await noted(tmp_path / "old", 2)
-            await crew.reload(str(tmp_path / "new").encode(), 0.5)
+            crew.reload(str(tmp_path / "new").encode(), 0.5)
             assert sorted(await noted(tmp_path / "new", 2)) == sorted(pids)
             os.kill(pids[0], signal.SIGKILL)
             _, _, another = await noted(tmp_path / "new", 3)
-            await crew.reload(str(tmp_path / "newer").encode(), 0.5)
+            crew.reload(str(tmp_path / "newer").encode(), 0.5)
             assert sorted(await noted(tmp_path / "newer", 2)) == sorted([pids[1], another])
             shutdown.set()
 
@@ -138,8 +139,65 @@ async def test_a_worker_that_does_not_listen_keeps_the_others_from_nothing(tmp_p
         async with trio.open_nursery() as nursery:
             await nursery.start(crew.run, 2)
             await noted(tmp_path / "note", 2)
-            await crew.reload(b"new", patience_seconds=0.1)
+            crew.reload(b"new", patience_seconds=0.1)
             shutdown.set()
+
+
+async def test_new_orders_and_the_word_to_stop_may_come_at_once(tmp_path: Path) -> None:
+    """As where SIGTERM follows SIGHUP at once: all of it reaches each worker, in order."""
+    hears = "[open(orders.strip(), 'a').write(line) for line in sys.stdin]"
+    for _ in range(5):
+        note = tmp_path / "note"
+        note.unlink(missing_ok=True)
+        shutdown = trio.Event()
+        crew = Workers(worker(SERVES, hears), str(note).encode(), shutdown, patience_seconds=0.5)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(crew.run, 1)
+                crew.reload(b"x" * 100_000, 0.5)
+                crew.reload(b"new", 0.5)
+                shutdown.set()
+        assert note.read_text() == "x" * 100_000 + "\nnew\nstop\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(24, "Too many open files"), OSError(11, "try again"), RuntimeError("can't start new thread")],
+)
+async def test_a_worker_that_cannot_be_started_again_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    tried_twice = trio.Event()
+    tries = itertools.count(1)
+
+    async def open_process(*_: object, **__: object) -> None:
+        if next(tries) == 2:
+            tried_twice.set()
+        raise error
+
+    async with running(worker(SERVES, NOTES, OBEYS), tmp_path / "note"):
+        first, second = await noted(tmp_path / "note", 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.lowlevel, "open_process", open_process)
+            os.kill(first, signal.SIGKILL)
+            await tried_twice.wait()
+            assert runs(second)
+        await noted(tmp_path / "note", 3)
+    assert f"can't be started ({error}): starting it again" in caplog.text
+
+
+async def test_some_workers_that_fail_to_start_keep_none_of_the_others_from_serving(tmp_path: Path) -> None:
+    """As where PostgreSQL has no session left for them."""
+    fails = "sys.argv[1] == '1' and sys.exit(1)\n"
+    command = worker(
+        "import os, sys; orders = sys.stdin.readline()\n",
+        fails,
+        "print('serves', flush=True); ",
+        NOTES,
+        OBEYS,
+    )
+    async with running(command, tmp_path / "note", count=3):
+        await noted(tmp_path / "note", 2)
 
 
 async def test_ctrl_c_reaches_the_parent_alone(tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ Each connection's tasks share a few fields, its number first, and each of their 
 send is in no line, nor a token. A failure that repeats is counted: what varies belongs into the fields.
 """
 
+import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,6 +23,11 @@ STDERR = 2
 LINES = 10_000  # that wait to be written, some 2 MB; what comes then is lost, and counted
 SUM_UP_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
+
+MARGIN = "    | "  # before each line of an exception, which may quote what others sent
+_PLAIN = re.compile(r"[\w.:/@%+-]+")
+# C0, DEL, C1; what else ends a line or turns the direction of what follows (Unicode's Zl, Zp, bidi controls).
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 # Of the connection whose task this is: its number, and the account that its token names.
 fields: ContextVar[dict[str, object]] = ContextVar("fields")
@@ -35,9 +42,14 @@ class _Context(logging.Filter):
 
 
 class _TextFormatter(logging.Formatter):
+    """A line for each record. What an exception says stands below, each line with a mark before it."""
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        given = "".join(f" {name}={value}" for name, value in vars(record)["fields"].items())
-        return super().formatMessage(record) + given
+        given = "".join(f" {name}={_word(value)}" for name, value in vars(record)["fields"].items())
+        return _one_line(super().formatMessage(record) + given)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "\n".join(MARGIN + _one_line(line) for line in super().formatException(ei).split("\n"))
 
 
 class _JsonFormatter(logging.Formatter):
@@ -52,7 +64,18 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        return _one_line(msgspec.json.encode(line).decode())
+
+
+def _word(value: object) -> str:
+    """Return a field's value so that no other can follow it within it."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _one_line(text: str) -> str:
+    """Write as an escape each character that ends a line, or moves what a terminal shows."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class _Failure(NamedTuple):

@@ -128,7 +128,7 @@ def _patient(listeners: Iterable[Listener]) -> list[Listener]:
 
 
 class _PatientListener(Listener):
-    """Waits where trio would log ten tracebacks a second or end: when no file descriptor is left, or the like."""
+    """Waits where trio would end, or log ten tracebacks a second: as when no file descriptor is left."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener

@@ -8,13 +8,16 @@ the word `none`; 0 never means "no limit".
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
+import psycopg
 from msgspec import Meta, Struct
+from psycopg.conninfo import conninfo_to_dict
 
 from trio_ws.errors import StartupError
 
@@ -23,6 +26,13 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the TOML file, so it can't stand in
 TOKEN_VARIABLE = f"{PREFIX}TOKEN"  # who a client is: no setting of the server's
 URL_VARIABLE = f"{PREFIX}URL"  # where a client finds the server: none either
 NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE)
+
+# A URL in which one @ ends the user's name and password, so that nothing of these is taken for a host.
+_URL_SCHEME = re.compile(r"\s*postgres(ql)?:", re.IGNORECASE)
+_URL = re.compile(
+    r"postgres(ql)?://(([^@:/?#%\s]|%[0-9A-Fa-f]{2})*(:([^@/?#%\s]|%[0-9A-Fa-f]{2})*)?@)?"
+    r"([^@/?#\s])*(/([^@?#\s])*)?(\?[^@\s]*)?"
+)
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
@@ -286,9 +296,27 @@ def _convert(origin: str, name: str, value: object) -> object:
         if name == "trusted_proxies":
             for network in converted:
                 ipaddress.ip_network(network, strict=False)
+        if name in ("database_url", "listen_url") and converted is not None:
+            _check_conninfo(converted)
     except ValueError as error:  # msgspec.ValidationError is one
         raise SettingsError(f"{origin}: {error}") from None
     return converted
+
+
+def _check_conninfo(conninfo: str) -> None:
+    """Refuse what libpq would misread: its errors quote the text, and with it the password.
+
+    Raises:
+        ValueError: it is no conninfo; the message holds nothing of it.
+    """
+    if _URL_SCHEME.match(conninfo) and not _URL.fullmatch(conninfo):
+        raise ValueError(
+            "that is no PostgreSQL URL: write @ : / ? # % and spaces in a password as %40 and the like"
+        )
+    try:
+        conninfo_to_dict(conninfo)
+    except (psycopg.Error, ValueError):
+        raise ValueError("that is no conninfo of PostgreSQL (what is wrong may quote the password)") from None
 
 
 def _flag(name: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""Several processes that serve as one: started, watched, started anew, and stopped together.
+"""Several processes that serve as one: started, watched, restarted, and stopped together.
 
 A worker's stdin is a pipe from its parent, who alone holds the other end. The first line on it is what the
 worker is to do, another one like it is what has changed of that, the word `stop` is to stop, draining; and
@@ -7,6 +7,7 @@ behind. Its first line on stdout says that it serves, each further one that it m
 """
 
 import logging
+import math
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ from trio_ws.errors import StartupError
 logger = logging.getLogger(__name__)
 
 STOP = b"stop\n"
-RESTART_SECONDS = (0.1, 10.0)  # first and longest pause before a worker that died is started anew
+RESTART_SECONDS = (0.1, 10.0)  # first and longest pause before a worker that has ended is started again
 WELL_SECONDS = 10.0  # who lived so long begins with the first pause again
 BEAT_SECONDS = 2.0  # pause between the lines of a worker that makes progress
 SILENCE_SECONDS = 30.0  # no line for so long: it hangs
@@ -46,65 +47,80 @@ class Workers:
         self._orders = orders
         self._shutdown = shutdown
         self._patience_seconds = patience_seconds
-        self._living: list[trio.Process] = []
+        self._living: list[_Line] = []
+        self._has_served = False  # any of them
 
     async def run(self, count: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep so many workers serving until `shutdown` is set and they have stopped.
 
+        It has started once each worker serves, or has failed to. Those that fail are started again.
+
         Raises:
-            StartupError: one of them ended before it ever served.
+            StartupError: not one of them serves.
         """
         async with trio.open_nursery() as living:
             async with trio.open_nursery() as starting:
                 for number in range(1, count + 1):
                     starting.start_soon(living.start, self._keep, number)
+            if not (self._has_served or self._shutdown.is_set()):
+                raise StartupError("no worker starts: what they said stands above")
             task_status.started()
 
-    async def reload(self, orders: bytes, patience_seconds: float) -> None:
+    def reload(self, orders: bytes, patience_seconds: float) -> None:
         """Tell all workers, and those that come, what has changed of what they were told."""
         self._orders = orders
         self._patience_seconds = patience_seconds
-        for process in list(self._living):
-            await _tell(process, orders + b"\n")
+        for line in self._living:
+            line.say(orders + b"\n")
 
     async def _keep(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
-        """Keep one worker serving."""
-        has_served = False
+        """Keep one worker serving, whatever ends it, or keeps it from being started."""
+        is_awaited = True
         first, longest = RESTART_SECONDS
         pause = first
 
-        def say_that_it_serves() -> None:
-            nonlocal has_served
-            if not has_served:
+        def be_awaited_no_more() -> None:
+            nonlocal is_awaited
+            if is_awaited:
                 task_status.started()
-            has_served = True
+            is_awaited = False
+
+        def say_that_it_serves() -> None:
+            self._has_served = True
+            be_awaited_no_more()
 
         while not self._shutdown.is_set():
             began = trio.current_time()
-            status = await self._run_one(number, say_that_it_serves)
+            try:
+                ended = f"has ended, status {await self._run_one(number, say_that_it_serves)}"
+            except (OSError, RuntimeError) as error:  # no descriptor, process, memory or thread for it
+                ended = f"can't be started ({error})"
+            be_awaited_no_more()
             if self._shutdown.is_set():
                 break
-            if not has_served:
-                raise StartupError(f"worker {number} does not start: what it said stands above")
             if trio.current_time() - began > WELL_SECONDS:
                 pause = first
-            logger.warning("worker %d has ended, status %d: starting it anew", number, status)
+            logger.warning("worker %d %s: starting it again", number, ended)
             with trio.move_on_after(pause * random.uniform(0.5, 1)):  # noqa: S311 - spreads, hides nothing
                 await self._shutdown.wait()
             pause = min(2 * pause, longest)
-        say_that_it_serves()  # or will not any more, and nobody need wait for it
+        be_awaited_no_more()
 
     async def _run_one(self, number: int, say_that_it_serves: Callable[[], None]) -> int:
         """Run a worker to its end, and return its exit status."""
         async with self._process(number) as process, trio.open_nursery() as nursery:
             assert process.stdout  # noqa: S101 - a pipe
-            await _tell(process, self._orders + b"\n")
-            nursery.start_soon(self._stop_in_time, process)
+            line = _Line(process)
+            line.say(self._orders + b"\n")
+            self._living.append(line)
+            nursery.start_soon(line.carry)
+            nursery.start_soon(self._stop_in_time, line)
             if await process.stdout.receive_some():
                 logger.info("worker %d serves, process %d", number, process.pid)
                 say_that_it_serves()
                 await self._listen_to(process)
             status = await process.wait()
+            self._living.remove(line)
             nursery.cancel_scope.cancel()
         return status
 
@@ -116,11 +132,9 @@ class Workers:
             [*self._command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
         assert process.stdio  # noqa: S101 - two pipes
-        self._living.append(process)
         try:
             yield process
         finally:
-            self._living.remove(process)
             process.kill()  # where we were cancelled; else it has ended
             with trio.CancelScope(shield=True):
                 await process.wait()
@@ -136,18 +150,36 @@ class Workers:
             logger.warning("worker process %d hangs: killing it", process.pid)
             process.kill()
 
-    async def _stop_in_time(self, process: trio.Process) -> None:
+    async def _stop_in_time(self, line: "_Line") -> None:
         await self._shutdown.wait()
-        await _tell(process, STOP)
+        line.say(STOP)
         await trio.sleep(self._patience_seconds)
-        logger.warning("worker process %d does not stop: killing it", process.pid)
-        process.kill()
+        logger.warning("worker process %d does not stop: killing it", line.process.pid)
+        line.process.kill()
 
 
-async def _tell(process: trio.Process, line: bytes) -> None:
-    assert process.stdin  # noqa: S101 - a pipe
-    with suppress(trio.BrokenResourceError):  # it is ending
-        await process.stdin.send_all(line)
+class _Line:
+    """What a worker is told, one thing after the other: new orders and the word to stop may come at once.
+
+    Args:
+        process: The worker's.
+    """
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        # Signals are few, and nobody need wait until a worker has read of them.
+        self._to_carry, self._said = trio.open_memory_channel[bytes](math.inf)
+
+    def say(self, text: bytes) -> None:
+        """Have it told."""
+        self._to_carry.send_nowait(text)
+
+    async def carry(self) -> None:
+        """Tell what is said, until cancelled."""
+        assert self.process.stdin  # noqa: S101 - a pipe
+        async for text in self._said:
+            with suppress(trio.BrokenResourceError):  # it is ending
+                await self.process.stdin.send_all(text)
 
 
 class Heart:

@@ -12,7 +12,9 @@ from psycopg.conninfo import make_conninfo
 
 from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import free_port, serving
+from trio_ws.cli.database import warn_of_too_few_sessions
 from trio_ws.database.migrations import known_migrations
+from trio_ws.settings import Settings
 
 Findings = dict[str, tuple[str, str]]
 
@@ -142,3 +144,12 @@ def test_a_certificate_that_has_expired_is_a_fault(tmp_path: Path) -> None:
     expired = Path(__file__).parent / "expired.pem"  # at the end of 2020
     found = examine("--data-dir", str(tmp_path / "d"), "--tls-cert", str(expired), status=1)
     assert found["TLS"][0] == "fail"
+
+
+def test_a_server_says_where_postgresql_allows_too_few_sessions(
+    conninfo: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_too_few_sessions(Settings(workers=2), conninfo)
+    assert caplog.text == ""
+    warn_of_too_few_sessions(Settings(workers=40), conninfo)
+    assert "PostgreSQL allows 97 sessions, and 40 workers may open 360: raise max_connections" in caplog.text

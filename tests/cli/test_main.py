@@ -88,13 +88,21 @@ def test_an_address_that_is_not_ours_is_said(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://127.0.0.1:1/shop", "host=/nowhere", "what?", "postgresql://me:secret@["]
+    "url", ["postgresql://127.0.0.1:1/shop", "host=/nowhere", "postgresql://me:secret@no.such.host"]
 )
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["migrate"]])
 def test_an_unreachable_database_says_what_to_do(command: list[str], url: str) -> None:
     done = trio_ws_command(*command, "--database-url", url)
     assert_one_line(done, 1, r"can't reach the database \(.+\): check --database-url.*")
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["what?", "postgresql://me:secret@[", "postgresql://me:se/cret@db/shop"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "check-config", "doctor", "database-url"])
+def test_a_database_url_that_is_none_is_named_and_not_quoted(command: str, url: str) -> None:
+    done = trio_ws_command(command, "--database-url", url)
+    assert_one_line(done, 2, r"--database-url: that is no .+")
+    assert "cret" not in done.stderr
 
 
 def test_a_role_that_may_not_migrate_is_said(empty_database: str) -> None:
@@ -114,7 +122,8 @@ def test_an_event_log_that_cannot_be_read_is_said(conninfo: str) -> None:
     with psycopg.connect(conninfo) as other:
         other.execute("LOCK TABLE event_log")
         done = trio_ws_command("serve", "--port", "0", "--database-url", conninfo)
-    assert_one_line(done, 1, r"can't read the event log: The database took too long")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "trio-ws: can't read the event log: The database took too long"
 
 
 def test_a_database_that_lacks_migrations_can_be_refused(empty_database: str) -> None:

@@ -84,7 +84,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c_also_without_the_server(tmp_path:
         terminal.wait_for("can't be reached")
     with serving(tmp_path, port=port):
         terminal.wait_for(r"▁ +▁")  # a gap in the lines
-        assert terminal.end() == 0
+        assert terminal.end() == 0, terminal.text[-3000:]
     assert terminal.text.rstrip().endswith(("\x1b[?1049l\x1b[?25h", "\x1b[?25h\x1b[?1049l")), (
         "the screen as it was"
     )

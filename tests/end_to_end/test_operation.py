@@ -1,14 +1,17 @@
 """A server that runs, as whoever operates it sees it: systemd's messages, and settings read anew."""
 
 import fcntl
+import os
 import re
 import resource
 import signal
 import socket
 import ssl
 import subprocess
+import termios
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.cli.test_main import assert_one_line, trio_ws_command
+from tests.database.test_embedded import wait_until_gone
 from tests.end_to_end.serving import (
     INVOICE,
     PATIENCE_SECONDS,
@@ -141,6 +145,9 @@ def test_tls_is_spoken_and_its_certificate_is_read_anew(tmp_path: Path, checkout
         certificate.write_text("none")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for_line("the certificate stays as it was")
+        certificate.write_bytes((checkout / "tests/cli/encrypted.pem").read_bytes())
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_line("its key is encrypted")
         with connect(server.url, ssl=trust, server_hostname="receiver.test") as client:
             call(client, action="subscribe", type="account", id=1)
             assert server.stop() == 0
@@ -206,3 +213,72 @@ def test_as_many_descriptors_are_had_as_clients_may_come(tmp_path: Path) -> None
             assert server.stop() == 0
         too_few = [line for line in server.log() if "file descriptors are too few" in line]
         assert len(too_few) == (hard == 300)
+
+
+def test_an_encrypted_key_is_refused_by_name_and_nobody_is_asked(tmp_path: Path, checkout: Path) -> None:
+    encrypted = str(checkout / "tests/cli/encrypted.pem")
+    done = subprocess.run(
+        [*SERVE, "--port", "0", "--data-dir", str(tmp_path), "--tls-cert", encrypted],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 1
+    assert f"can't use {encrypted} for TLS (its key is encrypted" in done.stderr
+
+
+def test_a_server_ends_with_the_terminal_that_it_was_started_from(tmp_path: Path) -> None:
+    """The kernel sends SIGHUP then, and says of the terminal's descriptor that it is none."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [*SERVE, "--port", "0", "--data-dir", str(tmp_path)],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(fcntl.ioctl, 0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads run here
+    ) as process:
+        server = Server(process, tmp_path)
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        server.wait_for_line("stopping on SIGHUP")
+    wait_until_gone(tmp_path)
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "12", "02", "012"])
+def test_a_server_whose_standard_files_are_closed_serves_and_lends_their_numbers_to_nobody(
+    tmp_path: Path, closed: str
+) -> None:
+    port = free_port()
+    command = [*SERVE, "--port", str(port), "--data-dir", str(tmp_path), "--workers", "2"]
+    redirected = " ".join(f"{number}<&-" for number in closed)
+    with subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            with connect_patiently(f"ws://127.0.0.1:{port}") as client:
+                assert call(client, **INVOICE)["status"] == "success"
+                for number in range(3):
+                    assert Path(f"/proc/{process.pid}/fd/{number}").readlink() == Path(os.devnull)
+            process.terminate()
+            assert process.wait(PATIENCE_SECONDS) == 0
+        finally:
+            process.kill()
+    wait_until_gone(tmp_path)
+
+
+def connect_patiently(url: str) -> ClientConnection:
+    """Connect to a server that does not say when it listens."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return connect(url)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

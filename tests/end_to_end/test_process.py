@@ -150,7 +150,7 @@ def test_as_process_1_it_buries_orphans_and_heeds_signals(tmp_path: Path) -> Non
         for pid in processes_of(tmp_path):
             with contextlib.suppress(ProcessLookupError):  # it has ended with the one before it
                 os.kill(pid, signal.SIGKILL)
-        server.wait_for_line("starting it anew")
+        server.wait_for_line("starting it again")
         with server.connect() as client:
             deadline = time.monotonic() + PATIENCE_SECONDS
             while call(client, action="list_prices")["status"] != "success":

@@ -3,14 +3,14 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import psycopg
 
 from trio_ws.cli.options import NO_OPTIONS, Options
-from trio_ws.database import embedded, migrations, queries
+from trio_ws.database import embedded, lanes, migrations, queries
 from trio_ws.database.queries import Connection
 from trio_ws.errors import ActionError, StartupError
 from trio_ws.logs import configure_logs
@@ -39,6 +39,38 @@ def warn_of_creators(conninfo: str) -> None:
     """Say in the log who else may create in our schema: see `migrations.others_may_create`."""
     if revoke := migrations.others_may_create(conninfo):
         logger.warning("others may create functions and tables in our schema: %s", revoke)
+
+
+class Sessions(NamedTuple):
+    """Sessions in PostgreSQL: how many it allows us, how many there are, how many a server may open."""
+
+    allowed: int
+    used: int
+    wanted: int
+
+
+MORE_SESSIONS = "raise max_connections, lower `database_connections` or `workers`, or put PgBouncer before it"
+
+
+def sessions_of(settings: Settings, connection: Connection) -> Sessions:
+    """Return how many sessions there are, and how many these settings may take."""
+    ((allowed, used),) = connection.execute(
+        "SELECT current_setting('max_connections')::int"
+        " - current_setting('superuser_reserved_connections')::int,"
+        " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
+    )
+    return Sessions(allowed, used, settings.workers * lanes.sessions(settings.database_connections))
+
+
+def warn_of_too_few_sessions(settings: Settings, conninfo: str) -> None:
+    """Say in the log where PostgreSQL allows fewer sessions than the server may open."""
+    with suppress(psycopg.Error), psycopg.connect(conninfo, autocommit=True) as connection:
+        room = sessions_of(settings, connection)
+        if room.wanted > room.allowed:
+            logger.warning(
+                "PostgreSQL allows %d sessions, and %d workers may open %d: %s",
+                *(room.allowed, settings.workers, room.wanted, MORE_SESSIONS),
+            )
 
 
 def database_url(*, options: Options = NO_OPTIONS) -> None:

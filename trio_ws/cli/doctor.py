@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 import trio_ws
+from trio_ws.cli.database import MORE_SESSIONS, sessions_of
 from trio_ws.cli.options import NO_SERVE_OPTIONS, AsJson, ServeOptions
 from trio_ws.database import embedded, migrations, programs
 from trio_ws.database.queries import Connection
@@ -261,16 +262,10 @@ def _schema(conninfo: str) -> Iterator[Finding]:
 
 
 def _room(settings: Settings, connection: Connection) -> Iterator[Finding]:
-    (most, used) = _row(
-        connection,
-        "SELECT current_setting('max_connections')::int"
-        " - current_setting('superuser_reserved_connections')::int,"
-        " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')",
-    )
-    wanted = settings.workers * (settings.database_connections + 2)
-    found = f"{most} connections allowed, {used} in use, {wanted} for each server of these settings"
-    if wanted > int(str(most)):
-        yield Finding("fail", "sessions", found, "raise max_connections, or lower `database_connections`")
+    room = sessions_of(settings, connection)
+    found = f"{room.allowed} allowed, {room.used} in use, up to {room.wanted} for a server of these settings"
+    if room.wanted > room.allowed:
+        yield Finding("fail", "sessions", found, MORE_SESSIONS)
     else:
         yield Finding("ok", "sessions", found)
 

@@ -1,4 +1,7 @@
-"""What process 1 of a container has to do besides: bury the orphans, and heed signals.
+"""What comes before all else: the three standard files, and what process 1 of a container has to do besides.
+
+Where one of the standard files was closed, the next file or socket that is opened would take its place, and
+what is written to it would go there.
 
 The kernel gives process 1 whoever has lost its parent, as PostgreSQL's processes when theirs was killed, and
 keeps from it each signal that it has no handler for, even its own.
@@ -9,6 +12,17 @@ import signal
 import sys
 
 FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def open_standard_files() -> None:
+    """Have descriptors 0 to 2 be open, and Python's files on them: what is closed leads nowhere instead."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - the standard library's
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8"))  # noqa: SIM115 - it stays open
 
 
 def leave_process_1() -> None:

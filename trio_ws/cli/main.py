@@ -15,6 +15,7 @@ from trio_ws.cli.accounts import create_account, create_token, list_tokens, revo
 from trio_ws.cli.asking import call, listen
 from trio_ws.cli.database import database_url, migrate
 from trio_ws.cli.events import tail
+from trio_ws.cli.init import open_standard_files
 from trio_ws.cli.options import check_config
 from trio_ws.cli.serving import serve, work
 from trio_ws.cli.webhooks import list_deliveries, retry, secret
@@ -145,6 +146,7 @@ app.command(work, name="worker", show=False)  # what `serve --workers` starts
 
 def main() -> None:
     """Run the command line."""
+    open_standard_files()
     try:
         words = sys.argv[1:]
         if not words or not set(app.help_flags).isdisjoint(words):

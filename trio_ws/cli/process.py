@@ -11,7 +11,6 @@ import trio
 
 from trio_ws.logs import configure_logs
 from trio_ws.settings import FIXED, Settings, SettingsError, reloaded
-from trio_ws.workers import STDIN
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +40,7 @@ class Process:
         settings: Those in force.
         listener: Who hears how it fares.
         load: Reads settings anew; None: they come from elsewhere, and SIGHUP does nothing.
+        has_terminal: Whether it was started from a terminal, whose end is SIGHUP too.
 
     Attributes:
         shutdown: Set when it has to stop.
@@ -48,13 +48,19 @@ class Process:
     """
 
     def __init__(
-        self, settings: Settings, listener: Listener, load: Callable[[], Settings] | None = None
+        self,
+        settings: Settings,
+        listener: Listener,
+        load: Callable[[], Settings] | None = None,
+        *,
+        has_terminal: bool = False,
     ) -> None:
         self.settings = settings
         self.shutdown = trio.Event()
         self.ready, self.alive = listener.ready, listener.alive
         self._listener = listener
         self._load = load
+        self._has_terminal = has_terminal
         # Nobody need wait to be told: signals are few.
         self._to_reloads, self.reloads = trio.open_memory_channel[Settings](math.inf)
 
@@ -63,8 +69,8 @@ class Process:
         with trio.open_signal_receiver(*STOPPING, signal.SIGHUP) as received:
             task_status.started()
             async for number in received:
-                # A terminal that was closed sends it too, and then means the end.
-                if number == signal.SIGHUP and not os.isatty(STDIN):
+                # A terminal that is closed sends it too, and then means the end.
+                if number == signal.SIGHUP and not self._has_terminal:
                     self._reload()
                     continue
                 if self.shutdown.is_set():  # end as if we had no handler; what we have started ends with us

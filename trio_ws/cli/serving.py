@@ -20,7 +20,8 @@ import msgspec
 import trio
 
 from trio_ws import server, workers
-from trio_ws.cli.database import open_database, warn_of_creators
+from trio_ws.background import forever
+from trio_ws.cli.database import open_database, warn_of_creators, warn_of_too_few_sessions
 from trio_ws.cli.init import leave_process_1
 from trio_ws.cli.options import NO_SERVE_OPTIONS, ServeOptions
 from trio_ws.cli.process import STOPPING, Process
@@ -31,7 +32,7 @@ from trio_ws.errors import ActionError, StartupError, leaves
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings
 from trio_ws.systemd import Notifier
-from trio_ws.wire.tls import TlsListener, make_context
+from trio_ws.wire.tls import TlsListener, load_certificate, make_context
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     leave_process_1()
     for number in STOPPING:
         signal.signal(number, _unwind)  # until trio takes over, and after it
-    if not os.isatty(workers.STDIN):  # a terminal that was closed sends it to end us
+    has_terminal = os.isatty(workers.STDIN)  # asked now: of one that was closed the kernel says no
+    if not has_terminal:  # a terminal that is closed sends it to end us
         signal.signal(signal.SIGHUP, _let_pass)
     notifier = Notifier(os.environ)
     settings, sources = options.load()
@@ -79,9 +81,15 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
         else:
             migrations.require_migrated(direct)
         warn_of_creators(direct)
-        process = Process(settings, notifier, lambda: options.load()[0])
+        if settings.listen_url is None:  # else a pool is between us, and shares a few among all
+            warn_of_too_few_sessions(settings, direct)
+        process = Process(settings, notifier, lambda: options.load()[0], has_terminal=has_terminal)
         start = _serve if settings.workers == 1 else _keep_workers
-        beside = [] if database.server is None else [partial(_keep_running, database.server)]
+        beside = (
+            []
+            if database.server is None
+            else [partial(forever, "PostgreSQL", partial(_keep_running, database.server))]
+        )
         trio.run(_until_stopped, process, partial(start, process, database.conninfo, sockets), *beside)
     logger.info("stopped")
 
@@ -178,7 +186,7 @@ async def _reload_certificate(process: Process, context: ssl.SSLContext) -> Asyn
     async for settings in process.reloads:
         assert settings.tls_cert is not None  # noqa: S101 - or there would be no context
         try:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+            load_certificate(context, settings.tls_cert, settings.tls_key)
         except OSError as error:
             logger.warning("the certificate stays as it was: can't use %s: %s", settings.tls_cert, error)
         yield settings
@@ -197,7 +205,7 @@ async def _keep_workers(process: Process, conninfo: str, sockets: list[socket.so
 
     async def reload() -> None:
         async for settings in process.reloads:
-            await crew.reload(orders(settings), patience(settings))
+            crew.reload(orders(settings), patience(settings))
 
     async def say_that_we_live() -> None:
         while True:
@@ -211,9 +219,9 @@ async def _keep_workers(process: Process, conninfo: str, sockets: list[socket.so
     crew = workers.Workers(_worker_command(), orders(settings), process.shutdown, patience(settings))
     async with trio.open_nursery() as beside:
         async with trio.open_nursery() as serving:
-            await serving.start(crew.run, settings.workers)
             beside.start_soon(reload)
             beside.start_soon(say_that_we_live)
+            await serving.start(crew.run, settings.workers)
             _say_where(process, sockets)
         beside.cancel_scope.cancel()
 
@@ -224,16 +232,15 @@ def _worker_command() -> list[str]:
     return [sys.executable, *([] if here else ["-P"]), "-m", "trio_ws", "worker"]
 
 
-async def _keep_running(postgres: embedded.EmbeddedPostgres) -> None:
-    """Start the embedded PostgreSQL anew where it has ended: nobody else would."""
-    while True:
-        await trio.sleep(RESTART_SECONDS)
-        if postgres.has_ended():
-            logger.warning("the embedded PostgreSQL has ended: starting it anew")
-            try:
-                await trio.to_thread.run_sync(postgres.restart)
-            except StartupError as error:
-                logger.warning("%s; trying on", error)
+async def _keep_running(postgres: embedded.EmbeddedPostgres) -> float:
+    """Start the embedded PostgreSQL again where it has ended, as a background step: nobody else would."""
+    if postgres.has_ended():
+        logger.warning("the embedded PostgreSQL has ended: starting it again")
+        try:
+            await trio.to_thread.run_sync(postgres.restart)
+        except StartupError as error:
+            logger.warning("%s; trying again", error)
+    return RESTART_SECONDS
 
 
 def _unwind(_: int, __: object) -> None:

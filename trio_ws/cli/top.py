@@ -153,8 +153,9 @@ def look(places: list[str], interval: float, pool: ThreadPoolExecutor) -> Iterat
                 found.append(answer)
         # A sum that lacks a part would be another figure.
         yield None if troubles else together(found), time.monotonic(), "; ".join(troubles)
-        due = max(due + interval, time.monotonic())
-        time.sleep(due - time.monotonic())
+        now = time.monotonic()
+        due = max(due + interval, now)
+        time.sleep(due - now)
 
 
 def _read(place: str) -> Samples | str:

@@ -15,11 +15,26 @@ def make_context(certificate: str, key: str | None) -> ssl.SSLContext:
         key: File of its key; None: it is in the same file.
 
     Raises:
-        OSError: the files can't be read, or are no certificate and its key.
+        OSError: the files can't be read, or are no certificate and its key, or the key is encrypted.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate, key, _refuse_encrypted_key)
     return context
+
+
+def load_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
+    """Have TLS go by this certificate from now on.
+
+    Raises:
+        OSError: see `make_context`; the context stays as it was.
+    """
+    make_context(certificate, key)  # else a key that is no good would leave a certificate without one
+    context.load_cert_chain(certificate, key, _refuse_encrypted_key)
+
+
+def _refuse_encrypted_key() -> str:
+    """Ask for no passphrase, which OpenSSL would do on the terminal, and everything would wait for it."""
+    raise OSError("its key is encrypted, and nobody is asked for the passphrase of a server: decrypt it")
 
 
 class TlsStream(Stream):
