@@ -23,7 +23,11 @@ class OtherProgram(Protocol):
     """A payment processor, an import, a person at psql."""
 
     async def create_invoice(self, **fields: Any) -> UUID:
-        """Insert an invoice, and return its uid."""
+        """Insert an invoice, and return its uid.
+
+        Raises:
+            Refused: the database does not allow it.
+        """
 
     async def update_invoice(self, uid: UUID, **changes: Any) -> None:
         """Change an invoice.
@@ -57,7 +61,10 @@ class SimulatedProgram:
         self._database = database
 
     async def create_invoice(self, **fields: Any) -> UUID:
-        return self._database.create_invoice(**fields)
+        try:
+            return self._database.create_invoice(**fields)
+        except CheckViolation as error:
+            raise Refused(str(error)) from None
 
     async def update_invoice(self, uid: UUID, **changes: Any) -> None:
         try:

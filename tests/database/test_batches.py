@@ -309,7 +309,7 @@ async def test_a_flood_gets_its_answers_whatever_is_among_it(conninfo: str) -> N
     refused: list[str] = []
 
     async def create(number: int) -> None:
-        fields: dict[str, Any] = {"amount": number + 1, "idempotency_key": f"flood {number % 50}"}
+        fields: dict[str, Any] = {"amount": number + 1, "idempotency_key": f"flood-{number % 50}"}
         if number % 10 == 9:
             fields = {"account_id": 99}
         try:

@@ -1,5 +1,6 @@
 """The schema on real PostgreSQL: what triggers do for any writer, and how events are numbered."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,17 +85,17 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("memo", "address", "redirect_url"), TEXTS)))
-def test_what_text_an_invoice_holds_is_the_text_that_is_told(
-    connection: Connection, texts: dict[str, str]
-) -> None:
+@given(TEXTS)
+def test_what_text_an_invoice_holds_is_the_text_that_is_told(connection: Connection, text: str) -> None:
+    word = re.sub(r"[\x00-\x20\x7f]", "_", text) or "x"
+    texts = {"memo": text, "address": word, "redirect_url": f"https://x/{word}"}
     (row,) = connection.execute(
         "INSERT INTO invoices (account_id, amount, currency, memo, address, redirect_url)"
         " VALUES (1, 1, 'USD', %s, %s, %s) RETURNING invoice_json(invoices)",
-        [texts.get(name) for name in ("memo", "address", "redirect_url")],
+        [*texts.values()],
     ).fetchall()
     told = msgspec.json.decode(row[0])
-    assert {name: told[name] for name in ("memo", "address", "redirect_url") if name in told} == texts
+    assert {name: told[name] for name in texts} == texts
 
 
 def test_rows_of_one_statement_have_their_events_in_the_order_of_their_ids(
@@ -485,7 +486,7 @@ def test_a_role_with_little_cannot_make_triggers_of_ours_its_own(
         owner.execute("DROP ROLE little")
 
 
-@pytest.mark.parametrize("length", [200, 2000, 20_000])
+@pytest.mark.parametrize("length", [200, 1992])  # the longest that there is
 def test_a_webhook_of_any_length_does_not_stop_the_log(connection: Connection, length: int) -> None:
     random = Random(1)
     host = "".join(chr(random.randrange(0x1D400, 0x1D6A4)) for _ in range(length))  # four bytes each

@@ -43,8 +43,10 @@ def test_what_is_queued_outlives_the_trimming_of_its_event(connection: Connectio
     "url", ["", "x", "http://", "é://ü", "x" * 100_000, "https://a@b@c/", "\n", "https://h\n"]
 )
 def test_whatever_stands_where_a_url_should_the_log_goes_on(connection: Connection, url: str) -> None:
-    connection.execute(
-        "INSERT INTO invoices (account_id, amount, currency, webhook_url) VALUES (1, 1, 'USD', %s)", (url,)
+    connection.execute(  # as of an invoice that is older than the limits
+        "INSERT INTO event (type, topics, has_webhook, data) VALUES ('invoice.created', '{}', true,"
+        " json_build_object('uid', gen_random_uuid(), 'account_id', 1, 'webhook_url', %s::text))",
+        (url,),
     )
     queries.number_events(connection, 100)
     assert queries.read_position(connection).seq == 4

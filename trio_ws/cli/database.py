@@ -141,4 +141,4 @@ def run_query(options: Options, query: Callable[[Connection, *Arguments], T], *a
             connection.execute("SELECT set_config('trio_ws.wakes_itself', 'no', false)")  # nobody else would
             return query(connection, *args)
     except (ActionError, psycopg.Error) as error:
-        raise StartupError(str(error)) from None
+        raise StartupError(str(error).strip().partition("\n")[0]) from None

@@ -6,6 +6,8 @@ and is its own transaction. Rows leave PostgreSQL as the JSON that goes on the w
 together again.
 """
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -20,6 +22,8 @@ from trio_ws.database import sessions
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
 from trio_ws.identity import SCOPES, Identity
 from trio_ws.messages import CreateInvoice, Event, Position, Status, Topic, parse_uid
+
+logger = logging.getLogger(__name__)
 
 # How long a batch waits for what another program holds, before each of its rows is tried alone.
 BATCH_LOCK_TIMEOUT = "250ms"
@@ -216,13 +220,98 @@ def change_status(connection: Connection, uid: UUID, status: Status, owner: int 
 def expire_invoices(connection: Connection, most: int) -> int:
     """Note that invoices have expired, the longest overdue first, at most `most`; return how many.
 
-    What another process is at is left to it, and so is what is being paid.
+    What another process is at is left to it, and so is what is being paid. An invoice that can't be changed,
+    because another program's trigger refuses or delays it, stops no other: if all together fail, each is
+    tried alone, and those that fail are tried again later, with growing pauses.
     """
-    return connection.execute(
-        "UPDATE invoices SET status = 'expired' WHERE id IN (SELECT id FROM invoices WHERE status = 'unpaid'"
-        " AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)",
-        (most,),
-    ).rowcount
+    try:
+        with connection.transaction():
+            _limit(connection, EXPIRE_TOGETHER_TIMEOUT)
+            # Never prepared: a plan from when the table was small would read all of it, later.
+            return connection.execute(_EXPIRE_OVERDUE, {"most": most}, prepare=False).rowcount
+    except psycopg.Error as error:
+        if not _is_of_a_row(error):
+            raise
+    deadline = time.monotonic() + EXPIRE_ALONE_SECONDS
+    expired = 0
+    overdue = connection.execute(f"SELECT ARRAY({_OVERDUE})", {"most": most}, prepare=False)
+    ((ids,),) = overdue.fetchall()
+    for invoice_id in ids:
+        if time.monotonic() > deadline:
+            break  # the next call goes on from here
+        try:
+            with connection.transaction():
+                _limit(connection, EXPIRE_ALONE_TIMEOUT)
+                expired += connection.execute(_EXPIRE_ONE, (invoice_id,)).rowcount
+        except psycopg.Error as error:
+            if not _is_of_a_row(error):
+                raise
+            _put_off_expiry(connection, invoice_id, error)
+    return expired
+
+
+# All of these together stay below `statement_seconds`, or the gateway would think that PostgreSQL is silent.
+EXPIRE_TOGETHER_TIMEOUT = "1s"  # for 500 rows, which take 0.1 s
+EXPIRE_ALONE_TIMEOUT = "100ms"
+EXPIRE_ALONE_SECONDS = 0.5
+EXPIRE_AGAIN_SECONDS = (5, 3600)  # the first pause and the longest; doubled each time
+
+# now() is the same for the whole statement, so that the index is read up to it and no further. With
+# clock_timestamp(), which is another at each row, all unpaid invoices were read.
+_OVERDUE = (
+    "SELECT id FROM invoices WHERE status = 'unpaid' AND expires_at <= now()"
+    " AND id NOT IN (SELECT invoice_id FROM expiry_failures WHERE retry_at > now())"
+    " ORDER BY expires_at LIMIT %(most)s FOR UPDATE SKIP LOCKED"
+)
+# By an array, which is read by the index, whatever the planner thinks of the size of the table.
+_EXPIRE_OVERDUE = (
+    "WITH expired AS (UPDATE invoices SET status = 'expired'"  # noqa: S608
+    f" WHERE id = ANY(ARRAY({_OVERDUE})) RETURNING id),"
+    " forgotten AS (DELETE FROM expiry_failures WHERE invoice_id IN (SELECT id FROM expired))"
+    " SELECT FROM expired"
+)
+_EXPIRE_ONE = (
+    "UPDATE invoices SET status = 'expired' WHERE id = %s AND status = 'unpaid' AND expires_at <= now()"
+)
+
+
+def _put_off_expiry(connection: Connection, invoice_id: int, error: psycopg.Error) -> None:
+    first, longest = EXPIRE_AGAIN_SECONDS
+    ((seconds,),) = connection.execute(
+        "WITH forgotten AS (DELETE FROM expiry_failures WHERE retry_at < now() - interval '1 day')"
+        " INSERT INTO expiry_failures AS known (invoice_id, retry_at, error)"
+        " VALUES (%(id)s, now() + make_interval(secs => %(first)s), %(error)s)"
+        " ON CONFLICT (invoice_id) DO UPDATE SET attempts = known.attempts + 1, error = excluded.error,"
+        " retry_at = now()"
+        " + make_interval(secs => least(%(first)s * 2.0 ^ least(known.attempts, 30), %(longest)s))"
+        " RETURNING round(extract(epoch FROM retry_at - now()))::int",
+        {"id": invoice_id, "first": first, "longest": longest, "error": str(error)[:1000]},
+    )
+    # PostgreSQL's words may quote the row, so that only the table has them.
+    logger.warning(
+        "invoice %s can't expire (%s; see expiry_failures): again in %s s",
+        invoice_id,
+        error.sqlstate,
+        seconds,
+    )
+
+
+def _limit(connection: Connection, timeout: str) -> None:
+    """Bound each statement of this transaction, and its wait for locks."""
+    connection.execute(
+        "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
+        (timeout, timeout),
+    )
+
+
+def _is_of_a_row(error: psycopg.Error) -> bool:
+    """Tell whether an error is of what was to be changed, and not of the connection or the server."""
+    of_a_row = (
+        *(psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable),
+        psycopg.errors.ProgramLimitExceeded,
+    )
+    of_the_server = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+    return isinstance(error, of_a_row) or not isinstance(error, of_the_server)
 
 
 def set_price(

@@ -27,7 +27,18 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection, LogRead
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Timeout, Unauthorized, Unavailable
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
-from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price, Status, Topic
+from trio_ws.messages import (
+    CreateInvoice,
+    Event,
+    Invoice,
+    Memo,
+    Position,
+    Price,
+    Status,
+    Topic,
+    Url,
+    Word,
+)
 from trio_ws.testing.webhooks import SimulatedQueue
 
 T = TypeVar("T")
@@ -45,6 +56,13 @@ MAY_BECOME = {  # the protocol's section 3
     "paid": (),
     "expired": (),
     "cancelled": (),
+}
+LIMITS: dict[str, Any] = {  # where the schema's invoice_fault() has them
+    "memo": Memo,
+    "address": Word,
+    "webhook_url": Url,
+    "redirect_url": Url,
+    "idempotency_key": Word,
 }
 UNCHANGEABLE = ("id", "uid", "account_id", "amount", "currency", "created_at")
 
@@ -70,6 +88,7 @@ class SimulatedDatabase:
         delay: How long each query takes, in seconds; over `statement_seconds` it is given up, and undone.
         lose_answers: While true, queries are done, and fail before they say so, as where the line is lost.
         lose_wakes: While true, notifications do not arrive.
+        stuck: Invoices that another program's trigger lets nobody change.
         epoch: Which event log this is; another one after a restore.
         webhooks: The queue of what is to be POSTed.
     """
@@ -81,6 +100,7 @@ class SimulatedDatabase:
         self.statement_seconds = STATEMENT_SECONDS
         self.lose_answers = False
         self.lose_wakes = False
+        self.stuck: set[uuid.UUID] = set()
         self.epoch = "simulated-1"
         self._random = random.Random(seed)
         self._accounts = {1}
@@ -167,7 +187,8 @@ class SimulatedDatabase:
         if self._first_due > self._now():
             return 0
         unpaid = [one for one in self._invoices.values() if one.status == "unpaid"]
-        overdue = sorted((one for one in unpaid if self._is_due(one)), key=_due_at)
+        free = (one for one in unpaid if self._is_due(one) and one.uid not in self.stuck)
+        overdue = sorted(free, key=_due_at)
         later = (_due_at(one) for one in unpaid if one not in overdue[:most])
         self._first_due = min(later, default=NEVER)
         for invoice in overdue[:most]:
@@ -368,7 +389,12 @@ class SimulatedDatabase:
         self._keys = {key: made for key, made in self._keys.items() if made[0] in self._invoices}
 
     def create_invoice(self, **fields: Any) -> uuid.UUID:
-        """Insert an invoice, and return its uid."""
+        """Insert an invoice, and return its uid.
+
+        Raises:
+            CheckViolation: a value is over its limit.
+        """
+        _refuse_faults(fields)
         invoice = self._insert_invoice(CreateInvoice(**fields))
         self._notify()
         return msgspec.json.decode(invoice, type=Invoice).uid
@@ -379,7 +405,10 @@ class SimulatedDatabase:
         Raises:
             CheckViolation: what changes may not.
         """
+        if uid in self.stuck:
+            raise CheckViolation("a trigger of another program")
         old = self._invoices[uid]
+        _refuse_faults({name: value for name, value in changes.items() if value != getattr(old, name)})
         status = changes.get("status", old.status)
         if status != old.status and status not in MAY_BECOME[old.status]:
             raise CheckViolation(f"invoice {old.id} is {old.status} and cannot become {status}")
@@ -500,6 +529,16 @@ class SimulatedDatabase:
 
     def _now(self) -> datetime:
         return EPOCH + timedelta(seconds=trio.current_time())
+
+
+def _refuse_faults(values: dict[str, Any]) -> None:
+    """Raise CheckViolation where one is over the protocol's limit: see the schema's refuse()."""
+    for name, value in values.items():
+        if name in LIMITS and value is not None:
+            try:
+                msgspec.convert(value, LIMITS[name])
+            except msgspec.ValidationError as error:
+                raise CheckViolation(f"{name}: {error}") from None
 
 
 def _invoice_topics(invoice: Invoice) -> tuple[str, ...]:
