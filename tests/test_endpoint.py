@@ -1,5 +1,6 @@
 """Where a webhook's URL leads, and which addresses are inside, however they are spelled."""
 
+import encodings.idna
 import ipaddress
 import string
 
@@ -8,9 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_protocol import INVOICE, Contract, request
-from trio_ws.endpoint import Endpoint, is_public
+from trio_ws.endpoint import MAX_INTERNATIONAL_NAME, Endpoint, is_public
 from trio_ws.testing import simulated_server
 
+# IANA's special-purpose registries, entry by entry, and what else is not the internet.
+SPECIAL = [
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+    *("192.0.0.0/24", "192.0.0.0/29", "192.0.0.8/32", "192.0.0.9/32", "192.0.0.10/32", "192.0.0.170/31"),
+    *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+    *("192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+    *("::/128", "::1/128", "::/96", "::/8", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23"),
+    *("2001::/32", "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:2::/48", "2001:3::/32"),
+    *("2001:4:112::/48", "2001:10::/28", "2001:20::/28", "2001:30::/28", "2001:db8::/32"),
+    *("2620:4f:8000::/48", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
+]
+BESIDE = [
+    *(
+        "1.0.0.0",
+        "9.255.255.255",
+        "11.0.0.0",
+        "100.63.255.255",
+        "100.128.0.0",
+        "126.255.255.255",
+        "128.0.0.0",
+    ),
+    *("169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0", "191.255.255.255", "192.0.1.0"),
+    *("192.0.3.0", "192.167.255.255", "192.169.0.0", "198.17.255.255", "198.20.0.0", "203.0.112.255"),
+    *("203.0.114.0", "223.255.255.255"),
+    *("2000::", "2001:200::", "2001:db7:ffff::", "2001:db9::", "2620:4f:7fff::", "2620:4f:8001::", "3ffe::"),
+]
 INSIDE = [
     *("0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254"),  # noqa: S104
     *("172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1"),
@@ -58,6 +85,68 @@ NO_URLS = [
     *("http://[fe80::1%25eth0]/", "https://shop example/", "https://shop.example;x/", "https://a,b/"),
     *(f"https://{'a' * 64}é.example/", "https://.é/"),
 ]
+
+
+@pytest.mark.parametrize("address", BESIDE)
+def test_what_is_beside_a_special_network_is_public(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("network", SPECIAL)
+def test_a_special_network_is_not_public(network: str) -> None:
+    found = ipaddress.ip_network(network)
+    for address in (found[0], found[-1]):
+        assert not is_public(address)
+        assert Endpoint.parse(url_of(str(address))).is_inside()
+
+
+WRAPPED = ["::ffff:{}", "64:ff9b::{}", "2002:{}::", "2002:{}:ffff:ffff:ffff:ffff:ffff"]
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_an_address_that_wraps_another_is_as_public_as_that(wrapped: str) -> None:
+    def wrap(address: str) -> ipaddress.IPv6Address:
+        number = int(ipaddress.IPv4Address(address))
+        return ipaddress.IPv6Address(wrapped.format(f"{number >> 16:x}:{number & 0xFFFF:x}"))
+
+    for network in SPECIAL:
+        if "." in network:
+            found = ipaddress.IPv4Network(network)
+            assert not is_public(wrap(str(found[0])))
+            assert not is_public(wrap(str(found[-1])))
+    for address in BESIDE:
+        if "." in address:
+            assert is_public(wrap(address))
+
+
+@pytest.mark.parametrize("address", ["fe80::1%eth0", "2606:4700::1111%1", "::ffff:10.0.0.1%1"])
+def test_an_address_with_a_zone_is_on_a_network_of_ours(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+def test_what_is_public_does_not_depend_on_python_s_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    for class_ in (ipaddress.IPv4Address, ipaddress.IPv6Address):
+        for name in ("is_global", "is_private", "is_reserved", "is_multicast"):
+            monkeypatch.setattr(class_, name, property(lambda _: 1 / 0))
+    assert is_public(ipaddress.ip_address("8.8.8.8"))
+    assert not is_public(ipaddress.ip_address("fec0::1"))
+
+
+def test_a_long_international_name_is_refused_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = 0
+
+    def prepare(label: str) -> str:
+        nonlocal prepared
+        prepared += len(label)
+        return label
+
+    monkeypatch.setattr(encodings.idna, "nameprep", prepare)
+    for host in ("é" * 1990, "é." * 990 + "e", "é" * (MAX_INTERNATIONAL_NAME + 1)):
+        with pytest.raises(ValueError, match=r"^Expected an http or https URL with a host$"):
+            Endpoint.parse(f"http://{host}/")
+    assert not prepared
+    assert Endpoint.parse("http://bücher.example/").host.startswith("xn--")
+    assert prepared
 
 
 @pytest.mark.parametrize("address", INSIDE)

@@ -1,6 +1,7 @@
-"""Where a webhook goes, as its URL says it, and which addresses are none of an outsider's business. No I/O.
+"""Where a webhook goes, as its URL says it, and which addresses are not public. No I/O.
 
-One parser serves the check and the connection, so that they can't take a URL for two different ones.
+One parser serves the check and the connection, so that they can't take a URL for two different ones. Which
+addresses are public is written down here: what Python's `ipaddress` says depends on its version.
 """
 
 import ipaddress
@@ -12,9 +13,30 @@ from urllib.parse import quote, urlsplit
 PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]+")  # a name or an address; without a zone, which is inside
 _TARGET_CHARACTERS = "/?:@!$&'()*+,;=-._~%"  # of RFC 3986, and % of what is encoded already
-_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all of IPv6 that IANA has given out to the public
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
-_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")  # RFC 7526: to 6to4 relays, were there any
+# Longest name that is not ASCII. Turning it into ASCII costs 6 µs a character, and a URL may have 2 000.
+MAX_INTERNATIONAL_NAME = 100
+
+# IANA's special-purpose address registries, up to RFC 9780 (2025), and multicast. Those that are reachable
+# from everywhere (anycast of PCP and TURN, AS112, AMT) count as well: they lead to a network's own devices,
+# or to nobody who takes a webhook.
+_SPECIAL_IPV4 = """
+    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+    192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15
+    198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+"""
+# Of IPv6, IANA has given out 2000::/3 to the public and nothing else (RFC 4291, section 2.4): what is special
+# outside of it (::/96, 100::/64, 5f00::/16, fc00::/7, fe80::/10, fec0::/10, ff00::/8, …) needs no entry.
+_SPECIAL_IPV6 = "2001::/23 2001:db8::/32 2620:4f:8000::/48 3fff::/20"
+_NO_IPV4 = [ipaddress.IPv4Network(network) for network in _SPECIAL_IPV4.split()]
+_NO_IPV6 = [ipaddress.IPv6Network(network) for network in _SPECIAL_IPV6.split()]
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+
+# IPv6 that stands for an IPv4 address, and how many bits follow that.
+_WRAPPING = {
+    ipaddress.IPv6Network("::ffff:0:0/96"): 0,  # IPv4-mapped: RFC 4291, section 2.5.5.2
+    ipaddress.IPv6Network("64:ff9b::/96"): 0,  # NAT64: RFC 6052
+    ipaddress.IPv6Network("2002::/16"): 80,  # 6to4: RFC 3056
+}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -45,8 +67,8 @@ class Endpoint(NamedTuple):
             parts = urlsplit(url)
             port = parts.port
             host = (parts.hostname or "").rstrip(".")
-            if ":" not in host:
-                host = host.encode("ascii" if host.isascii() else "idna").decode("ascii")
+            if not host.isascii() and len(host) <= MAX_INTERNATIONAL_NAME:
+                host = host.encode("idna").decode("ascii")
         except ValueError:  # UnicodeError is one
             raise ValueError("Expected a URL") from None
         if parts.scheme not in PORTS or not _HOST.fullmatch(host) or port == 0:
@@ -71,15 +93,15 @@ class Endpoint(NamedTuple):
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether anybody in the internet might have that address, or the one that it stands for."""
+    """Tell whether anybody on the internet may have that address, or the one that it stands for."""
     if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global and not address.is_multicast and address not in _RELAYS
-    if address in _NAT64:
-        return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    within = address.ipv4_mapped or address.sixtofour
-    if within is not None:
-        return is_public(within)
-    return address.is_global and address in _GLOBAL_UNICAST
+        return not any(address in network for network in _NO_IPV4)
+    for network, bits_behind in _WRAPPING.items():
+        if address in network:
+            return is_public(ipaddress.IPv4Address(int(address) >> bits_behind & 0xFFFFFFFF))
+    if address.scope_id is not None:
+        return False  # it is on a network of ours
+    return address in _UNICAST and not any(address in network for network in _NO_IPV6)
 
 
 def _literal(host: str) -> Address | None:

@@ -79,7 +79,7 @@ class Poster:
         addresses = [
             address
             for address in await self._resolve(endpoint)
-            if self._private_addresses or is_public(ipaddress.ip_address(address.partition("%")[0]))
+            if self._private_addresses or is_public(ipaddress.ip_address(address))
         ]
         if not addresses:
             raise PostError("the host's address is not public")
