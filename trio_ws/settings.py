@@ -117,7 +117,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Count | None, Meta(description="of those from one address; none behind a proxy")
     ] = 1000
     connections_per_second: Annotated[Count | None, Meta(description="clients that may come a second")] = 1000
-    head_bytes: Annotated[Count | None, Meta(description="longest request head")] = 8192
+    head_bytes: Annotated[Count | None, Meta(description="longest request head")] = 32768
     webhook_private_addresses: Annotated[
         bool, Meta(description="whether webhooks may go to private and loopback addresses")
     ] = False
@@ -137,7 +137,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     control_frames_per_second: Annotated[
         Count | None, Meta(description="pings and pongs from one client")
     ] = 20
-    requests_per_second: Annotated[Rate | None, Meta(description="requests from one client")] = 100.0
+    requests_per_second: Annotated[
+        Rate | None, Meta(description="requests from one client")
+    ] = 100.0
     requests_burst: Annotated[Count | None, Meta(description="of those at once")] = 200
     subscriptions: Annotated[Count | None, Meta(description="topics one connection may follow")] = 1000
     outbox_bytes: Annotated[Count, Meta(description="bytes that may wait for one client")] = 262144

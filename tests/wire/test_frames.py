@@ -15,7 +15,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, 
 from tests import raw
 from trio_ws.errors import CloseCode
 from trio_ws.limits import Bucket
-from trio_ws.wire.frames import Screen, encode_close, encode_frame, unmask
+from trio_ws.wire.frames import TURN_FRAMES, Frame, Screen, encode_close, encode_frame, unmask
 
 on_any_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -35,11 +35,17 @@ def feed(screened: Screen, data: bytes, chunk: int = 10**9) -> bytes:
 
 
 def feed_chunks(screened: Screen, chunks: Iterable[bytes]) -> bytes:
-    said = (frame for chunk in chunks for frame in screened.feed(chunk))
+    said = (frame for chunk in chunks for frame in feed_to_its_end(screened, chunk))
     return b"".join(
         raw.frame(opcode, content.encode() if isinstance(content, str) else content)
         for opcode, content in said
     )
+
+
+def feed_to_its_end(screened: Screen, chunk: bytes) -> Iterator[Frame]:
+    yield from screened.feed(chunk)
+    while screened.has_more:
+        yield from screened.feed(b"")
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 10**9])
@@ -156,6 +162,27 @@ def test_limits_can_be_lifted() -> None:
     fragments = BEGUN + raw.frame(0, b"x" * 1000, fin=False) * 1000 + raw.frame(0, b"")
     assert len(feed(screened, fragments)) > 1_000_000
     assert feed(screened, raw.frame(raw.PING, b"") * 1000)
+
+
+EMPTY = raw.frame(raw.TEXT, b"", fin=False) + raw.frame(0, b"", fin=False) * 126 + raw.frame(0, b"")
+SHORT = raw.frame(raw.TEXT, b"x")
+
+
+@pytest.mark.parametrize(("piece", "frames"), [(EMPTY, 128), (SHORT, 1)], ids=["fragments", "messages"])
+def test_of_what_comes_at_once_a_turn_takes_so_many_frames_and_no_more(piece: bytes, frames: int) -> None:
+    screened = screen(message_fragments=128)
+    messages = 2000 // frames
+    said = screened.feed(piece * messages + SHORT[:3])
+    assert len(said) == TURN_FRAMES // frames
+    assert screened.has_more
+    turns = 1
+    while screened.has_more:
+        said += screened.feed(b"")
+        turns += 1
+    assert len(said) == messages
+    assert turns == -(-messages * frames // TURN_FRAMES)
+    assert screened.feed(SHORT[3:]) == [(raw.TEXT, "x")], "a frame that was not whole goes on"
+    assert not screened.has_more
 
 
 # Against another implementation

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests import raw
 from trio_ws.wire.admission import check_origin, check_place, choose_subprotocol, find_token, refuse_plain
-from trio_ws.wire.head import Head, HeadReader, Refusal
+from trio_ws.wire.head import MAX_LINES, Head, HeadReader, Refusal
 
 on_any_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -54,6 +54,30 @@ def test_what_follows_a_head_is_kept() -> None:
     reader = HeadReader(len(short))
     assert reader.feed(short + b"x" * 100_000) is not None, "only the head counts"
     assert reader.rest == b"x" * 100_000
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 10**9])
+def test_only_the_head_s_own_lines_are_counted(chunk: int) -> None:
+    longest = raw.head().replace(b"Host", b"X:\r\n" * (MAX_LINES - 7) + b"Host")
+    assert longest.count(b"\n") == MAX_LINES
+    assert read(longest + b"\n" * 1000, chunk) is not None
+    with pytest.raises(Refusal) as refused:
+        read(b"X" + longest.replace(b"Host", b"X:\r\nHost"), chunk)
+    assert refused.value.status == 431
+
+
+def test_a_head_of_many_lines_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = 0
+
+    def receive_data(_: h11.Connection, data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+
+    monkeypatch.setattr(h11.Connection, "receive_data", receive_data)
+    monkeypatch.setattr(h11.Connection, "next_event", lambda _: h11.NEED_DATA)
+    with pytest.raises(Refusal):
+        read(b"GET / HTTP/1.1\r\n" + b"X:\r\n" * 5000, 16, limit=32768)
+    assert received <= 16 + 4 * MAX_LINES
 
 
 @pytest.mark.parametrize(
@@ -106,6 +130,10 @@ REFUSED = {
     "a plain GET elsewhere": (404, b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     "a plain POST": (405, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"),
     "a long head": (431, raw.head(X="x" * 8192)),
+    "a head of many lines": (431, raw.head().replace(b"Host", b"X:\r\n" * 96 + b"Host")),
+    "a header in many lines": (431, raw.head().replace(b"Host", b"X: x\r\n" + b" x\r\n" * 95 + b"Host")),
+    "a list of many items": (431, raw.head(Connection="Upgrade, " + "x, " * 99)),
+    "a list of nothing": (431, raw.head(Sec_WebSocket_Version="13" + "," * 100)),
     "a long head that never ends": (431, b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000),
 }
 

@@ -19,7 +19,7 @@ from trio.testing import (
 from tests import raw
 from trio_ws.errors import CloseCode
 from trio_ws.settings import Settings
-from trio_ws.wire.frames import encode_frame
+from trio_ws.wire.frames import TURN_FRAMES, encode_frame
 from trio_ws.wire.head import Refusal
 from trio_ws.wire.stream import PROGRESS_BYTES, Wire
 
@@ -136,6 +136,28 @@ async def test_a_violation_is_the_end_of_what_comes_and_not_of_what_goes() -> No
     assert wire.screen.violation.code == CloseCode.INVALID_TEXT
     await wire.send_all(b"a reply")
     assert await theirs.receive_some() == b"a reply"
+
+
+async def test_others_have_their_turn_between_frames_that_come_at_once() -> None:
+    ours, theirs = memory_stream_pair()
+    wire = Wire(ours, SETTINGS)
+    fragments = raw.frame(raw.TEXT, b"", fin=False) + raw.frame(0, b"", fin=False) * 100 + raw.frame(0, b"")
+    await theirs.send_all(fragments * 20)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        said = 0
+        while said < 20:
+            said += len(await wire.receive())
+        nursery.cancel_scope.cancel()
+    assert turns >= 20 * 102 // TURN_FRAMES
 
 
 async def test_nothing_follows_our_close() -> None:

@@ -7,6 +7,7 @@ an HTTP status, and a sentence that says why.
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
@@ -15,6 +16,11 @@ import h11
 
 WEBSOCKET_VERSION = "13"
 KEY_BYTES = 16  # RFC 6455 section 4.1
+
+# Lines of a head, and items of a header that is a list. A browser sends some 20 lines and a proxy adds 10;
+# Apache allows 100. Each costs 4 µs, and 32 KiB would hold 8 000.
+MAX_LINES = MAX_ITEMS = 100
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 
 # The headers that mean something to us; in no other does it matter what they hold.
 READ_HEADERS = frozenset({b"authorization", b"connection", b"host", b"origin", b"upgrade"})
@@ -92,8 +98,15 @@ class Head(NamedTuple):
         return [value for found, value in self.headers if found == name]
 
     def items(self, name: str) -> list[str]:
-        """Return the items of a header that is a list, over all its lines."""
-        return [item.strip() for value in self.values(name) for item in value.split(",") if item.strip()]
+        """Return the items of a header that is a list, over all its lines.
+
+        Raises:
+            Refusal: there are too many.
+        """
+        values = self.values(name)
+        if sum(value.count(",") for value in values) >= MAX_ITEMS:
+            raise Refusal(431, f"A header has over {MAX_ITEMS} items")
+        return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
     def tokens(self, name: str) -> list[str]:
         """Return the same in small letters, for a header that knows no others."""
@@ -142,6 +155,8 @@ class HeadReader:
 
     def __init__(self, limit_bytes: int | None) -> None:
         self.rest = b""
+        self._lines = 0
+        self._end = b""  # of what has come
         self._room = math.inf if limit_bytes is None else limit_bytes
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limit_bytes or 2**31)
 
@@ -153,6 +168,8 @@ class HeadReader:
         """
         taken = data if len(data) <= self._room else data[: int(self._room)]
         self._room -= len(taken)
+        if self._count_lines(taken) > MAX_LINES:
+            raise Refusal(431, f"The request head has over {MAX_LINES} lines")
         self._http.receive_data(taken)
         try:
             event = self._http.next_event()
@@ -164,6 +181,14 @@ class HeadReader:
         if not self._room:
             raise Refusal(431, "The request head is too long")
         return None
+
+    def _count_lines(self, taken: bytes) -> int:
+        """Return how many lines have come of the head alone."""
+        there = self._end + taken  # the blank line that ends it may come in pieces
+        blank = _BLANK_LINE.search(there)
+        self._lines += there.count(b"\n", len(self._end), blank.end() if blank else len(there))
+        self._end = there[-2:]
+        return self._lines
 
 
 def _understand(request: h11.Request) -> Head:

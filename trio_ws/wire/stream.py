@@ -104,9 +104,13 @@ class Wire:
     async def receive(self) -> list[Frame]:
         """Return the next of what is said, some of it at a time; nothing at the end."""
         while not self.screen.has_ended:
-            data, self._rest = self._rest or await self._receive(), b""
-            if not data:
-                return []
+            if self.screen.has_more:
+                await trio.lowlevel.checkpoint()
+                data = b""
+            else:
+                data, self._rest = self._rest or await self._receive(), b""
+                if not data:
+                    return []
             if said := self.screen.feed(data):
                 return said
         return []
