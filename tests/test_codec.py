@@ -1,13 +1,15 @@
 """Whatever a client sends decodes to an action, or fails with what to answer, and never anything else."""
 
 import json
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from tests import hostile
 from trio_ws import codec
 from trio_ws.errors import InvalidMessage, InvalidValue
 from trio_ws.messages import Action, Event, Ping
@@ -89,6 +91,74 @@ def test_a_request_id_is_read_from_what_is_no_json_where_it_can_be(
     with pytest.raises(codec.DecodeFailure) as failure:
         codec.decode(frame)
     assert failure.value.request_id == request_id
+
+
+@pytest.mark.parametrize(
+    ("frame", "request_id"),
+    [
+        ('{"request_id":1,"x":{"request_id":2},"y":[{"request_id":3}]}', 1),
+        ('{"x":"\\\\","request_id":"\\"","y":"\\\\\\""}', '"'),
+        ('{"x":"\\"request_id\\":1","request_id":2}', 2),
+        ('{"request_id":"' + "\\ud83d\\ude00" * 64 + '"}', "\U0001f600" * 64),
+        ('{"x":"request_id","request_id":5}', 5),
+        ('{"x":["request_id"],"request_id":5}', 5),
+        ("{}" * 1000 + '{"request_id":5}', 5),
+        ('{"request_id":1' + ',"request_id":{"request_id":2}' * 1000 + "}", None),
+    ],
+)
+def test_a_request_id_is_found_without_decoding(frame: str, request_id: str | int | None) -> None:
+    assert codec.find_request_id(frame) == request_id
+
+
+@given(
+    fields=messages,
+    request_id=st.text(unicode, max_size=64) | st.integers(-(2**63), 2**63),
+    is_ascii=st.booleans(),
+)
+@example(fields={"request_id": {"request_id": 2}}, request_id=1, is_ascii=False)
+def test_whatever_stands_beside_it_the_same_request_id_is_found(
+    fields: dict[str, Any], request_id: str | int, *, is_ascii: bool
+) -> None:
+    frame = json.dumps({"x": fields, **fields, "request_id": request_id}, ensure_ascii=is_ascii)
+    assert codec.find_request_id(frame) == request_id
+
+
+def test_a_binary_frame_has_no_request_id() -> None:
+    assert codec.find_request_id(b'{"request_id":1}') is None
+
+
+@pytest.mark.parametrize("read", [decode_or_fail, codec.find_request_id])
+@pytest.mark.parametrize("name", hostile.MESSAGES)
+def test_no_message_is_gone_through_character_by_character(name: str, read: Callable[[str], object]) -> None:
+    assert len(hostile.MESSAGES[name].encode()) <= hostile.SIZE
+    assert hostile.count_steps(lambda: read(hostile.MESSAGES[name])) <= 250
+
+
+def depth_of(text: str) -> int:
+    """What Python's own JSON says."""
+
+    def depth(value: object) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    return depth(json.loads(text))
+
+
+brackets = st.recursive(
+    st.text('[]{}"\\,: é', max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text('[{"\\', max_size=2), inner, max_size=3)
+    ),
+)
+
+
+@given(brackets, st.integers(80, 110))
+def test_depth_is_what_it_is_whatever_stands_in_strings(value: object, levels: int) -> None:
+    text = json.dumps({"action": "ping", "x": [value] * 30, "y": 0}).replace(
+        "0}", "[" * levels + "]" * levels + "}"
+    )
+    outcome = decode_or_fail(text)
+    assert isinstance(outcome, codec.DecodeFailure) == (depth_of(text) > codec.MAX_DEPTH)
 
 
 @pytest.mark.parametrize(("depth", "fails"), [(codec.MAX_DEPTH, False), (codec.MAX_DEPTH + 1, True)])

@@ -14,6 +14,29 @@ def test_a_bucket_holds_a_burst_and_fills_at_its_rate() -> None:
     assert [bool(bucket.take(1000)) for _ in range(4)] == [False, False, False, True], "and holds no more"
 
 
+def test_a_bucket_is_charged_by_cost() -> None:
+    bucket = Bucket(per_second=10, burst=20)
+    assert [bucket.take(0, 15), bucket.take(0, 5), bucket.take(0, 0.5)] == [0, 0, pytest.approx(0.05)]
+    assert bucket.take(0.05, 0.5) == 0
+
+
+def test_what_costs_more_than_a_bucket_holds_is_had_from_a_full_one_and_paid_off_later() -> None:
+    bucket = Bucket(per_second=10, burst=20)
+    assert bucket.take(0, 50) == 0
+    assert bucket.take(0) == pytest.approx(3.1)
+    assert bucket.take(3.1) == 0
+    assert bucket.take(3.1, 50) == pytest.approx(2)
+
+
+def test_what_is_spent_later_is_missing_and_what_is_given_back_is_there_up_to_the_burst() -> None:
+    bucket = Bucket(per_second=10, burst=2)
+    assert bucket.take(0) == 0
+    bucket.spend(3)
+    assert bucket.take(0) == pytest.approx(0.3)
+    bucket.spend(-100)
+    assert [bool(bucket.take(0)) for _ in range(3)] == [False, False, True]
+
+
 @pytest.mark.parametrize(("per_second", "burst"), [(None, None), (None, 1), (1, None)])
 def test_a_bucket_without_a_limit_is_never_empty(per_second: float | None, burst: float | None) -> None:
     bucket = Bucket(per_second, burst)

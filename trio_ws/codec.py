@@ -1,9 +1,12 @@
 """Bytes to messages and back: the only decoder and the only encoder. No I/O.
 
-Whatever a client sends, `decode` returns an action or raises an `ActionError`, never anything else.
+Whatever a client sends, `decode` returns an action or raises a `DecodeFailure`, never anything else. Nothing
+here goes through a message character by character in Python: the event loop waits meanwhile, and a message
+may have 64 KiB (`scripts/bench hostile`).
 """
 
 import re
+from itertools import accumulate
 from typing import Any, get_args
 
 import msgspec
@@ -12,7 +15,6 @@ from trio_ws.errors import ActionError, InvalidMessage, InvalidValue
 from trio_ws.messages import Action, Event, EventMessage, Position, RequestId
 
 _decoder: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)
-_lenient_decoder: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _request_id_decoder: msgspec.json.Decoder[RequestId] = msgspec.json.Decoder(RequestId)
 _encoder = msgspec.json.Encoder(decimal_format="number")
 # Events are encoded here and copied out, since what the encoder returns holds on to up to twice its length: a
@@ -22,12 +24,24 @@ _scratch = bytearray()
 # Deep nesting ends in a RecursionError, what is no Unicode in a UnicodeError; neither is a MsgspecError.
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 
-# Where msgspec itself gives up depends on the Python: at some 1 000 levels in 3.11, later in 3.13.
+# msgspec's own limit depends on the Python: some 1 000 levels in 3.11, more in later ones.
 MAX_DEPTH = 100
-_REQUEST_ID = re.compile(r'\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9]+)\s*[,}]', re.DOTALL)
-_BRACKETS_AND_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_TOO_DEEP = f"JSON is nested more than {MAX_DEPTH} levels deep"
+_LEVELS = bytes.maketrans(b"[]{}", bytes((1, 255, 1, 255)))  # as signed bytes: 1 and -1
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+MAX_SEARCHES = 16  # places in broken JSON where a request_id may stand; one is usual
+# 64 characters are at most 128 escapes: two for each that UTF-16 writes as a surrogate pair.
+_REQUEST_ID = re.compile(r'\s*:\s*("[^"\\]*(?:\\.[^"\\]*){0,128}"|-?[0-9]+)\s*[,}]', re.DOTALL)
 
 _ACTIONS: dict[Any, type[Action]] = {type_.__struct_config__.tag: type_ for type_ in get_args(Action)}
+_NOT_GIVEN = msgspec.Raw()
+_FIELD_NAMES = {field.encode_name for type_ in _ACTIONS.values() for field in msgspec.structs.fields(type_)}
+# Every field that some action has, whatever its value: to find out which one is wrong.
+_Fields = msgspec.defstruct(
+    "_Fields", [(name, msgspec.Raw, _NOT_GIVEN) for name in {"action", *_FIELD_NAMES}]
+)
+_fields_decoder = msgspec.json.Decoder(_Fields)
 
 
 class DecodeFailure(Exception):
@@ -55,13 +69,41 @@ def decode(frame: str | bytes) -> Action:
     """
     if isinstance(frame, bytes):
         raise DecodeFailure(InvalidMessage("Expected a text frame, got a binary one"), None)
-    if _is_too_deep(frame):
-        error = InvalidMessage(f"JSON is nested more than {MAX_DEPTH} levels deep")
-        raise DecodeFailure(error, _request_id_of(frame))
     try:
-        return _decoder.decode(frame)
+        action = _decoder.decode(frame)
     except _UNREADABLE as error:
         raise _explain(frame, error) from None
+    if _is_too_deep(frame):
+        raise DecodeFailure(InvalidMessage(_TOO_DEEP), action.request_id)
+    return action
+
+
+def find_request_id(frame: str | bytes) -> RequestId | None:
+    """Return the request_id of a frame without decoding it; where it stands twice, the last one counts.
+
+    For what is not decoded, because the client sends too much, or can't be.
+    """
+    if isinstance(frame, bytes):
+        return None
+    parts = _mask_escapes(frame).split('"')
+    between, strings = parts[::2], parts[1::2]
+    depth = begin = 0
+    found: int | None = None
+    for _ in range(MAX_SEARCHES):
+        try:
+            place = strings.index("request_id", begin)
+        except ValueError:
+            break
+        passed = "".join(between[begin : place + 1])
+        depth += passed.count("{") + passed.count("[") - passed.count("}") - passed.count("]")
+        begin = place + 1
+        if depth == 1 and between[begin].lstrip().startswith(":"):
+            found = place
+    if found is None:
+        return None
+    end_of_name = len('"'.join(parts[: 2 * found + 2])) + 1
+    value = _REQUEST_ID.match(frame, end_of_name)
+    return _request_id(value[1]) if value else None
 
 
 def encode(message: object) -> bytes:
@@ -78,43 +120,42 @@ def encode_event(event: Event, epoch: str) -> bytes:
 
 
 def _is_too_deep(frame: str) -> bool:
+    """Tell whether a frame that is JSON has too many levels."""
     if frame.count("[") + frame.count("{") <= MAX_DEPTH:
         return False  # nearly always, and in less than a µs
-    depth = 0
-    for part in _BRACKETS_AND_STRINGS.findall(frame):
-        depth += (part in "[{") - (part in "]}")
-        if depth > MAX_DEPTH:
-            return True
-    return False
+    between = "".join(_mask_escapes(frame).split('"')[::2])
+    steps = memoryview(between.encode().translate(_LEVELS, _NO_BRACKETS)).cast("b")
+    return max(accumulate(steps)) > MAX_DEPTH  # 23 ns each
+
+
+def _mask_escapes(frame: str) -> str:
+    """Return the frame with the same length, in which each quote begins or ends a string."""
+    return frame.replace("\\\\", "__").replace('\\"', "__") if "\\" in frame else frame
 
 
 def _explain(frame: str, error: Exception) -> DecodeFailure:
     """Find out what of a frame that would not decode is wrong: its shape, or one field's value."""
-    detail = str(error)
+    detail = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
     try:
-        fields = _lenient_decoder.decode(frame)
-        action_type = _ACTIONS[msgspec.json.decode(fields["action"], type=str)]
+        given: dict[str, msgspec.Raw] = msgspec.structs.asdict(_fields_decoder.decode(frame))
+    except _UNREADABLE:
+        return DecodeFailure(InvalidMessage(detail), find_request_id(frame))
+    request_id = _request_id(given["request_id"])
+    try:
+        action_type = _ACTIONS[msgspec.json.decode(given["action"], type=str)]
     except (*_UNREADABLE, KeyError):
-        return DecodeFailure(InvalidMessage(detail), _request_id_of(frame))
+        return DecodeFailure(InvalidMessage(detail), request_id)
     required = (field.encode_name for field in msgspec.structs.fields(action_type) if field.required)
-    missing = next((name for name in required if name not in fields), None)
+    missing = next((name for name in required if given[name] is _NOT_GIVEN), None)
     if missing is not None:
         cause: ActionError = InvalidMessage(f"Object missing required field `{missing}`")
     else:
         cause = InvalidValue(detail)
-    return DecodeFailure(cause, _request_id_of(frame))
+    return DecodeFailure(cause, request_id)
 
 
-def _request_id_of(frame: str) -> RequestId | None:
-    """Find the request_id of a frame that would not decode, so without decoding it; the last one counts."""
-    found: RequestId | None = None
-    depth = 0
-    for part in _BRACKETS_AND_STRINGS.finditer(frame):
-        depth += (part[0] in "[{") - (part[0] in "]}")
-        if depth == 1 and part[0] == '"request_id"':
-            value = _REQUEST_ID.match(frame, part.end())
-            try:
-                found = _request_id_decoder.decode(value[1]) if value else None
-            except _UNREADABLE:
-                found = None
-    return found
+def _request_id(text: str | msgspec.Raw) -> RequestId | None:
+    try:
+        return _request_id_decoder.decode(text)
+    except _UNREADABLE:
+        return None

@@ -6,6 +6,9 @@ The codes are those of the protocol: sections 5 (errors) and 6 (how a connection
 import enum
 from typing import ClassVar
 
+# Of a message or a detail: some quote what the client sent, which may be 64 KiB. More helps nobody.
+MAX_CHARACTERS = 500
+
 
 class ActionError(Exception):
     """An action that could not be done: answered with its code, and nothing has changed.
@@ -19,9 +22,13 @@ class ActionError(Exception):
     retry_after_seconds: float | None = None
 
     def __init__(self, message: str, detail: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.detail = detail
+        self.message = _shortened(message)
+        self.detail = None if detail is None else _shortened(detail)
+        super().__init__(self.message)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
 class InvalidMessage(ActionError):

@@ -27,20 +27,26 @@ class Bucket:
         self._left = self._burst
         self._then = -math.inf
 
-    def take(self, now: float) -> float:
-        """Take one and return 0; or return in how many seconds there will be one.
+    def take(self, now: float, cost: float = 1.0) -> float:
+        """Take so many and return 0; or return in how many seconds there will be as many.
 
         Args:
             now: The time, in seconds, which never goes back.
+            cost: How many; what costs more than the bucket holds can be taken from a full one.
         """
         if math.inf in (self._per_second, self._burst):
             return 0.0
         self._left = min(self._burst, self._left + (now - self._then) * self._per_second)
         self._then = now
-        if self._left < 1 - ROUNDING:
-            return (1 - self._left) / self._per_second
-        self._left -= 1
+        lacking = min(cost, self._burst) - self._left
+        if lacking > ROUNDING:
+            return lacking / self._per_second
+        self._left -= cost
         return 0.0
+
+    def spend(self, cost: float) -> None:
+        """Take so many more, there or not; fewer than 0 gives some back."""
+        self._left = min(self._burst, self._left - cost)
 
 
 class Census:

@@ -138,7 +138,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Count | None, Meta(description="pings and pongs from one client")
     ] = 20
     requests_per_second: Annotated[
-        Rate | None, Meta(description="requests from one client")
+        Rate | None, Meta(description="requests from one client; a long one counts as several")
     ] = 100.0
     requests_burst: Annotated[Count | None, Meta(description="of those at once")] = 200
     subscriptions: Annotated[Count | None, Meta(description="topics one connection may follow")] = 1000

@@ -18,6 +18,8 @@ from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
 from trio_ws.limits import Bucket
 
+# A message costs one request, and one more for each of these: so much takes about as long as a small request.
+BYTES_PER_REQUEST = 4096
 LAST_WORDS_SECONDS = 0.5  # for what is being written when it is ended: who has lost its token goes within 1 s
 
 
@@ -61,17 +63,24 @@ class Session:
         self._requests = Bucket(settings.requests_per_second, settings.requests_burst)
         self._refusals = Bucket(settings.requests_per_second, settings.requests_burst)
 
-    def count_request(self) -> RateLimited | None:
-        """Count a request, and return what it is answered if it is one too many.
+    def charge_message(self, size: int) -> RateLimited | None:
+        """Charge for a message before it is decoded, and return its answer if it is one too many.
 
-        Who goes on regardless, so that even such answers come to twice what is allowed, is ended.
+        A client that goes on, so that what is refused comes to as much as what is allowed, is ended.
+
+        Args:
+            size: How long it is, in bytes or characters.
         """
-        now = trio.current_time()
-        if not (seconds := self._requests.take(now)):
+        now, cost = trio.current_time(), 1 + size // BYTES_PER_REQUEST
+        if not (seconds := self._requests.take(now, cost)):
             return None
-        if self._refusals.take(now):
+        if self._refusals.take(now, cost):
             self._end(CloseCode.RATE_LIMITED, "kept sending too much", seconds=LAST_WORDS_SECONDS)
         return RateLimited("Too many requests", math.ceil(seconds * 1000) / 1000)
+
+    def charge(self, cost: float) -> None:
+        """Charge for what a request is found to ask for, beyond 1; less than 0 gives some back."""
+        self._requests.spend(cost)
 
     async def authenticate(self, token: str) -> Identity:
         """Become who the token says.

@@ -10,7 +10,7 @@ from trio_ws import metrics
 from trio_ws.actions import identities, invoices, prices, topics
 from trio_ws.actions.services import Query, Services
 from trio_ws.actions.session import Session
-from trio_ws.codec import DecodeFailure, decode, encode
+from trio_ws.codec import DecodeFailure, decode, encode, find_request_id
 from trio_ws.errors import ActionError
 from trio_ws.identity import Scope
 from trio_ws.messages import (
@@ -58,6 +58,19 @@ ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
 }
 
 
+TOPIC_COST = 1 / 8  # of a request: 8 µs or so, and clients follow hundreds at once when they come
+
+
+def _cost(action: Action) -> float:
+    """Return how many of the requests that a client may send an action counts for."""
+    match action:
+        case Subscribe(snapshot=False) | Unsubscribe():
+            return TOPIC_COST
+        case Resume(topics=topics):
+            return max(1.0, len(topics) * TOPIC_COST)
+    return 1.0
+
+
 # Those whose function returns a Query: what comes of one does not change what another one of its kind is.
 TOGETHER = (CreateInvoice, FetchInvoice)
 
@@ -79,15 +92,18 @@ class Request:
         self._session = session
         self._action: Action | None = None
         self._request_id: RequestId | None = None
-        self._error: Exception | None = session.count_request()
+        self._error: Exception | None = session.charge_message(len(text))
         try:
-            self._action = decode(text)
-            self._request_id = self._action.request_id
+            if self._error is None:
+                self._action = decode(text)
+                self._request_id = self._action.request_id
+                session.charge(_cost(self._action) - 1)
+            else:
+                self._request_id = find_request_id(text)
         except DecodeFailure as failure:
-            self._request_id = failure.request_id
-            self._error = self._error or failure.error
+            self._request_id, self._error = failure.request_id, failure.error
         except Exception as error:  # noqa: BLE001 - each is answered
-            self._error = self._error or error
+            self._error = error
         self.kind = type(self._action)
 
     def answer_now(self) -> bytes | None:
@@ -102,8 +118,8 @@ class Request:
         return None
 
     def goes_with(self, other: "Request") -> bool:
-        """Tell whether both may be answered together."""
-        return self.kind in TOGETHER and self.kind is other.kind
+        """Tell whether both may be answered together: what is refused, with any other."""
+        return self._error is not None or (self.kind in TOGETHER and self.kind is other.kind)
 
     def begin(self) -> Begun | Exception:
         """Do what takes no waiting, and return what is still to be done, or what came of it."""

@@ -39,8 +39,12 @@ def subscribe(action: Subscribe, services: Services, session: Session) -> Succes
 
 def resume(action: Resume, services: Services, session: Session) -> Success | Later:
     """Follow many topics from one position on."""
-    topics = [_allowed(wanted.type, wanted.id, session) for wanted in action.topics]
-    return _follow(topics, _position(action.after), f"Resumed {len(topics)} topics", services, session)
+    topics: dict[Topic, None] = {}
+    for type_, id_ in dict.fromkeys((wanted.type, wanted.id) for wanted in action.topics):
+        topics[_allowed(type_, id_, session)] = None
+        _check_room(len(topics), services)  # each topic takes µs, and a message may name 2 500
+    message = f"Resumed {len(action.topics)} topics"
+    return _follow(list(topics), _position(action.after), message, services, session)
 
 
 def unsubscribe(action: Unsubscribe, services: Services, session: Session) -> Success:
@@ -59,7 +63,7 @@ def _follow(
     topics: Sequence[Topic], after: Position | None, message: str, services: Services, session: Session
 ) -> Success | Later:
     """Follow the topics from a position on; where it is ahead of what we know, once we do."""
-    _check_room(topics, services, session)
+    _check_room_beside_others(topics, services, session)
     if after is not None and _is_ahead(after, services):
         return _follow_later(topics, after, message, services, session)
     return Success(message=message, data=_follow_now(topics, after, services, session))
@@ -79,7 +83,7 @@ async def _follow_snapshot(
         queries.read_snapshot, topic, session.identity.account_id, lane=Lane.LISTS
     )
     await _reach(position, services)
-    _check_room([topic], services, session)
+    _check_room_beside_others([topic], services, session)
     if after is not None:
         await _come_to(after, services)
     followed = _follow_now([topic], after, services, session, otherwise=position)
@@ -87,11 +91,15 @@ async def _follow_snapshot(
     return Success(message=message, data=followed)
 
 
-def _check_room(topics: Sequence[Topic], services: Services, session: Session) -> None:
-    most = services.settings.subscriptions
+def _check_room_beside_others(topics: Sequence[Topic], services: Services, session: Session) -> None:
     followed = session.follower.topics
     new = {name for topic in topics if (name := str(topic)) not in followed}
-    if most is not None and len(followed) + len(new) > most:
+    _check_room(len(followed) + len(new), services)
+
+
+def _check_room(count: int, services: Services) -> None:
+    most = services.settings.subscriptions
+    if most is not None and count > most:
         raise TooManySubscriptions(f"A connection may follow {most} topics")
 
 
