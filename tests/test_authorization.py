@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, get_args
 from uuid import UUID
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected
 
 from tests.test_protocol import INVOICE, Contract, request
@@ -297,6 +298,115 @@ async def test_a_fresh_token_in_time_keeps_the_connection(
     await request(client, action="authenticate", token=database.create_token(seconds=100))
     _, _, when = await closes(client)
     assert round(when - begin) == 190
+
+
+async def test_the_old_token_s_end_is_none_of_a_new_one_that_has_no_end(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    client = await closed_world.connect(authorization=bearer(database.create_token(seconds=100)))
+    reply = await request(client, action="authenticate", token=database.create_token())
+    assert reply["status"] == "success"
+    await trio.sleep(1000)
+    assert (await request(client, action="list_prices"))["status"] == "success"
+
+
+async def test_without_a_token_a_client_stays_only_so_long(
+    autojump_clock: MockClock, closed_world: World
+) -> None:
+    begin = trio.current_time()
+    client = await closed_world.connect()
+    for _ in range(9):
+        await trio.sleep(1)
+        assert (await request(client, action="ping"))["type"] == "pong"
+        assert (await request(client, action="authenticate", token="wrong"))["code"] == "unauthorized"
+    code, reason, when = await closes(client)
+    assert (code, reason, when - begin) == (4401, "no token came in time", 10)
+
+
+@pytest.mark.parametrize("seconds", [None, 20])
+async def test_who_authenticates_in_time_stays_as_long_as_the_token_says(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase, seconds: float | None
+) -> None:
+    by_header = await closed_world.connect(authorization=bearer(database.create_token()))
+    by_action = await closed_world.connect()
+    await trio.sleep(9)
+    token = database.create_token(seconds=seconds)
+    assert (await request(by_action, action="authenticate", token=token))["status"] == "success"
+    begin = trio.current_time()
+    await trio.sleep(15)
+    assert (await request(by_action, action="authenticate", token="wrong"))["code"] == "unauthorized"
+    if seconds is not None:
+        code, reason, when = await closes(by_action)
+        assert (code, reason, round(when - begin)) == (4401, "the token has expired", seconds)
+    await trio.sleep(1000)
+    for client in (by_header, by_action)[: 1 if seconds else 2]:
+        assert (await request(client, action="list_prices"))["status"] == "success"
+
+
+async def test_a_token_that_comes_in_time_is_in_time_however_slow_the_database_is(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    begin = trio.current_time()
+    wrong, right = await closed_world.connect(), await closed_world.connect()
+    await trio.sleep(9.5)
+    database.delay = 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(wrong.send, action="authenticate", token="wrong"))
+        token = database.create_token()
+        assert (await request(right, action="authenticate", token=token))["status"] == "success"
+    assert (await wrong.receive())["code"] == "unauthorized"
+    assert await closes(wrong) == (4401, "no token came in time", begin + 10.5)
+    await trio.sleep(1000)
+    assert (await request(right, action="list_prices"))["status"] == "success"
+
+
+async def test_while_the_database_is_away_a_client_keeps_its_time_to_authenticate(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    client, token = await closed_world.connect(), database.create_token()
+    database.away = True
+    for _ in range(3):
+        await trio.sleep(8)
+        assert (await request(client, action="authenticate", token=token))["code"] == "unavailable"
+    database.away = False
+    assert (await request(client, action="authenticate", token=token))["status"] == "success"
+
+
+async def test_wrong_tokens_by_the_hundred_win_no_time(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    begin = trio.current_time()
+    client = await closed_world.connect()
+    database.delay = 0.3
+    for _ in range(100):
+        await client.send(action="authenticate", token="wrong")
+    code, reason, when = await closes(client)
+    assert (code, reason) == (4401, "no token came in time")
+    assert when - begin <= 11
+
+
+@pytest.mark.parametrize("settings", [{"auth": "open"}, {"auth": "token", "authenticate_seconds": None}])
+async def test_where_no_token_is_needed_or_no_time_is_set_a_client_stays(
+    autojump_clock: MockClock, settings: dict[str, Any]
+) -> None:
+    async with simulated_server(**settings) as world:
+        client = await world.connect()
+        await trio.sleep(1000)
+        assert (await request(client, action="ping"))["type"] == "pong"
+
+
+async def test_a_server_that_stops_meanwhile_says_so(autojump_clock: MockClock) -> None:
+    async with simulated_server(auth="token", drain_seconds=25) as world:
+        world.database.gate = trio.Event()
+        client = await world.connect()
+        await trio.sleep(9)
+        await client.send(action="authenticate", token="wrong")
+        await wait_all_tasks_blocked()
+        world.shutdown.set()
+        await trio.sleep(5)
+        world.database.gate.set()
+        assert (await client.receive())["code"] == "unauthorized"
+        assert (await closes(client))[0] == 1001
 
 
 async def test_a_revoked_token_ends_its_connections_within_a_second_on_every_server(

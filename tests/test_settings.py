@@ -63,6 +63,7 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
         "connections_per_address",
         "connections_per_second",
         "head_bytes",
+        "authenticate_seconds",
         "message_bytes",
         "message_fragments",
         "control_frames_per_second",

@@ -116,6 +116,7 @@ class Connection:
                 if library is not None:
                     metrics.OPENED.inc()
                     self._opened_at = trio.current_time()
+                    self._session.await_token()
                     nursery.start_soon(self._read, library, name="reader")
                     self._nursery, self._library = nursery, library
                     self._waiting = self._reading  # the one that it waited in is done with
@@ -230,7 +231,7 @@ class Connection:
                     except trio.BrokenResourceError:
                         pass  # That stage has gone.
             if trio.current_time() >= self._reading.deadline and self._ending is None:
-                self._session.lose("the token has expired")
+                self._session.run_out()
             # What it asked before it left, or broke something, is answered still, if it reads.
             patience = trio.current_time() + self._settings.drain_seconds
             self._running.deadline = min(self._running.deadline, patience)

@@ -132,6 +132,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 259200.0
 
     head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
+    authenticate_seconds: Annotated[
+        Seconds | None, Meta(description="time for a token to come, where one is needed")
+    ] = 10.0
     message_bytes: Annotated[Count | None, Meta(description="longest message from a client")] = 65536
     message_fragments: Annotated[Count | None, Meta(description="frames that it may come in")] = 128
     control_frames_per_second: Annotated[

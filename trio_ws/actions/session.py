@@ -5,7 +5,8 @@ that, and a deadline when it expires.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import trio
@@ -13,7 +14,7 @@ import trio
 from trio_ws.actions.services import Services
 from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
-from trio_ws.errors import CloseCode, RateLimited, Unauthorized
+from trio_ws.errors import ActionError, CloseCode, RateLimited, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
 from trio_ws.limits import Bucket
@@ -36,8 +37,8 @@ class Session:
     Args:
         services: The server's.
         follower: Its place in the event log.
-        end: Called when the token is good no more.
-        expire_at: Called with the moment at which it ends, on trio's clock.
+        end: Called when the client may stay no longer.
+        expire_at: Called with the moment, on trio's clock, at which to call `run_out`.
 
     Attributes:
         identity: Who it is.
@@ -57,6 +58,7 @@ class Session:
         self._services = services
         self._end = end
         self._expire_at = expire_at
+        self._due = math.inf  # when its time is over, to authenticate or as its token says
         self._let_go: Callable[[], None] = lambda: None  # of the token
         self._is_lost = False
         settings = services.settings
@@ -82,14 +84,23 @@ class Session:
         """Charge for what a request is found to ask for, beyond 1; less than 0 gives some back."""
         self._requests.spend(cost)
 
+    def await_token(self) -> None:
+        """Give the client its time to authenticate from now on, where it has to."""
+        seconds = self._services.settings.authenticate_seconds
+        if self.identity is NOBODY and seconds is not None:
+            self._stay(seconds)
+
     async def authenticate(self, token: str) -> Identity:
         """Become who the token says.
 
         Raises:
-            Unauthorized: it is unknown, expired or revoked; the client stays who it was.
+            Unauthorized: it is unknown, expired or revoked, or comes too late; the client stays who it was.
         """
+        if trio.current_time() >= self._due:
+            raise Unauthorized("Authentication took too long")
         services = self._services
-        identity = await identify(services, hash_token(token))
+        with self._looking_up():
+            identity = await identify(services, hash_token(token))
         if self._is_lost:
             raise Unauthorized("The token is unknown, expired or revoked")
         self.close()
@@ -99,9 +110,12 @@ class Session:
         self.log_fields["account"] = identity.account_id
         if "read" not in identity.scopes:
             services.dispatcher.unsubscribe_all(self.follower)
-        left = math.inf if identity.seconds_left is None else identity.seconds_left
-        self._expire_at(trio.current_time() + left)
+        self._stay(math.inf if identity.seconds_left is None else identity.seconds_left)
         return identity
+
+    def run_out(self) -> None:
+        """See the client's time end: that of its token, or that to bring one."""
+        self.lose("no token came in time" if self.identity is NOBODY else "the token has expired")
 
     def lose(self, reason: str) -> None:
         """Be nobody from now on, be told nothing any more, and end."""
@@ -114,6 +128,29 @@ class Session:
         """Rely on the token no more."""
         self._let_go()
         self._let_go = lambda: None
+
+    def _stay(self, seconds: float) -> None:
+        self._due = trio.current_time() + seconds
+        self._expire_at(self._due)
+
+    @contextmanager
+    def _looking_up(self) -> Iterator[None]:
+        """Let no time run out for a token that came in time; a wrong one gets the client no more of it.
+
+        Where the database is away that is not the client's fault, so its time begins again.
+        """
+        if self.identity is not NOBODY:
+            yield
+            return
+        self._expire_at(math.inf)
+        try:
+            yield
+        except Unauthorized:
+            self._expire_at(self._due)
+            raise
+        except ActionError:
+            self.await_token()
+            raise
 
     def _revoke(self) -> None:
         self.lose("the token was revoked")
