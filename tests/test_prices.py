@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.test_protocol import Contract, assert_nothing_more, receive, request
-from trio_ws.currencies import EXPONENTS, Rate, Rates, exponent, in_minor_units, rounded
+from trio_ws.currencies import EXPONENTS, Rate, exponent, find_rate, in_minor_units, rounded
 from trio_ws.database import queries
 from trio_ws.database.gateway import Gateway
 from trio_ws.database.lanes import Lane
@@ -77,7 +77,9 @@ async def test_the_price_is_the_account_s_that_the_token_names(guarded: Contract
     client = await world.connect(authorization=f"Bearer {await program.create_token(2)}")
     assert (await request(client, **SET, value=1))["data"]["account_id"] == 2
     listed = (await request(client, action="list_prices"))["data"]
-    assert [price["value"] for price in listed if price["currency"] == "BTC"] == [43000, 1]
+    assert [price["value"] for price in listed if price["currency"] == "BTC"] == [1], (
+        "its own, which is the latest too"
+    )
 
 
 async def test_the_list_is_kept_right_by_the_log_whoever_writes(contract: Contract) -> None:
@@ -138,7 +140,7 @@ class SlowToAnswer(SimulatedDatabase):
         self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
     ) -> T:
         answer = await super().run(query, *args, lane=lane)
-        if query.__name__ == "read_snapshot":
+        if query.__name__ == "read_prices":
             self.late(self)
             await trio.sleep(1)  # and the tail tells of it
         return answer
@@ -366,7 +368,7 @@ def test_python_and_postgresql_know_the_same_exponents(conninfo: str) -> None:
             "SELECT name, currency_exponent(name) FROM unnest(%s::text[]) name", (known,)
         ).fetchall()
         defined = connection.execute(
-            "SELECT prosrc FROM pg_proc WHERE proname = 'currency_exponent'"
+            "SELECT pg_get_function_sqlbody(oid) FROM pg_proc WHERE proname = 'currency_exponent'"
         ).fetchone()
     assert dict(rows) == {currency: exponent(currency) for currency in known}
     assert defined
@@ -400,9 +402,16 @@ def test_a_way_through_another_currency_is_exact_whichever_way_prices_are_given(
     expected = Fraction(1)
     for value, forward in zip(values, directions, strict=True):
         expected *= Fraction(value) if forward else 1 / Fraction(value)
-    there, back = Rates(known).find("AAA", "BBB"), Rates(known).find("BBB", "AAA")
+    there, back = find(known, "AAA", "BBB"), find(known, "BBB", "AAA")
     assert there == (expected, "2026-01-01")
     assert back == (1 / expected, "2026-01-01")
+
+
+def find(known: list[tuple[str, str, Decimal, str]], quote: str, base: str) -> Rate | None:
+    """What is found, where so much is known: currency, base, value, and since when."""
+    rates = {(currency, its_base): Rate(Fraction(value), since) for currency, its_base, value, since in known}
+    currencies = {currency for pair in rates for currency in pair}
+    return find_rate(quote, base, lambda *pair: rates.get(pair), lambda _: currencies)
 
 
 def test_of_several_ways_the_latest_counts_and_of_several_prices_for_a_pair_the_last() -> None:
@@ -413,5 +422,5 @@ def test_of_several_ways_the_latest_counts_and_of_several_prices_for_a_pair_the_
         ("NNN", "BBB", Decimal(3), "2026-01-02"),
         ("NNN", "BBB", Decimal(5), "2026-01-05"),
     ]
-    assert Rates(known).find("AAA", "BBB") == Rate(Fraction(15), "2026-01-03")
-    assert Rates([]).find("AAA", "BBB") is None
+    assert find(known, "AAA", "BBB") == Rate(Fraction(15), "2026-01-03")
+    assert find([], "AAA", "BBB") is None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +26,7 @@ from trio_ws.messages import (
     Failure,
     FetchInvoice,
     Invoice,
+    ListInvoices,
     ListPrices,
     Ping,
     Pong,
@@ -54,6 +55,7 @@ REPLY_DATA: Mapping[type, Any] = {
     FetchInvoice: Invoice,
     CancelInvoice: Invoice,
     UpdateInvoice: Invoice,
+    ListInvoices: list[Invoice],
     ListPrices: list[Price],
     SetPrice: Price,
     ConvertPrice: Converted,
@@ -84,6 +86,7 @@ _REQUESTS: tuple[messages.Action, ...] = (
     FetchInvoice(id=_UID),
     CancelInvoice(uid=_UID),
     UpdateInvoice(uid=_UID, status="confirming"),
+    ListInvoices(account_id=1, status="unpaid", limit=20),
     ListPrices(),
     SetPrice(currency="BTC", base_currency="USD", value=Decimal("43000.00")),
     ConvertPrice(quote_currency="BTC", base_currency="USD", quote_value=Decimal(1)),
@@ -93,6 +96,7 @@ _REQUESTS: tuple[messages.Action, ...] = (
 _DATA: Mapping[Any, Any] = {
     Subscribed: {"position": _POSITION, "recovered": True},
     Invoice: _INVOICE,
+    list[Invoice]: [_INVOICE],
     list[Price]: [_PRICE],
     Price: _PRICE,
     Converted: {
@@ -239,6 +243,11 @@ def _reply(tag: str, action: type) -> dict[str, Any]:
         payload["properties"]["data"] = _schema_of(data)
         payload["required"].append("data")
         example["data"] = _DATA[data]
+    if get_origin(data) is list:
+        payload["properties"]["next"] = {
+            "type": "string",
+            "description": "The cursor of the next page.",
+        }
     return {
         "name": _reply_name(tag),
         "summary": f"The reply to `{tag}`.",

@@ -3,7 +3,7 @@
 Integers, decimals and fractions; never a binary float.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
 from math import floor
@@ -46,33 +46,35 @@ class Rate(NamedTuple):
     since: str
 
 
-class Rates:
-    """What is known of prices, by currency and base currency."""
+def find_rate(
+    quote: str,
+    base: str,
+    rate: Callable[[str, str], Rate | None],
+    neighbours: Callable[[str], Iterable[str]],
+) -> Rate | None:
+    """Return what one `quote` costs in `base`: directly, inversely, or through one other currency.
 
-    def __init__(self, known: Iterable[tuple[str, str, Decimal, str]]) -> None:
-        """Take `(currency, base_currency, value, since)`; of several for a pair, the last counts."""
-        self._rates: dict[tuple[str, str], Rate] = {}
-        for currency, base, value, since in known:
-            self._rates[currency, base] = Rate(Fraction(value), since)
-        self._currencies = sorted({currency for pair in self._rates for currency in pair})
+    A way of two steps is as old as its older one; of several ways, the latest counts.
 
-    def find(self, quote: str, base: str) -> Rate | None:
-        """Return what one `quote` costs in `base`: directly, inversely, or through one other currency.
+    Args:
+        quote: A currency.
+        base: Another one.
+        rate: What a currency costs in a base currency; None: it has no price there.
+        neighbours: The currencies that one has a price in, or that have one in it.
+    """
 
-        A way of two steps is as old as its older one; of several ways, the latest counts.
-        """
-        if one := self._step(quote, base):
-            return one
-        ways = [
-            Rate(first.value * second.value, min(first.since, second.since))
-            for between in self._currencies
-            if (first := self._step(quote, between)) and (second := self._step(between, base))
-        ]
-        return max(ways, key=lambda way: way.since, default=None)
-
-    def _step(self, quote: str, base: str) -> Rate | None:
-        if direct := self._rates.get((quote, base)):
+    def step(quote: str, base: str) -> Rate | None:
+        if direct := rate(quote, base):
             return direct
-        if inverse := self._rates.get((base, quote)):
+        if inverse := rate(base, quote):
             return Rate(1 / inverse.value, inverse.since)
         return None
+
+    if one := step(quote, base):
+        return one
+    ways = [
+        Rate(first.value * second.value, min(first.since, second.since))
+        for between in sorted({*neighbours(quote)} & {*neighbours(base)})
+        if (first := step(quote, between)) and (second := step(between, base))
+    ]
+    return max(ways, key=lambda way: way.since, default=None)

@@ -32,6 +32,9 @@ Url = Annotated[str, Meta(max_length=2000, pattern=r"^https?://[^\x00-\x20\x7f/?
 Status = Literal["unpaid", "confirming", "paid", "expired", "cancelled"]
 MAX_EXPIRY_SECONDS = 366 * 86400
 
+PAGE_ITEMS = 100  # of a list or a snapshot; of prices more
+PAGE_BYTES = 128 * 1024  # that end a page: most clients' libraries take messages of 1 MiB
+
 
 # What clients send
 
@@ -163,8 +166,32 @@ class UpdateInvoice(_Action, tag="update_invoice"):
     status: Status
 
 
+class ListInvoices(_Action, tag="list_invoices"):
+    """Read invoices, the newest first, page by page.
+
+    Args:
+        account_id: Whose; may be left out where a token names it.
+        status: Only those that stand so.
+        address: Only those that are to be paid there.
+        cursor: The `next` of the page before, or of a snapshot.
+        limit: How many at most, 50 unless told; 128 KiB end a page too.
+    """
+
+    account_id: AccountId | None = None
+    status: Status | None = None
+    address: Word | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] | None = None
+
+
 class ListPrices(_Action, tag="list_prices"):
-    """Read all prices."""
+    """Read the account's prices, and of all others the latest of each pair, page by page.
+
+    Args:
+        cursor: The `next` of the page before, or of a snapshot.
+    """
+
+    cursor: str | None = None
 
 
 class SetPrice(_Action, tag="set_price"):
@@ -218,6 +245,7 @@ Action = (
     | FetchInvoice
     | CancelInvoice
     | UpdateInvoice
+    | ListInvoices
     | ListPrices
     | SetPrice
     | ConvertPrice
@@ -234,6 +262,7 @@ class Success(Struct, tag_field="status", tag="success", kw_only=True):
 
     message: str | UnsetType = UNSET
     data: Any = UNSET
+    next: str | UnsetType = UNSET
     request_id: RequestId | UnsetType = UNSET
 
 
@@ -288,11 +317,13 @@ class Subscribed(Struct, kw_only=True):
         position: Where the follower stands; what it is told comes after it.
         recovered: Whether nothing was lost between the position that it named and this one.
         snapshot: The topic's state at `position`, as JSON: an invoice or null, or a list.
+        next: The cursor of what the list lacks, where that is more than a page.
     """
 
     position: str
     recovered: bool
     snapshot: Raw | UnsetType = UNSET
+    next: str | UnsetType = UNSET
 
 
 class Invoice(Struct, rename="camel", kw_only=True):
@@ -369,6 +400,37 @@ class Position(NamedTuple):
         if match is None:
             raise InvalidValue("Expected a position as the server tells it - at `$.after`")
         return cls(match["epoch"], int(match["seq"]))
+
+
+class Cursor(NamedTuple):
+    """Where a page of a list begins. Opaque to clients, as a position is.
+
+    Args:
+        kind: What of the list: a currency or `*` of prices, `open` or `all` of invoices.
+        last: The id of the last item of the page before.
+    """
+
+    kind: str
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.last}"
+
+    @classmethod
+    def parse(cls, text: str, kinds: str) -> "Cursor":
+        """Return the cursor that a client was given.
+
+        Args:
+            text: What it sent.
+            kinds: A pattern of the kinds that this list has.
+
+        Raises:
+            InvalidValue: it is none of this list.
+        """
+        match = re.fullmatch(rf"(?P<kind>{kinds})\.(?P<last>[0-9]{{1,18}})", text, re.ASCII)
+        if match is None:
+            raise InvalidValue("Expected a cursor as the server gave it - at `$.cursor`")
+        return cls(match["kind"], int(match["last"]))
 
 
 class Event(Struct, frozen=True):

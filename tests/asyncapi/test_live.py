@@ -116,6 +116,7 @@ async def test_a_session_in_which_all_is_sent_and_all_is_received(guarded: Contr
     await client.hear("price.updated")
     await program.set_price("BTC", Decimal("44000.5"))
     await client.hear("price.updated")
+    await client.ask("list_invoices", account_id=1, limit=1)
     await client.ask("list_prices")
     await client.ask("convert_price", quote_currency="BTC", base_currency="USD", quote_value=1)
     for type_, id_ in (("invoice", uid), ("account", 1), ("price", "*"), ("address", "bc1qexample")):

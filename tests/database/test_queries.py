@@ -13,7 +13,7 @@ from trio_ws.actions.tokens import as_stored
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.identity import hash_token
-from trio_ws.messages import Event, SetPrice, Topic
+from trio_ws.messages import Event, SetPrice
 
 Serverless = tuple[Database, OtherProgram]
 
@@ -85,8 +85,8 @@ async def test_a_price_is_told_in_digits_however_it_was_given(serverless: Server
     digits = f"{Decimal(value):f}"
     assert f'"value":{digits}}}'.encode() in bytes(price)
     assert bytes(price) == bytes((await new_events(database))[-1].data)
-    _, all_prices = await database.run(queries.read_snapshot, Topic("price", "XYZ"), None)
-    assert bytes(all_prices).endswith(f'"value":{digits}}}]'.encode())
+    _, all_prices = await database.run(queries.read_prices)
+    assert bytes(all_prices[-1]) == bytes(price)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
-from trio_ws.messages import CreateInvoice, Event, Invoice, Price, Topic
+from trio_ws.messages import CreateInvoice, Event, Invoice, Price
 
 
 @pytest.fixture
@@ -74,8 +74,7 @@ def test_rows_are_the_structs_of_the_protocol(conninfo: str, connection: Connect
     assert list(data(event)) == [field.encode_name for field in msgspec.structs.fields(Invoice)]
     assert data(event)["expiresAt"] == "2030-01-01T10:00:00.000000+00:00"
     assert struct.currency == "BTC"
-    _, prices = queries.read_snapshot(connection, Topic("price", "BTC"), None)
-    (price,) = msgspec.json.decode(prices, type=list[msgspec.Raw])
+    _, (price, *_) = queries.read_prices(connection)
     names = [field.encode_name for field in msgspec.structs.fields(Price)]
     assert list(msgspec.json.decode(price)) == names
     assert msgspec.json.decode(price, type=Price).value == Decimal("43000.00")

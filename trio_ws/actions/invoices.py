@@ -3,20 +3,27 @@
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET
 
 from trio_ws.actions.services import Query, Services
 from trio_ws.actions.session import Session
 from trio_ws.database import queries
+from trio_ws.database.lanes import Lane
 from trio_ws.endpoint import Endpoint
 from trio_ws.errors import InvalidValue, NotFound
 from trio_ws.messages import (
     CancelInvoice,
     CreateInvoice,
+    Cursor,
     FetchInvoice,
+    ListInvoices,
+    Status,
     Success,
     UpdateInvoice,
     parse_uid,
 )
+
+PAGE_DEFAULT = 50  # invoices, where a client does not say how many
 
 
 def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Query:
@@ -55,6 +62,24 @@ async def update_invoice(action: UpdateInvoice, services: Services, session: Ses
     invoice = await services.database.run(queries.change_status, _uid(action.uid), action.status, owner)
     services.tail.wake()
     return Success(data=invoice)
+
+
+async def list_invoices(action: ListInvoices, services: Services, session: Session) -> Success:
+    """Read a page of invoices, the newest first: of one's own account, where a token names one."""
+    account_id = session.identity.account_id
+    if action.account_id is not None:
+        session.identity.require_account(action.account_id)
+        account_id = action.account_id
+    cursor = None if action.cursor is None else Cursor.parse(action.cursor, "open|all")
+    statuses: tuple[Status, ...] | None = None if action.status is None else (action.status,)
+    if cursor is not None and cursor.kind == "open":  # of a snapshot
+        statuses = tuple(one for one in queries.OPEN if action.status in (None, one))
+    wanted = queries.InvoiceFilter(
+        account_id, action.address, statuses, cursor and cursor.last, action.limit or PAGE_DEFAULT
+    )
+    page = await services.database.run(queries.list_invoices, wanted, lane=Lane.LISTS)
+    kind = "all" if cursor is None else cursor.kind
+    return Success(data=page.items, next=UNSET if page.next is None else str(Cursor(kind, page.next)))
 
 
 def _check_webhook(action: CreateInvoice, services: Services) -> None:

@@ -6,15 +6,19 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from msgspec import UNSET
+
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.currencies import Rate, in_minor_units, rounded
 from trio_ws.database import queries
 from trio_ws.errors import InvalidValue, NotFound
+from trio_ws.events.prices import Book
 from trio_ws.messages import (
     MAX_AMOUNT,
     Converted,
     ConvertPrice,
+    Cursor,
     ListPrices,
     SetPrice,
     Success,
@@ -25,15 +29,25 @@ DIGITS = 36  # as many as 18 on either side of the point: more than any currency
 OWN_PRICE_SECONDS = 1.0  # until the log has told of it
 
 
-def list_prices(_: ListPrices, services: Services, __: Session) -> Success | Coroutine[Any, Any, Success]:
-    """Read all prices, from memory once they are there."""
+def list_prices(
+    action: ListPrices, services: Services, session: Session
+) -> Success | Coroutine[Any, Any, Success]:
+    """Read a page of prices, from memory once they are there."""
+    cursor = Cursor("*", 0)
+    if action.cursor is not None:
+        cursor = Cursor.parse(action.cursor, r"\*|[A-Z][A-Z0-9]{2,9}")
     if (book := services.prices.book) is not None:
-        return Success(data=book.json)
-    return _list_prices(services)
+        return _listed(book, cursor, session)
+    return _read_and_list(cursor, services, session)
 
 
-async def _list_prices(services: Services) -> Success:
-    return Success(data=(await services.prices.read()).json)
+async def _read_and_list(cursor: Cursor, services: Services, session: Session) -> Success:
+    return _listed(await services.prices.read(), cursor, session)
+
+
+def _listed(book: Book, cursor: Cursor, session: Session) -> Success:
+    page = book.page(session.identity.account_id, cursor)
+    return Success(data=page.items, next=page.next or UNSET)
 
 
 async def set_price(action: SetPrice, services: Services, session: Session) -> Success:
@@ -61,8 +75,8 @@ async def convert_price(action: ConvertPrice, services: Services, session: Sessi
         now = datetime.fromtimestamp(services.now(), UTC)
         rate = Rate(Fraction(1), now.isoformat(timespec="microseconds"))
     else:
-        rates = (await services.prices.read()).rates_for(session.identity.account_id)
-        rate = rates.find(action.quote_currency, action.base_currency)
+        book = await services.prices.read()
+        rate = book.find_rate(action.quote_currency, action.base_currency, session.identity.account_id)
     if rate is None:
         raise NotFound(f"No price of {action.quote_currency} in {action.base_currency}")
     return Success(

@@ -4,6 +4,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import trio
+from msgspec import UNSET
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
@@ -11,6 +12,7 @@ from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import TooManySubscriptions, Unavailable
 from trio_ws.messages import (
+    Cursor,
     Position,
     Resume,
     Subscribe,
@@ -32,6 +34,8 @@ def subscribe(action: Subscribe, services: Services, session: Session) -> Succes
     topic = _allowed(action.type, action.id, session)
     message = f"Subscribed to {action.type} {action.id}"
     after = _position(action.after)
+    if action.snapshot and topic.type == "price":
+        return _follow_prices(topic, after, message, services, session)
     if action.snapshot:
         return _follow_snapshot(topic, after, message, services, session)
     return _follow([topic], after, message, services, session)
@@ -79,7 +83,7 @@ async def _follow_later(
 async def _follow_snapshot(
     topic: Topic, after: Position | None, message: str, services: Services, session: Session
 ) -> Success:
-    position, state = await services.database.run(
+    position, state, last = await services.database.run(
         queries.read_snapshot, topic, session.identity.account_id, lane=Lane.LISTS
     )
     await _reach(position, services)
@@ -88,6 +92,25 @@ async def _follow_snapshot(
         await _come_to(after, services)
     followed = _follow_now([topic], after, services, session, otherwise=position)
     followed.position, followed.snapshot = str(position), state
+    if last is not None:
+        followed.next = str(Cursor("open", last))
+    return Success(message=message, data=followed)
+
+
+async def _follow_prices(
+    topic: Topic, after: Position | None, message: str, services: Services, session: Session
+) -> Success:
+    """Follow prices from what is in memory on, which at each moment is what the log has brought."""
+    if after is not None:
+        await _come_to(after, services)
+    while services.prices.book is None:
+        await services.prices.read()
+        if not await services.prices.reach(AHEAD_SECONDS):
+            raise Unavailable("The event log is behind")
+    _check_room_beside_others([topic], services, session)
+    page = services.prices.book.page(session.identity.account_id, Cursor(topic.id, 0))
+    followed = _follow_now([topic], after, services, session)
+    followed.snapshot, followed.next = page.items, page.next or UNSET
     return Success(message=message, data=followed)
 
 

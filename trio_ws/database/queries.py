@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from uuid import UUID, uuid4
 
 import msgspec
@@ -21,7 +21,17 @@ from psycopg.adapt import Loader
 from trio_ws.database import sessions
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
 from trio_ws.identity import SCOPES, Identity
-from trio_ws.messages import CreateInvoice, Event, Position, Status, Topic, parse_uid
+from trio_ws.messages import (
+    MAX_BIGINT,
+    PAGE_BYTES,
+    PAGE_ITEMS,
+    CreateInvoice,
+    Event,
+    Position,
+    Status,
+    Topic,
+    parse_uid,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +63,9 @@ def prepare_connection(connection: Connection, statement_seconds: float) -> None
         "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
         # So that our writes do not NOTIFY: see log_event() in the schema.
         " set_config('trio_ws.wakes_itself', 'yes', false),"
-        # A plan made for a table of a few rows is kept when it has a million. By an index it suits both.
-        " set_config('enable_seqscan', 'off', false)",
+        # A plan made for a table of a few rows is kept when it has a million. One by an index suits both.
+        " set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),"
+        " set_config('enable_sort', 'off', false)",
         (timeout, timeout),
     )
 
@@ -334,29 +345,136 @@ def set_price(
     return _json(row)
 
 
-_SNAPSHOTS = {
-    "invoice": f"SELECT invoice_json(i) FROM invoices i WHERE uid = %(id)s AND {_OWNED}",  # noqa: S608
-    "account": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"  # noqa: S608
-    f" WHERE account_id = %(id)s AND {_OWNED} AND status IN ('unpaid', 'confirming')",
-    "address": "SELECT coalesce(json_agg(invoice_json(i) ORDER BY id), '[]') FROM invoices i"  # noqa: S608
-    f" WHERE address = %(id)s AND {_OWNED}",
-    "price": "SELECT coalesce(json_agg(price_json(p) ORDER BY id), '[]') FROM prices p"
-    " WHERE %(id)s IN (currency, '*')",
-}
+class InvoiceFilter(NamedTuple):
+    """Which invoices a list has; None: any.
 
-
-def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> tuple[Position, msgspec.Raw]:
-    """Return a topic's state, and the position that it is the state at.
-
-    One statement, so that both are of one database snapshot. The state may hold changes whose events are
-    not numbered yet: they come after the position, and applying them twice is harmless.
+    Args:
+        account_id: Whose.
+        address: To be paid there.
+        statuses: Standing so.
+        before: With ids below this.
+        most: How many at most.
     """
-    wanted = parse_uid(topic.id) if topic.type == "invoice" else topic.id
-    ((epoch, last, state),) = connection.execute(
-        f"SELECT epoch, last, ({_SNAPSHOTS[topic.type]}) FROM event_end".encode(),  # noqa: S608
-        {"id": wanted, "owner": owner},
+
+    account_id: int | None = None
+    address: str | None = None
+    statuses: Sequence[Status] | None = None
+    before: int | None = None
+    most: int = PAGE_ITEMS
+
+
+class InvoicePage(NamedTuple):
+    """Invoices as a JSON list, the newest first, and the id of the last one where there are more."""
+
+    items: msgspec.Raw
+    next: int | None
+
+
+def _page_of(wanted: InvoiceFilter) -> str:
+    """Return a query of a page: each invoice's id and JSON, and how many were found, up to one more.
+
+    Each status is read by its index from the newest on, whatever the planner thinks of how many there are:
+    status and id are compared and sorted together, which no other index can do.
+    """
+    owned = "".join(
+        f" AND {column} = %({column})s"
+        for column in ("account_id", "address")
+        if getattr(wanted, column) is not None
     )
-    return Position(epoch, last), msgspec.Raw(b"null") if state is None else state
+    if owned:
+        found = (
+            "SELECT one.id FROM unnest(%(statuses)s::text[]) wanted (status) CROSS JOIN LATERAL ("  # noqa: S608
+            "SELECT id FROM invoices"
+            f" WHERE status >= wanted.status AND (status, id) < (wanted.status, %(before)s){owned}"
+            " ORDER BY status DESC, id DESC LIMIT %(most)s + 1"
+            ") one ORDER BY one.id DESC LIMIT %(most)s + 1"
+        )
+    else:
+        found = (
+            "SELECT id FROM invoices WHERE id < %(before)s AND status = ANY (%(statuses)s)"
+            " ORDER BY id DESC LIMIT %(most)s + 1"
+        )
+    return (
+        "SELECT id, json, found FROM (SELECT id, json, count(*) OVER () AS found,"  # noqa: S608 - made above
+        " row_number() OVER (ORDER BY id DESC) AS place,"
+        " sum(size) OVER (ORDER BY id DESC) - size AS bytes FROM ("
+        "SELECT i.id, invoice_json(i) AS json, octet_length(invoice_json(i)::text) AS size"
+        f" FROM ({found}) found JOIN invoices i ON i.id = found.id"
+        ") sized) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s"
+    )
+
+
+def _arguments_of(wanted: InvoiceFilter) -> dict[str, Any]:
+    return {
+        **wanted._asdict(),
+        "statuses": list(wanted.statuses or get_args(Status)),
+        "before": MAX_BIGINT if wanted.before is None else wanted.before,
+        "page_bytes": PAGE_BYTES,
+    }
+
+
+def _invoice_page(rows: Sequence[Row]) -> InvoicePage:
+    if not rows:
+        return InvoicePage(msgspec.Raw(b"[]"), None)
+    items = msgspec.Raw(b"[" + b",".join(bytes(json) for _, json, _ in rows) + b"]")
+    last, _, found = rows[-1]
+    return InvoicePage(items, last if found > len(rows) else None)
+
+
+def list_invoices(connection: Connection, wanted: InvoiceFilter) -> InvoicePage:
+    """Return a page of invoices, the newest first."""
+    rows = connection.execute(f"{_page_of(wanted)} ORDER BY id DESC".encode(), _arguments_of(wanted))
+    return _invoice_page(rows.fetchall())
+
+
+class Snapshot(NamedTuple):
+    """A topic's state, and the position that it is the state at.
+
+    Args:
+        position: Where the log was.
+        state: An invoice or null, or a list of open invoices, the newest first.
+        next: Of a list, the id of the last invoice, where there are more.
+    """
+
+    position: Position
+    state: msgspec.Raw
+    next: int | None = None
+
+
+OPEN: tuple[Status, ...] = ("unpaid", "confirming")
+
+
+def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Snapshot:
+    """Return the state of an invoice's, account's or address's topic.
+
+    One statement, so that state and position are of one database snapshot. The state may hold changes whose
+    events are not numbered yet: they come after the position, and applying them twice is harmless.
+    """
+    if topic.type == "invoice":
+        ((epoch, last, state),) = connection.execute(
+            "SELECT epoch, last, (SELECT invoice_json(i) FROM invoices i"  # noqa: S608
+            f" WHERE uid = %(uid)s AND {_OWNED}) FROM event_end",
+            {"uid": parse_uid(topic.id), "owner": owner},
+        )
+        return Snapshot(Position(epoch, last), msgspec.Raw(b"null") if state is None else state)
+    wanted = InvoiceFilter(owner, topic.id, OPEN)
+    if topic.type == "account":
+        wanted = InvoiceFilter(int(topic.id), None, OPEN)
+    rows = connection.execute(
+        "SELECT epoch, last, page.* FROM event_end"  # noqa: S608
+        f" LEFT JOIN ({_page_of(wanted)}) page ON true ORDER BY id DESC".encode(),
+        _arguments_of(wanted),
+    ).fetchall()
+    page = _invoice_page([row[2:] for row in rows if row[2] is not None])
+    return Snapshot(Position(*rows[0][:2]), page.items, page.next)
+
+
+def read_prices(connection: Connection) -> tuple[Position, list[msgspec.Raw]]:
+    """Return all prices, and the position that they are the prices at, in one statement."""
+    rows = connection.execute(
+        "SELECT epoch, last, price_json(p) FROM event_end LEFT JOIN prices p ON true ORDER BY p.id"
+    ).fetchall()
+    return Position(*rows[0][:2]), [json for _, _, json in rows if json is not None]
 
 
 def read_position(connection: Connection) -> Position:

@@ -113,7 +113,7 @@ class Tail:
             return 0.0
         await self._publish(read)
         if read.has_more or self._dispatcher.log.end.seq < read.end.seq:
-            return 0.0
+            return 0.0 if read.events else AGAIN_SECONDS
         self.read_at = began
         return self._poll_seconds if read.is_told else min(AGAIN_SECONDS, self._poll_seconds)
 

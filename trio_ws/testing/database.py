@@ -24,10 +24,11 @@ from trio_ws.database import queries
 from trio_ws.database.batches import one_by_one
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection, LogRead
+from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, LogRead, Snapshot
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Timeout, Unauthorized, Unavailable
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import (
+    PAGE_BYTES,
     CreateInvoice,
     Event,
     Invoice,
@@ -206,21 +207,36 @@ class SimulatedDatabase:
     def _read_position(self) -> Position:
         return Position(self.epoch, self._numbered)
 
-    def _read_snapshot(self, topic: Topic, owner: int | None) -> tuple[Position, Raw]:
-        invoices = [one for one in self._invoices.values() if owner in (None, one.account_id)]
-        state: object
+    def _read_snapshot(self, topic: Topic, owner: int | None) -> Snapshot:
         if topic.type == "invoice":
-            found = [_wire(invoice) for invoice in invoices if str(invoice.uid) == topic.id]
-            state = found[0] if found else None
-        elif topic.type == "price":
-            prices = self._prices.values()
-            state = [_wire(price) for price in prices if topic.id in (price.currency, "*")]
-        else:
-            of_it = [invoice for invoice in invoices if str(topic) in _invoice_topics(invoice)]
-            if topic.type == "account":
-                of_it = [invoice for invoice in of_it if invoice.status in ("unpaid", "confirming")]
-            state = [_wire(invoice) for invoice in of_it]
-        return self._read_position(), Raw(codec.encode(state))
+            of_it = [one for one in self._invoices.values() if str(one.uid) == topic.id]
+            found = [_json(one) for one in of_it if owner in (None, one.account_id)]
+            return Snapshot(self._read_position(), found[0] if found else Raw(b"null"))
+        wanted = InvoiceFilter(owner, topic.id, queries.OPEN)
+        if topic.type == "account":
+            wanted = InvoiceFilter(int(topic.id), None, queries.OPEN)
+        page = self._list_invoices(wanted)
+        return Snapshot(self._read_position(), page.items, page.next)
+
+    def _list_invoices(self, wanted: InvoiceFilter) -> InvoicePage:
+        found = [
+            one
+            for one in sorted(self._invoices.values(), key=lambda one: -one.id)
+            if wanted.account_id in (None, one.account_id)
+            and wanted.address in (None, one.address)
+            and (wanted.statuses is None or one.status in wanted.statuses)
+            and (wanted.before is None or one.id < wanted.before)
+        ]
+        items: list[bytes] = []
+        for one in found[: wanted.most]:
+            if sum(map(len, items)) >= PAGE_BYTES:
+                break
+            items.append(bytes(_json(one)))
+        last = found[len(items) - 1].id if len(items) < len(found) else None
+        return InvoicePage(Raw(b"[" + b",".join(items) + b"]"), last)
+
+    def _read_prices(self) -> tuple[Position, list[Raw]]:
+        return self._read_position(), [_json(price) for price in self._prices.values()]
 
     def _number_events(self, most: int, read_upto: int | None = None) -> None:  # noqa: ARG002 - none is slow
         before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
@@ -273,6 +289,8 @@ class SimulatedDatabase:
         queries.read_position: _read_position,
         queries.start_log: _read_position,
         queries.read_snapshot: _read_snapshot,
+        queries.list_invoices: _list_invoices,
+        queries.read_prices: _read_prices,
         queries.number_events: _number_events,
         queries.read_events: _read_events,
         queries.advance: _advance,
