@@ -1,4 +1,9 @@
-"""Real PostgreSQL for all tests that ask for it, and the rule that an ERROR in the log fails a test."""
+"""Real PostgreSQL for all tests that ask for it, and the rule that an ERROR in the log fails a test.
+
+Each process of a run, be it the only one or one of several (`pytest -n`), makes PostgreSQL's data once, and
+copies it: for the PostgreSQL of its own that its tests share, where each of them gets a database of its own,
+and for each server of a test that has a PostgreSQL of its own (`tests/end_to_end/serving.py`).
+"""
 
 import functools
 import itertools
@@ -15,18 +20,15 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 import trio_ws
+from tests import clusters
 from tests.programs import OtherProgram, Psql, SimulatedProgram
 from trio_ws import codec
 from trio_ws.actions import table
-from trio_ws.database import migrations
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.gateway import Database, Gateway
 from trio_ws.messages import Action
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
-
-# A crash of the machine may take the test databases with it.
-FAST_AND_FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 # A shared machine may be slow at any moment, which says nothing of the code.
 hypothesis.settings.register_profile(
@@ -39,12 +41,10 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The conninfo of a real PostgreSQL, the embedded one, with a migrated database `template`."""
+    """The conninfo of a real PostgreSQL, the embedded one, with a migrated database to copy."""
     folder = os.environ.get("TEST_POSTGRES_BINDIR")  # another PostgreSQL than the one that comes with us
     bindir = Path(folder) if folder else None
-    with embedded_postgres(tmp_path_factory.mktemp("data"), bindir, FAST_AND_FORGETFUL) as postgres:
-        template = _create_database(postgres.conninfo, "template")
-        migrations.migrate(template)
+    with embedded_postgres(clusters.copy_to(tmp_path_factory.mktemp("data"), bindir), bindir) as postgres:
         yield postgres.conninfo
 
 
@@ -57,7 +57,7 @@ def empty_database(postgres: str) -> str:
 @pytest.fixture
 def conninfo(postgres: str) -> str:
     """The conninfo of a new, migrated database."""
-    return _create_database(postgres, f"test_{next(_numbers)}", template="template")
+    return _create_database(postgres, f"test_{next(_numbers)}", template=clusters.TEMPLATE)
 
 
 def _create_database(conninfo: str, name: str, template: str = "template0") -> str:

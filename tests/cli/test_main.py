@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 import trio_ws
+from tests import clusters
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.settings import FIELDS
 
@@ -178,7 +179,7 @@ def test_the_conninfo_in_use_is_printed_alone(tmp_path: Path) -> None:
     assert (given.stdout, given.stderr) == ("postgresql://me:secret@host/shop\n", "")
     stopped = trio_ws_command("database-url", "--data-dir", str(tmp_path))
     assert stopped.stderr == f"trio-ws: no server runs on {tmp_path} now\n"
-    with embedded_postgres(tmp_path) as postgres:
+    with embedded_postgres(clusters.copy_to(tmp_path)) as postgres:
         running = trio_ws_command("database-url", "--data-dir", str(tmp_path))
     assert (running.stdout, running.stderr) == (f"{postgres.conninfo}\n", "")
     assert running.stdout == stopped.stdout

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from tests import clusters
 from trio_ws.database import embedded, programs
 from trio_ws.database.embedded import DataDirectoryInUse, conninfo, embedded_postgres, running_conninfo
 from trio_ws.errors import StartupError
@@ -31,6 +33,12 @@ with embedded_postgres(Path(sys.argv[1]), options={"fsync": "off"}) as postgres:
     print(postgres.conninfo, flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory as an earlier start has left it."""
+    return clusters.copy_to(tmp_path / "data")
 
 
 @contextmanager
@@ -83,54 +91,53 @@ def test_data_is_kept_between_runs(tmp_path: Path) -> None:
         assert execute(second.conninfo, "SELECT x FROM kept") == [(1,)]
 
 
-def test_it_can_be_reached_by_others_while_it_runs(tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
+def test_it_can_be_reached_by_others_while_it_runs(data_dir: Path) -> None:
     assert running_conninfo(data_dir) is None
     with embedded_postgres(data_dir, options=OPTIONS) as running:
         assert running_conninfo(data_dir) == conninfo(data_dir) == running.conninfo
     assert running_conninfo(data_dir) is None
 
 
-def test_a_second_owner_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS) as first:
+def test_a_second_owner_is_refused_and_the_first_unharmed(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS) as first:
         with (
             pytest.raises(DataDirectoryInUse, match=r"another trio-ws uses .*: stop it, or name another"),
-            embedded_postgres(tmp_path),
+            embedded_postgres(data_dir),
         ):
             pass
         assert execute(first.conninfo, "SELECT 1") == [(1,)]
 
 
-def test_a_killed_owner_leaves_no_process_behind_and_no_data_lost(tmp_path: Path) -> None:
-    with owner(tmp_path) as process:
-        execute(conninfo(tmp_path), "CREATE TABLE kept AS SELECT 1 AS x")
+def test_a_killed_owner_leaves_no_process_behind_and_no_data_lost(data_dir: Path) -> None:
+    with owner(data_dir) as process:
+        execute(conninfo(data_dir), "CREATE TABLE kept AS SELECT 1 AS x")
         process.kill()
         process.wait()
-        wait_until_gone(tmp_path)
-    with embedded_postgres(tmp_path, options=OPTIONS) as again:
+        wait_until_gone(data_dir)
+    with embedded_postgres(data_dir, options=OPTIONS) as again:
         assert execute(again.conninfo, "SELECT x FROM kept") == [(1,)]
 
 
-def test_the_next_owner_need_not_wait_for_a_killed_ones_server(tmp_path: Path) -> None:
-    with owner(tmp_path) as process:
+def test_the_next_owner_need_not_wait_for_a_killed_ones_server(data_dir: Path) -> None:
+    with owner(data_dir) as process:
         process.kill()
         process.wait()
-        with embedded_postgres(tmp_path, options=OPTIONS) as again:
+        with embedded_postgres(data_dir, options=OPTIONS) as again:
             assert execute(again.conninfo, "SELECT 1") == [(1,)]
 
 
-def test_a_server_whose_owner_and_guard_were_killed_is_replaced(tmp_path: Path) -> None:
-    with owner(tmp_path) as process:
-        server = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        for guard in session_of(server) - set(processes_of(tmp_path)):
+def test_a_server_whose_owner_and_guard_were_killed_is_replaced(data_dir: Path) -> None:
+    with owner(data_dir) as process:
+        server = int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        for guard in session_of(server) - set(processes_of(data_dir)):
             os.kill(guard, signal.SIGKILL)
         process.kill()
         process.wait()
         time.sleep(0.2)  # in which a guard that lived would have ended it
-        assert running_conninfo(tmp_path)
-        with embedded_postgres(tmp_path, options=OPTIONS) as again:
+        assert running_conninfo(data_dir)
+        with embedded_postgres(data_dir, options=OPTIONS) as again:
             assert execute(again.conninfo, "SELECT 1") == [(1,)]
-    wait_until_gone(tmp_path)
+    wait_until_gone(data_dir)
 
 
 def session_of(leader: int) -> set[int]:
@@ -147,22 +154,22 @@ def session_of(leader: int) -> set[int]:
     return found
 
 
-def test_the_note_of_a_killed_server_harms_no_process_that_has_its_number_now(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS):
-        note = (tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()
+def test_the_note_of_a_killed_server_harms_no_process_that_has_its_number_now(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS):
+        note = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
     with subprocess.Popen(["/bin/sh", "-c", "exec sleep 60", "postgres"]) as innocent:
-        (tmp_path / "postgres" / "postmaster.pid").write_text("\n".join([str(innocent.pid), *note[1:]]))
-        assert running_conninfo(tmp_path) is None
-        with embedded_postgres(tmp_path, options=OPTIONS) as again:
+        (data_dir / "postgres" / "postmaster.pid").write_text("\n".join([str(innocent.pid), *note[1:]]))
+        assert running_conninfo(data_dir) is None
+        with embedded_postgres(data_dir, options=OPTIONS) as again:
             assert execute(again.conninfo, "SELECT 1") == [(1,)]
         assert innocent.poll() is None
         innocent.kill()
 
 
-def test_a_server_that_ended_can_be_started_anew(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+def test_a_server_that_ended_can_be_started_anew(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS) as running:
         assert not running.has_ended()
-        os.kill(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+        os.kill(int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not running.has_ended():
             assert time.monotonic() < deadline
@@ -171,11 +178,11 @@ def test_a_server_that_ended_can_be_started_anew(tmp_path: Path) -> None:
 
 
 def test_a_stale_note_with_the_same_number_is_not_taken_for_readiness(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a container, each run's processes may have the numbers that the last one's had."""
-    with embedded_postgres(tmp_path, options=OPTIONS):
-        kept = (tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()
+    with embedded_postgres(data_dir, options=OPTIONS):
+        kept = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
     read, reads = embedded._note, itertools.count()  # noqa: SLF001
 
     def note(cluster: Path) -> list[str]:
@@ -192,15 +199,15 @@ def test_a_stale_note_with_the_same_number_is_not_taken_for_readiness(
         return process
 
     monkeypatch.setattr(programs.Programs, "start", start)
-    with embedded_postgres(tmp_path, options=OPTIONS) as again:
+    with embedded_postgres(data_dir, options=OPTIONS) as again:
         assert next(reads) > 10
         assert execute(again.conninfo, "SELECT 1") == [(1,)]
 
 
-def test_a_restart_that_fails_can_be_tried_again(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS) as running:
-        os.kill(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
-        log = tmp_path / "postgres.log"
+def test_a_restart_that_fails_can_be_tried_again(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS) as running:
+        os.kill(int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+        log = data_dir / "postgres.log"
         log.unlink()
         log.mkdir()
         with pytest.raises(StartupError, match="can't run PostgreSQL"):
@@ -211,22 +218,22 @@ def test_a_restart_that_fails_can_be_tried_again(tmp_path: Path) -> None:
         assert execute(running.conninfo, "SELECT 1") == [(1,)]
 
 
-def test_a_restart_makes_no_new_database_in_the_place_of_one_that_has_gone(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+def test_a_restart_makes_no_new_database_in_the_place_of_one_that_has_gone(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS) as running:
         running.stop()
-        (tmp_path / "postgres").rename(tmp_path / "away")
+        (data_dir / "postgres").rename(data_dir / "away")
         with pytest.raises(StartupError, match="has gone: put it back"):
             running.restart()
-        assert not (tmp_path / "postgres").exists()
-        (tmp_path / "away").rename(tmp_path / "postgres")
+        assert not (data_dir / "postgres").exists()
+        (data_dir / "away").rename(data_dir / "postgres")
         running.restart()
         assert execute(running.conninfo, "SELECT 1") == [(1,)]
 
 
-def test_a_guard_stays_no_longer_than_its_server(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS):
-        server = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        assert session_of(server) - set(processes_of(tmp_path))
+def test_a_guard_stays_no_longer_than_its_server(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS):
+        server = int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        assert session_of(server) - set(processes_of(data_dir))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while session_of(server):
         assert time.monotonic() < deadline
@@ -265,12 +272,12 @@ def test_a_squatter_on_the_sockets_folder_is_refused(tmp_path: Path) -> None:
         sockets.rmdir()
 
 
-def test_a_server_that_was_killed_itself_recovers(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS) as running:
+def test_a_server_that_was_killed_itself_recovers(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS) as running:
         execute(running.conninfo, "CREATE TABLE kept AS SELECT 1 AS x")
-        pid = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        pid = int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
-    with embedded_postgres(tmp_path, options=OPTIONS) as again:
+    with embedded_postgres(data_dir, options=OPTIONS) as again:
         assert execute(again.conninfo, "SELECT x FROM kept") == [(1,)]
 
 
@@ -309,39 +316,39 @@ def test_programs_that_can_t_be_copied_are_said(tmp_path: Path, monkeypatch: pyt
 def test_programs_that_nobody_else_may_reach_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "CACHE", tmp_path / "cache")
     original = programs.find().parent
     package = tmp_path / "private" / original.parent.name
     shutil.copytree(original, package / original.name, symlinks=True)
     libraries = original.parent.with_name(f"{original.parent.name}.libs")
     shutil.copytree(libraries, package.with_name(libraries.name), symlinks=True)
     (tmp_path / "private").chmod(0o700)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # pytest's own are private; the cache must not be
-    for _ in range(2):
-        with embedded_postgres(tmp_path / "data", package / original.name / "bin", OPTIONS) as running:
-            assert execute(running.conninfo, "SELECT 1") == [(1,)]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    with tempfile.TemporaryDirectory() as reachable:
+        Path(reachable).chmod(0o755)
+        monkeypatch.setattr(programs, "CACHE", Path(reachable) / "cache")
+        for _ in range(2):
+            with embedded_postgres(tmp_path / "data", package / original.name / "bin", OPTIONS) as running:
+                assert execute(running.conninfo, "SELECT 1") == [(1,)]
+        assert len(list((Path(reachable) / "cache").iterdir())) == 1
 
 
-def test_data_of_another_postgresql_is_refused(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path, options=OPTIONS):
+def test_data_of_another_postgresql_is_refused(data_dir: Path) -> None:
+    with embedded_postgres(data_dir, options=OPTIONS):
         pass
-    (tmp_path / "postgres" / "PG_VERSION").write_text("12\n")
+    (data_dir / "postgres" / "PG_VERSION").write_text("12\n")
     with (
         pytest.raises(StartupError, match="was made by PostgreSQL 12, and this is"),
-        embedded_postgres(tmp_path),
+        embedded_postgres(data_dir),
     ):
         pass
 
 
-def test_a_postgresql_that_does_not_start_says_why(tmp_path: Path) -> None:
+def test_a_postgresql_that_does_not_start_says_why(data_dir: Path) -> None:
     with (
         pytest.raises(StartupError, match=r"does not start \(.*nonsense.*\): see .*postgres\.log"),
-        embedded_postgres(tmp_path, options={"nonsense": "1"}),
+        embedded_postgres(data_dir, options={"nonsense": "1"}),
     ):
         pass
-    assert not processes_of(tmp_path)
+    assert not processes_of(data_dir)
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

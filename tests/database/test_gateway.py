@@ -20,12 +20,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests import clusters
 from trio_ws.database import gateway as gateway_module
 from trio_ws.database import lanes, queries
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.gateway import Gateway, QueryFailedError
 from trio_ws.database.lanes import Lane
-from trio_ws.database.migrations import migrate
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound, Timeout, Unavailable
 from trio_ws.messages import CreateInvoice
@@ -300,7 +300,7 @@ async def test_an_outage_is_logged_once_and_so_is_its_end(
 ) -> None:
     monkeypatch.setattr(gateway_module, "STEADY_SECONDS", 0.0)
     caplog.set_level("INFO")
-    with embedded_postgres(tmp_path, options={"fsync": "off"}) as postgres:
+    with embedded_postgres(clusters.copy_to(tmp_path)) as postgres:
         gateway = Gateway(postgres.conninfo, Settings())
         await gateway.run(queries.check)
         await trio.to_thread.run_sync(postgres.stop)
@@ -437,8 +437,7 @@ async def test_the_listener_may_have_a_url_of_its_own(conninfo: str, tmp_path: P
 
 async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path) -> None:
     """SIGSTOP: the kernel goes on acknowledging, so no option of TCP's and no timeout of its own helps."""
-    with embedded_postgres(tmp_path / "data", options={"fsync": "off"}) as postgres:
-        await trio.to_thread.run_sync(migrate, postgres.conninfo)
+    with embedded_postgres(clusters.copy_to(tmp_path / "data")) as postgres:
         gateway = Gateway(postgres.conninfo, Settings(statement_seconds=0.5))
         process = await gateway.run(backend)
         async with trio.open_nursery() as nursery:

@@ -108,7 +108,7 @@ class Bench:
 
     def _start(self) -> None:
         data = self.folder.parent
-        data.mkdir()
+        data.mkdir(exist_ok=True)
         if self._fault.on_small_disk:
             self._stack.enter_context(small_disk(data))
         options = {"max_connections": str(MAX_CONNECTIONS), "superuser_reserved_connections": "3"}

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 from websockets.sync.client import ClientConnection, connect
 
+from tests import clusters
 from tests.database.test_embedded import wait_until_gone
 from trio_ws.database import embedded
 from trio_ws.identity import TOKEN_PREFIX
@@ -87,7 +88,8 @@ def assert_keeps_secrets(lines: Iterable[str]) -> None:
 @contextmanager
 def serving(data_dir: Path, *arguments: str, port: str = "0") -> Iterator[Server]:
     """Run a server, on any free port unless told; kill it in the end, if it still runs."""
-    with running([*SERVE, "--port", port, "--data-dir", str(data_dir), *arguments], data_dir) as server:
+    command = [*SERVE, "--port", port, "--data-dir", str(clusters.copy_to(data_dir)), *arguments]
+    with running(command, data_dir) as server:
         yield server
     wait_until_gone(data_dir)
 
@@ -120,6 +122,17 @@ def call(client: ClientConnection, **fields: object) -> dict[str, Any]:
 def receive(client: ClientConnection) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(client.recv(timeout=PATIENCE_SECONDS))
     return message
+
+
+def workers_of(server: Server) -> set[int]:
+    """The process ids of a server's workers."""
+    threads = Path(f"/proc/{server.process.pid}/task")
+    found = set()
+    for child in [int(child) for path in threads.glob("*/children") for child in path.read_text().split()]:
+        with contextlib.suppress(OSError):
+            if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                found.add(child)
+    return found
 
 
 def execute(data_dir: Path, statement: str) -> None:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import clusters
 from tests.end_to_end.faults import FAULTS, Bench, CannotBeMadeHere
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_clients_stay_are_answered_and_miss_nothing(tmp_path: Path, name: str) -> None:
+    clusters.copy_to(tmp_path / "data")
     try:
         with Bench(name, tmp_path, seconds=1.5) as bench:
             outcome = bench.suffer()

@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests import clusters
 from tests.cli.test_main import assert_one_line, trio_ws_command
 from tests.database.test_embedded import wait_until_gone
 from tests.end_to_end.serving import (
@@ -180,7 +181,7 @@ def test_a_certificate_that_is_none_is_said(tmp_path: Path) -> None:
 
 
 def test_a_server_whose_stdin_is_closed_reads_its_settings_anew_all_the_same(tmp_path: Path) -> None:
-    command = [*SERVE, "--port", "0", "--data-dir", str(tmp_path)]
+    command = [*SERVE, "--port", "0", "--data-dir", str(clusters.copy_to(tmp_path))]
     with running(["sh", "-c", 'exec "$@" <&-', "sh", *command], tmp_path) as server:
         server.process.send_signal(signal.SIGHUP)
         server.wait_for_line("new settings are in force")
@@ -188,7 +189,7 @@ def test_a_server_whose_stdin_is_closed_reads_its_settings_anew_all_the_same(tmp
 
 
 def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
-    command = [*SERVE, "--port", "0", "--data-dir", str(tmp_path)]
+    command = [*SERVE, "--port", "0", "--data-dir", str(clusters.copy_to(tmp_path))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
@@ -205,7 +206,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_as_many_descriptors_are_had_as_clients_may_come(tmp_path: Path) -> None:
-    command = [*SERVE, "--port", "0", "--data-dir", str(tmp_path)]
+    command = [*SERVE, "--port", "0", "--data-dir", str(clusters.copy_to(tmp_path))]
     for hard, soft in ((4096, 456), (300, 300)):
         limited = ["sh", "-c", f'ulimit -Sn 128 && ulimit -Hn {hard} && exec "$@"', "sh", *command]
         with running(limited, tmp_path, {"TRIO_WS_CONNECTIONS": "200"}) as server:

@@ -17,7 +17,7 @@ import pytest
 import trio
 from websockets.exceptions import ConnectionClosed
 
-from tests import raw
+from tests import clusters, raw
 from tests.database.test_embedded import processes_of, wait_until_gone
 from tests.end_to_end.serving import (
     INVOICE,
@@ -115,7 +115,7 @@ def test_stopping_a_server_that_still_starts_leaves_nothing_behind(tmp_path: Pat
 
 
 def test_sighup_ends_no_server_that_starts_or_stops(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    command = [*SERVE, "--port", "0", "--data-dir", str(clusters.copy_to(tmp_path))]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -145,7 +145,7 @@ def is_dead(pid: int) -> bool:
 )
 def test_as_process_1_it_buries_orphans_and_heeds_signals(tmp_path: Path) -> None:
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *SERVE, "--port", "0"]
-    with running([*command, "--data-dir", str(tmp_path)], tmp_path) as server:
+    with running([*command, "--data-dir", str(clusters.copy_to(tmp_path))], tmp_path) as server:
         (first,) = children_of(server.process.pid)
         for pid in processes_of(tmp_path):
             with contextlib.suppress(ProcessLookupError):  # it has ended with the one before it
@@ -222,7 +222,7 @@ def test_garbage_on_one_connection_is_no_concern_of_another(tmp_path: Path) -> N
 
 
 def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
-    environment = {**os.environ, "TRIO_WS_PORT": "0", "TRIO_WS_DATA_DIR": str(tmp_path)}
+    environment = {**os.environ, "TRIO_WS_PORT": "0", "TRIO_WS_DATA_DIR": str(clusters.copy_to(tmp_path))}
     command = [sys.executable, "-m", "trio_ws", "serve"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -254,7 +254,7 @@ async def test_our_own_client_follows_through_kill_9_of_the_server(tmp_path: Pat
     """The server is killed twice while another program writes: nothing is lost, doubled or out of order."""
     port = str(free_port())
     command = [sys.executable, "-m", "trio_ws", "serve", "--port", port, "--database-url"]
-    with embedded.embedded_postgres(tmp_path, options={"fsync": "off"}) as postgres:
+    with embedded.embedded_postgres(clusters.copy_to(tmp_path)) as postgres:
         command.append(postgres.conninfo)
         memos: list[str] = []
         process = await trio.to_thread.run_sync(start_process, command)

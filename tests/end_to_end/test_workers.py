@@ -16,23 +16,21 @@ import trio
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, execute, receive, serving
+from tests.end_to_end.serving import (
+    INVOICE,
+    PATIENCE_SECONDS,
+    Server,
+    call,
+    execute,
+    receive,
+    serving,
+    workers_of,
+)
 from trio_ws.client import Event, Following
 from trio_ws.client import connect as trio_client
 from trio_ws.database import embedded
 
 CLIENTS = 16  # so many all on one of two workers: once in 2^15 runs
-
-
-def workers_of(server: Server) -> set[int]:
-    """The process ids of a server's workers."""
-    threads = Path(f"/proc/{server.process.pid}/task")
-    found = set()
-    for child in [int(child) for path in threads.glob("*/children") for child in path.read_text().split()]:
-        with contextlib.suppress(OSError):
-            if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
-                found.add(child)
-    return found
 
 
 def wait_until(description: str, condition: Callable[[], bool]) -> None:
