@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import h11
 import pytest
@@ -230,14 +231,15 @@ async def test_figures_say_what_metrics_say(autojump_clock: MockClock, world: Wo
     assert figures["trio_ws_lag_seconds_bucket:+Inf"] == figures["trio_ws_lag_seconds_count"]
 
 
+@pytest.mark.parametrize("path", ["/console/figures", "/metrics"])
 async def test_figures_are_for_who_has_a_token_where_one_is_asked_for(
-    guarded: tuple[World, OtherProgram],
+    guarded: tuple[World, OtherProgram], path: str
 ) -> None:
     world, program = guarded
     token = await program.create_token()
 
     async def status(*headers: tuple[str, str]) -> int:
-        return (await ask(world, "/console/figures", "GET", *headers))[0]
+        return (await ask(world, path, "GET", *headers))[0]
 
     assert await status() == 401
     assert await status(("Authorization", "Bearer trio_ws_wrong")) == 401
@@ -321,17 +323,24 @@ async def test_it_is_not_ready_when_it_drains(autojump_clock: MockClock, databas
 
 
 def _serving(
-    database: SimulatedDatabase, network: SimulatedNetwork, pages: SimulatedNetwork, shutdown: trio.Event
+    database: SimulatedDatabase,
+    network: SimulatedNetwork,
+    pages: SimulatedNetwork,
+    shutdown: trio.Event,
+    **settings: Any,
 ) -> Callable[..., Awaitable[None]]:
-    return partial(serve, Settings(auth="open"), database, [network], shutdown, page_listeners=[pages])
+    return partial(
+        serve, Settings(**{"auth": "open", **settings}), database, [network], shutdown, page_listeners=[pages]
+    )
 
 
-async def test_measurements_may_have_an_address_of_their_own(
-    autojump_clock: MockClock, database: SimulatedDatabase
+@pytest.mark.parametrize("auth", ["open", "token"])
+async def test_measurements_may_have_an_address_of_their_own_that_asks_for_no_token(
+    autojump_clock: MockClock, database: SimulatedDatabase, auth: str
 ) -> None:
     network, pages, shutdown = SimulatedNetwork(), SimulatedNetwork(), trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_serving(database, network, pages, shutdown))
+        await nursery.start(_serving(database, network, pages, shutdown, auth=auth))
         assert (await Browser(await network.call()).ask("/metrics"))[0] == 404
         assert (await Browser(await network.call()).ask("/healthz"))[0] == 200
         assert (await Browser(await pages.call()).ask("/metrics"))[0] == 200

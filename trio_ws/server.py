@@ -239,12 +239,13 @@ class _Server:
 
     def pages_for_clients(self, *, with_metrics: bool) -> Pages:
         """Return what plain HTTP finds where clients connect."""
-        found = {**self._vital_pages, **web.PAGES}
+        found, guarded = {**self._vital_pages, **web.PAGES}, {}
         if with_metrics:
-            found["/metrics"] = measurements
-        if not self._services.settings.console:
-            return Pages(found)
-        return Pages({**found, **web.CONSOLE}, {"/console/figures": figures}, self._admit)
+            guarded["/metrics"] = measurements
+        if self._services.settings.console:
+            found |= web.CONSOLE
+            guarded["/console/figures"] = figures
+        return Pages(found, guarded, self._admit)
 
     async def _admit(self, head: Head) -> None:
         """Let by who has a token, where one is needed.

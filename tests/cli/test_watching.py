@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_main import assert_one_line, trio_ws_command
 from tests.end_to_end.serving import PATIENCE_SECONDS, Server, free_port, serving
+from trio_ws.cli.top import look
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,13 @@ def test_a_server_that_is_not_there_is_said_in_a_line() -> None:
     assert_one_line(
         trio_ws_command("bench", "ping", "--url", f"ws://{url}"), 1, "can't connect to .*running\\?"
     )
+
+
+def test_a_poll_that_takes_longer_than_the_interval_is_followed_by_the_next_at_once() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        polls = look([f"http://127.0.0.1:{free_port()}/metrics"], 1e-9, None, pool)
+        for _ in range(5):
+            assert "can't be reached" in next(polls)[2]
 
 
 class Terminal:

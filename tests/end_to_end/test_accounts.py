@@ -85,6 +85,20 @@ def test_the_commands_that_ask_a_server_bring_a_token(tmp_path: Path) -> None:
         assert token not in done.stdout
 
 
+def test_top_brings_a_token_where_one_is_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path, "--auth", "token") as server:
+        *_, token = ask(tmp_path, "token", "create", "--account", "1", "--scope", "read")
+        ask_for = ("top", "--once", "--interval", "0.1", server.url)
+        for done in (
+            trio_ws_command(*ask_for, TRIO_WS_TOKEN=token),
+            trio_ws_command(*ask_for, "--token", token),
+        ):
+            assert re.search(r"^connections +1$", done.stdout, re.MULTILINE), done
+        for wrong in ("", "wrong"):
+            done = trio_ws_command(*ask_for, TRIO_WS_TOKEN=wrong)
+            assert_one_line(done, 1, ".*asks for a token, as TRIO_WS_TOKEN may hold.*")
+
+
 def test_a_token_expires(tmp_path: Path) -> None:
     with serving(tmp_path, "--auth", "token") as server:
         *_, token = ask(tmp_path, "token", "create", "--account", "1", "--scope", "read", "--expires", "4s")

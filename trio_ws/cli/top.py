@@ -9,6 +9,8 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,10 +21,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from trio_ws.cli.asking import DEFAULT_URL
+from trio_ws.cli.asking import DEFAULT_URL, Token
 from trio_ws.cli.measured import Change, Samples, parse, sparkline, together
 from trio_ws.errors import StartupError
-from trio_ws.settings import URL_VARIABLE, SettingsError
+from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
 
 PATIENCE_SECONDS = 3.0  # for an answer; a server that is well takes some milliseconds
 HISTORY = 60  # points of a line
@@ -107,13 +109,14 @@ def top(
     ],
     interval: Annotated[PositiveFloat, Parameter(help="Seconds between looks.")] = 1.0,
     once: Annotated[bool, Parameter(negative=(), help="Print one table, and be done.")] = False,
+    token: Token = None,
 ) -> None:
     """Show what a server is doing, live, until Ctrl-C; where nobody looks, as in a pipe, once."""
     places = [_place(url) for url in urls or (os.environ.get(URL_VARIABLE) or DEFAULT_URL,)]
     console = Console()
     view = View()
     with ThreadPoolExecutor(len(places)) as pool:
-        looks = look(places, interval, pool)
+        looks = look(places, interval, token, pool)
         if once or not console.is_terminal:
             for _ in range(2):
                 view.add(*next(looks))
@@ -141,12 +144,12 @@ def _place(url: str) -> str:
 Look = tuple[Samples | None, float, str]  # what was measured, when (s), and what went wrong
 
 
-def look(places: list[str], interval: float, pool: ThreadPoolExecutor) -> Iterator[Look]:
+def look(places: list[str], interval: float, token: str | None, pool: ThreadPoolExecutor) -> Iterator[Look]:
     """Yield what is measured, over and over, at equal pauses."""
     due = time.monotonic()
     while True:
         found, troubles = [], []
-        for place, answer in zip(places, pool.map(_read, places), strict=True):
+        for place, answer in zip(places, pool.map(partial(_read, token=token), places), strict=True):
             if isinstance(answer, str):
                 troubles.append(f"{place} {answer}")
             else:
@@ -158,11 +161,18 @@ def look(places: list[str], interval: float, pool: ThreadPoolExecutor) -> Iterat
         time.sleep(due - now)
 
 
-def _read(place: str) -> Samples | str:
+def _read(place: str, token: str | None) -> Samples | str:
+    request = urllib.request.Request(place)  # noqa: S310 - `_place` lets http and https by
+    if token is not None:
+        request.add_unredirected_header(
+            "Authorization", f"Bearer {token}"
+        )  # elsewhere it is nobody's business
     try:
-        with _opener.open(place, timeout=PATIENCE_SECONDS) as answer:
+        with _opener.open(request, timeout=PATIENCE_SECONDS) as answer:
             return parse(answer.read().decode())
     except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            return f"asks for a token, as {TOKEN_VARIABLE} may hold"
         return f"answers {error.code}"
     except (OSError, http.client.HTTPException) as error:
         return f"can't be reached ({getattr(error, 'reason', None) or error})"
