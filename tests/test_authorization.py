@@ -4,7 +4,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple, get_args
+from typing import Any, TypeVar, TypeVarTuple, cast, get_args
 from uuid import UUID
 
 import pytest
@@ -12,12 +12,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected
 
+from tests import raw
 from tests.test_protocol import INVOICE, Contract, request
 from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Unavailable
-from trio_ws.identity import SCOPES, Scope
+from trio_ws.identity import SCOPES, Identity, Scope
 from trio_ws.messages import Action
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, World, simulated_server
 
@@ -525,6 +526,61 @@ async def test_who_has_another_token_by_now_does_not_lose_its_connection_with_th
     database.revoke_token(old)
     await trio.sleep(5)
     assert (await request(client, action="ping"))["type"] == "pong"
+
+
+class Asked(SimulatedDatabase):
+    """Notes which tokens a server asks for: those that its connections rely on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: set[int | None] = set()
+
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        if query.__name__ == "find_ended":
+            (held,) = cast("tuple[list[Identity]]", args)
+            self.tokens |= {identity.token_id for identity in held}
+        return await super().run(query, *args, lane=lane)
+
+    async def while_idle(self) -> set[int | None]:
+        """Which it asks for in a while in which nothing happens."""
+        self.tokens.clear()
+        await trio.sleep(5)
+        return self.tokens
+
+
+async def test_a_token_is_asked_for_as_long_as_a_connection_relies_on_it(autojump_clock: MockClock) -> None:
+    database = Asked()
+    tokens = [database.create_token() for _ in range(3)]
+    async with simulated_server(database, auth="token") as world:
+        clients = [await world.connect(authorization=bearer(token)) for token in (tokens[0], *tokens)]
+        assert await database.while_idle() == {1, 2, 3}
+        await clients[0].aclose()
+        await clients[1].vanish()
+        assert await database.while_idle() == {2, 3}
+        await request(clients[2], action="authenticate", token=tokens[2])
+        assert await database.while_idle() == {3}, "and not for the one before"
+        database.revoke_token(tokens[2])
+        for client in clients[2:]:
+            await closes(client)
+        assert await database.while_idle() == set()
+
+
+async def test_a_token_is_not_asked_for_after_a_caller_who_left_while_it_was_looked_up(
+    autojump_clock: MockClock,
+) -> None:
+    database = Asked()
+    token = database.create_token()
+    async with simulated_server(database, auth="token") as world:
+        database.gate = trio.Event()
+        stream = await world.network.call()
+        await stream.send_all(raw.head(Authorization=bearer(token)))
+        await wait_all_tasks_blocked()
+        await trio.aclose_forcefully(stream)
+        database.gate.set()
+        await trio.sleep(1)
+        assert await database.while_idle() == set()
 
 
 # Pages

@@ -292,6 +292,24 @@ async def test_what_came_before_the_end_is_answered_in_order_and_what_came_after
         assert trio.current_time() == 0
 
 
+async def test_a_reply_that_waits_for_room_is_not_overtaken_by_one_that_takes_no_query(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(outbox_bytes=1) as line, trio.open_nursery() as nursery:
+        long = line.database.create_invoice(account_id=1, amount=1, currency="USD", memo="\x01" * 1000)
+        fetches = [
+            raw.frame(raw.TEXT, b'{"action":"fetch_invoice","id":"%s","request_id":%d}' % (uid, number))
+            for number, uid in enumerate([str(long).encode()] * 4)
+        ]
+        await line.client.stream.send_all(b"".join(fetches))
+        await wait_all_tasks_blocked()  # the first reply is on its way, and the others have no room yet
+        nursery.start_soon(
+            line.client.stream.send_all, raw.frame(raw.TEXT, b'{"action":"ping","request_id":4}')
+        )
+        await wait_all_tasks_blocked()
+        assert [(await line.client.receive())["request_id"] for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
 FIRST_UID = "{first}"  # stands for that of the invoice that is made first
 ASKED = st.one_of(
     st.just({"action": "ping"}),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 import psycopg
 import pytest
@@ -163,6 +163,49 @@ async def test_what_changes_while_they_are_read_is_in_the_list(
         assert [(f"{price['currency']} {price['value']}") for price in listed] == [
             name.replace(".00", ".0") for name in expected
         ]
+
+
+class OneByOne(SimulatedDatabase):
+    """A database from whose log a server reads one event at a time, each when the test says so."""
+
+    turns: trio.Semaphore | None = None
+
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        if query.__name__ == "advance" and self.turns is not None:
+            await self.turns.acquire()
+            after, _ = cast("tuple[int, int]", args)
+            arguments = cast("tuple[*Arguments]", (after, 1))
+            return await super().run(query, *arguments, lane=lane)
+        return await super().run(query, *args, lane=lane)
+
+
+async def test_an_older_event_that_comes_later_does_not_set_the_list_back(autojump_clock: MockClock) -> None:
+    database = OneByOne()
+    async with simulated_server(database) as world:
+        client = await world.connect()
+
+        async def bitcoin() -> float:
+            listed = (await request(client, action="list_prices"))["data"]
+            (value,) = [price["value"] for price in listed if price["currency"] == "BTC"]
+            return float(value)
+
+        database.turns = trio.Semaphore(0)
+        database.set_price("BTC", Decimal(5))
+        database.set_price("BTC", Decimal(6))
+        database.answers[queries.number_events](
+            database, 500
+        )  # by another server, which is ahead of this one
+        assert await bitcoin() == 6
+        for _ in range(3):
+            database.turns.release()
+            await trio.sleep(1)
+            assert await bitcoin() == 6
+        database.set_price("BTC", Decimal(7))
+        database.turns.release()
+        await trio.sleep(1)
+        assert await bitcoin() == 7, "and what is new comes in"
 
 
 async def test_after_a_log_that_was_lost_they_are_read_anew(
