@@ -16,6 +16,7 @@ from scripts.benchmarks import (
     drain,
     fanout,
     herd,
+    hostile,
     latency,
     memory,
     numbering,
@@ -38,6 +39,7 @@ LINES = {
     "numbering": numbering.measure,
     "stuck": stuck.measure,
     "drain": drain.measure,
+    "hostile": hostile.measure,
 }
 ROUNDS = 3
 OTHERS = (*peers.PEERS, "pgbench")

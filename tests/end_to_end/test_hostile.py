@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
-from tests import raw
+from tests import hostile, raw
 from tests.end_to_end.serving import PATIENCE_SECONDS, Server, call, serving
 from trio_ws.errors import CloseCode
 
@@ -181,6 +181,11 @@ ACTS: dict[str, tuple[Act, Callable[[bytes], bool]]] = {
     "pings": (send(raw.head(), PING * 10_000), closing(CloseCode.RATE_LIMITED)),
     "pongs": (send(raw.head(), raw.frame(raw.PONG, b"") * 10_000), closing(CloseCode.RATE_LIMITED)),
     "requests": (send(raw.head(), REQUEST * 10_000), closing(CloseCode.RATE_LIMITED)),
+    "long requests": (
+        send(raw.head(), raw.frame(raw.TEXT, b"[" * 65536) * 30),
+        closing(CloseCode.RATE_LIMITED),
+    ),
+    "a head of lines": (send(b"GET / HTTP/1.1\r\n" + b"X:\r\n" * 5000), status(431)),
     "empty messages": (send(raw.head(), raw.frame(raw.TEXT, b"") * 10_000), closing(CloseCode.RATE_LIMITED)),
     "empty fragments": (
         send(raw.head(), raw.frame(raw.TEXT, b"", fin=False) + raw.frame(0, b"", fin=False) * 10_000),
@@ -207,6 +212,9 @@ FLOODS = {
     "requests": REQUEST * 10_000,
     "empty messages": raw.frame(raw.TEXT, b"") * 10_000,
     "empty fragments": (raw.frame(raw.TEXT, b"", fin=False) + raw.frame(0, b"", fin=False) * 120) * 100,
+    "brackets": raw.frame(raw.TEXT, b"[" * 65536) * 30,
+    "brackets in JSON": raw.frame(raw.TEXT, hostile.MESSAGES["[] in JSON"].encode()) * 30,
+    "strings in JSON": raw.frame(raw.TEXT, hostile.MESSAGES["101 levels and strings"].encode()) * 30,
 }
 
 
