@@ -1,7 +1,7 @@
 """Pages of the log are read once for all, whoever asks, and what is not there is never made up."""
 
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
 import trio
@@ -12,11 +12,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
 from tests.events.test_dispatcher import Ends
+from tests.programs import OtherProgram
 from tests.raw import seqs_of
 from trio_ws.database import queries
+from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
-from trio_ws.errors import CloseCode, Unavailable
+from trio_ws.errors import CloseCode, Timeout, Unavailable
+from trio_ws.events import log as log_module
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import PAGE, Log, LogTrimmedError
@@ -367,3 +370,93 @@ def test_what_is_looked_up_by_topic_is_what_would_be_found_by_looking_at_all(
         if seq > after and not set(topics).isdisjoint(of_event)
     ]
     assert trio.run(look_up) == expected
+
+
+@pytest.mark.parametrize("kind", ["simulated", "postgresql"])
+async def test_what_is_found_for_a_client_that_is_far_behind_is_what_the_pages_hold(
+    serverless: tuple[Database, OtherProgram], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, program = serverless
+    uids = [await program.create_invoice(**INVOICE, address=f"a{number % 3}") for number in range(12)]
+    for number in range(40):
+        await program.update_invoice(uids[number * 7 % 12], memo=f"{number}")
+    await database.run(queries.number_events, 1000)
+    end = await database.run(queries.read_position)
+    log = Log(database, 10**9)
+    log.restart(end)
+    monkeypatch.setattr(log_module, "SCAN", 16)
+    monkeypatch.setattr(log_module, "SCAN_TOPICS", 1)
+    monkeypatch.setattr(log_module, "PAGE", 4)
+    for topics in (
+        ["address:a1"],
+        [f"invoice:{uids[3]}"],
+        ["price:*", f"invoice:{uids[5]}"],
+        ["account:1"],
+        ["x:y"],
+    ):
+        found = {}
+        for far in (10**9, 0):
+            monkeypatch.setattr(log_module, "FAR", far)
+            fresh = Log(database, 10**9)
+            fresh.restart(end)
+            found[far] = await read_of(fresh, topics)
+        assert found[0] == found[10**9], topics
+
+
+async def read_of(log: Log, topics: list[str]) -> list[int]:
+    """The numbers of all events of some topics, read as a follower does."""
+    seqs: list[int] = []
+    after = 0
+    while after < log.end.seq:
+        stretch = await log.read(after, topics)
+        assert after < stretch.reached <= log.end.seq
+        seqs += [event.seq for event in stretch.events]
+        after = stretch.reached
+    return seqs
+
+
+async def test_far_clients_leave_others_their_turn_and_see_a_log_that_was_trimmed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "FAR", 2 * PAGE)
+    database, log = await make(10 * PAGE)
+    finds = 0
+    most = 0
+
+    async def run(query: Any, *args: Any, lane: Lane = Lane.CLIENTS) -> Any:
+        nonlocal finds, most
+        finds += query is queries.find_events
+        most = max(most, finds)
+        try:
+            await trio.sleep(0.01)
+            return await SimulatedDatabase.run(database, query, *args, lane=lane)
+        finally:
+            finds -= query is queries.find_events
+
+    monkeypatch.setattr(database, "run", run)
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(read_of, log, ["account:1"])
+        await log.read(9 * PAGE)
+        assert trio.current_time() < 0.05, "a page waits for one of them at most"
+    assert most == 1
+    database.trim(5)
+    with pytest.raises(LogTrimmedError):
+        await log.read(0, ["account:1"])
+
+
+async def test_a_page_that_takes_too_long_or_is_too_large_is_read_in_parts(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, log = await make(2 * PAGE)
+    sizes: list[int] = []
+
+    async def run(query: Any, after: int, most: int, lane: Lane = Lane.CLIENTS) -> Any:
+        if most > 60:
+            raise Timeout("The database took too long")
+        sizes.append(most)
+        return await SimulatedDatabase.run(database, query, after, min(most, 7), lane=lane)
+
+    monkeypatch.setattr(database, "run", run)
+    assert [event.seq for event in (await log.read(0)).events] == list(range(1, PAGE + 1))
+    assert max(sizes) == PAGE // 8

@@ -523,25 +523,37 @@ class LogRead(NamedTuple):
 def read_events(connection: Connection, after: int, most: int) -> LogRead:
     """Return the log's extent, and the events numbered above `after`, in order, at most `most`.
 
-    A transaction of its own: an event may be told only once its number has committed. The extent is a row
+    A transaction of its own: an event may be sent only once its number has committed. The extent is a row
     that is made once, and the events come by their index: a read costs the same, however long the log is.
     """
+    return _read_log(connection, "true", {"after": after, "scan": most, "most": most})
+
+
+def find_events(connection: Connection, after: int, topics: Sequence[str], scan: int, most: int) -> LogRead:
+    """Do the same, but for the events of any of the topics alone, at most `most`, among the next `scan`."""
+    arguments = {"after": after, "topics": list(topics), "scan": scan, "most": most}
+    return _read_log(connection, "topics && %(topics)s", arguments)
+
+
+def _read_log(connection: Connection, wanted: str, arguments: dict[str, Any]) -> LogRead:
+    """Read the log's extent, and the events after a number that meet a condition. Numbers have no gaps."""
     rows = connection.execute(
-        "WITH log AS MATERIALIZED (SELECT epoch, last, first,"
+        "WITH log AS MATERIALIZED (SELECT epoch, last, first,"  # noqa: S608 - one of the two conditions above
         " extract(epoch FROM clock_timestamp())::float8, is_told, has_more FROM event_end),"
         " start AS (SELECT greatest(%(after)s, first - 1) AS seq FROM log)"
         " SELECT log.*, found.* FROM log LEFT JOIN ("
         "SELECT seq, type, topics, data, previous, extract(epoch FROM at)::float8 FROM ("
-        # Numbers have no gaps. A few large rows end a read, whose others come with the next one.
-        "SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM event CROSS JOIN LATERAL"
-        " (SELECT pg_column_size(data) + coalesce(pg_column_size(previous), 0) AS size) its"
-        " WHERE seq > (SELECT seq FROM start) AND seq <= (SELECT seq FROM start) + %(most)s"
-        ") sized WHERE before < %(bytes)s) found ON true ORDER BY seq",
-        {"after": after, "most": most, "bytes": READ_BYTES},
+        # A few large rows end a read, whose others come with the next one.
+        "SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM (SELECT *, pg_column_size(data)"
+        " + coalesce(pg_column_size(previous), 0) AS size FROM event"
+        " WHERE seq > (SELECT seq FROM start) AND seq <= (SELECT seq FROM start) + %(scan)s"
+        f" AND {wanted} ORDER BY seq LIMIT %(most)s) event"
+        ") sized WHERE before < %(bytes)s) found ON true ORDER BY seq".encode(),
+        {**arguments, "bytes": READ_BYTES},
     ).fetchall()
     epoch, last, first, now, is_told, has_more = rows[0][:6]
-    found = (row[6:] for row in rows if row[6] is not None)
-    events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in found]
+    read = (row[6:] for row in rows if row[6] is not None)
+    events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in read]
     return LogRead(Position(epoch, last), first, events, now, is_told, has_more)
 
 

@@ -6,18 +6,26 @@ of each page between them.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVarTuple
 
 import trio
 
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
-from trio_ws.errors import ActionError, Unavailable
+from trio_ws.database.queries import Connection, LogRead
+from trio_ws.errors import ActionError, Timeout, Unavailable
 from trio_ws.messages import Event, Position
 
+Arguments = TypeVarTuple("Arguments")
+
 PAGE = 256  # events; some 200 KB, and a read of a few ms
+# A client that is further than this from the end shares little with others and wants little of that:
+# PostgreSQL finds its events for it. Some 20 000 events are in memory, by default.
+FAR = 20_000
+SCAN = 20_000  # events that one such query looks at: some 10 ms
+SCAN_TOPICS = 8  # of so many topics; of more, it looks at fewer
 # What an event takes beside its JSON: the struct, its topics, its place in a page and in that page's index.
 EVENT_BYTES = 1200
 
@@ -96,6 +104,7 @@ class Log:
         self._pages: OrderedDict[int, _Page] = OrderedDict()  # the one used last is last
         self._bytes = 0
         self._loads: dict[int, _Load] = {}
+        self._finding = trio.CapacityLimiter(1)  # so that pages, which many wait for, have their turn between
         self._grown = trio.lowlevel.ParkingLot()
         self._has_webhook = trio.lowlevel.ParkingLot()
 
@@ -149,6 +158,8 @@ class Log:
             ActionError: the database can't be read.
         """
         number = after // PAGE
+        if topics is not None and number not in self._pages and self.end.seq - after > FAR:
+            return await self._find(after, list(topics))
         while after < self.end.seq:
             page = await self._page(number)
             first = page.events[0].seq if page.events else after + 1
@@ -160,6 +171,48 @@ class Log:
                 return Stretch(events, first + end - 1)
             self._drop(number)  # it was read while the log grew, and lacks its last events
         return Stretch([], after)
+
+    async def _find(self, after: int, topics: list[str]) -> Stretch:
+        scan = max(PAGE, SCAN * SCAN_TOPICS // max(SCAN_TOPICS, len(topics)))
+        async with self._finding:
+            read = await self._read(queries.find_events, after, topics, scan, PAGE)
+        if read.first > after + 1:
+            raise LogTrimmedError
+        # It was ended by a bound, in number or bytes, or else has looked at all of them.
+        is_cut = len(read.events) == PAGE or sum(map(_size, read.events)) > queries.READ_BYTES
+        reached = read.events[-1].seq if is_cut else min(after + scan, read.end.seq, self.end.seq)
+        return Stretch([event for event in read.events if event.seq <= reached], reached)
+
+    async def _read(self, query: Callable[[Connection, *Arguments], LogRead], *args: *Arguments) -> LogRead:
+        """Read of this log, in the lane for clients that catch up.
+
+        Raises:
+            ActionError: the database can't be read, or has another log by now.
+        """
+        read = await self._database.run(query, *args, lane=Lane.CATCH_UP)
+        if read.end.epoch != self.end.epoch:
+            raise Unavailable("The event log is another one now")
+        return read
+
+    async def _read_page(self, number: int) -> list[Event]:
+        """Read a page whole: its events may be too large for one read, or take too long."""
+        events: list[Event] = []
+        after, most = number * PAGE, PAGE
+        while after < (number + 1) * PAGE:
+            try:
+                read = await self._read(queries.read_events, after, min(most, (number + 1) * PAGE - after))
+            except Timeout:
+                if most == 1:
+                    raise
+                most = max(1, most // 2)
+                continue
+            if events and read.first > after + 1:
+                raise LogTrimmedError
+            events += read.events
+            after = events[-1].seq if events else read.end.seq
+            if after >= read.end.seq:
+                break
+        return events
 
     async def _page(self, number: int) -> _Page:
         if (page := self._pages.get(number)) is not None:
@@ -173,8 +226,8 @@ class Log:
             return self._pages.get(number) or _Page([])  # none, where the reader was cancelled
         load = self._loads[number] = _Load()
         try:
-            read = await self._database.run(queries.read_events, number * PAGE, PAGE, lane=Lane.CATCH_UP)
-            if read.end.epoch != self.end.epoch or self._loads.get(number) is not load:
+            events = await self._read_page(number)
+            if self._loads.get(number) is not load:
                 raise Unavailable("The event log is another one now")
         except ActionError as error:
             load.error = error
@@ -183,10 +236,10 @@ class Log:
             if self._loads.get(number) is load:
                 del self._loads[number]
             load.done.set()
-        if not read.events:
+        if not events:
             raise LogTrimmedError
         self._drop(number)
-        page = self._pages[number] = _Page(read.events)
+        page = self._pages[number] = _Page(events)
         self._bytes += sum(map(_size, page.events))
         self._shrink()
         return page

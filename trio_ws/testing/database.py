@@ -254,6 +254,11 @@ class SimulatedDatabase:
         now = self._now().timestamp()
         return LogRead(self._read_position(), self._trimmed + 1, events, now, is_told, has_more)
 
+    def _find_events(self, after: int, topics: Sequence[str], scan: int, most: int) -> LogRead:
+        read = self._read_events(after, scan)
+        events = [event for event in read.events if {*topics} & {*event.topics}]
+        return read._replace(events=events[:most])
+
     def _advance(self, after: int, most: int) -> LogRead:
         self.answers[queries.number_events](self, most)
         read: LogRead = self.answers[queries.read_events](self, after, most)
@@ -293,6 +298,7 @@ class SimulatedDatabase:
         queries.read_prices: _read_prices,
         queries.number_events: _number_events,
         queries.read_events: _read_events,
+        queries.find_events: _find_events,
         queries.advance: _advance,
         queries.trim_events: _trim_events,
     }
