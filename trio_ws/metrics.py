@@ -33,6 +33,7 @@ TASKS = Gauge("trio_ws_tasks", "Tasks that live in the event loop.", registry=RE
 SUBSCRIPTIONS = Gauge(
     "trio_ws_subscriptions", "Topics that clients follow, each for each.", registry=REGISTRY
 )
+PRICES = Gauge("trio_ws_prices", "Prices that are kept in memory.", registry=REGISTRY)
 OUTBOX_BYTES = Gauge("trio_ws_outbox_bytes", "What waits for clients to read.", registry=REGISTRY)
 OUTBOX_MOST = Gauge(
     "trio_ws_outbox_most_bytes", "What waits for the client that most waits for.", registry=REGISTRY
