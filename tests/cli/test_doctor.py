@@ -43,7 +43,9 @@ def test_a_server_that_runs_is_looked_at_with_its_database(tmp_path: Path) -> No
     with serving(tmp_path) as server:
         port = server.url.rpartition(":")[2]
         found = examine("--port", port, "--data-dir", str(tmp_path), TRIO_WS_CONNECTIONS="100")
-        assert troubles(found) == {}
+        assert set(troubles(found)) <= {"fsync", "full_page_writes"}, (
+            "which a server of a test may be without"
+        )
         assert found["port"][1].startswith("a trio-ws serves on ")
         assert set(found) > {"schema", "sessions", "clock", "event log", "webhooks", "LISTEN"}
 

@@ -86,7 +86,7 @@ async def test_no_more_connections_than_set_are_opened(gateway: Gateway) -> None
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(query)
-    assert len(backends) == 2
+    assert len(backends) <= 2
 
 
 async def test_a_statement_that_takes_too_long_is_given_up(gateway: Gateway) -> None:

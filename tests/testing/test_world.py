@@ -11,7 +11,6 @@ from trio_ws.client import Event
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.errors import Unavailable
-from trio_ws.messages import Topic
 from trio_ws.testing import SimulatedDatabase, simulated_server
 
 
@@ -19,7 +18,7 @@ async def test_the_simulated_database_knows_every_query_that_actions_and_tail_ma
     for query in (
         *(queries.create_invoice, queries.fetch_invoice, queries.set_price),
         *(queries.read_position, queries.number_events, queries.read_events, queries.advance),
-        *(queries.read_snapshot, queries.trim_events),
+        *(queries.read_snapshot, queries.read_prices, queries.list_invoices, queries.trim_events),
     ):
         assert query in SimulatedDatabase.answers
 
@@ -149,8 +148,7 @@ async def test_a_restored_backup_has_the_prices_that_it_had(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
     def prices() -> bytes:
-        snapshot = database.answers[queries.read_snapshot]
-        return bytes(snapshot(database, Topic("price", "*"), None)[1])
+        return b",".join(map(bytes, database.answers[queries.read_prices](database)[1]))
 
     database.set_price("BTC", Decimal(50_000))
     database.delete_price("EUR")

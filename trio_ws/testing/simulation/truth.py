@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from trio_ws.database import queries
-from trio_ws.messages import Event, Position, Topic
+from trio_ws.messages import Event, Position
 from trio_ws.testing.database import SimulatedDatabase
 
 EXPIRY_SECONDS = 60.0  # in calm times an invoice that is overdue has expired within it
@@ -61,8 +61,8 @@ class Truth:
     @property
     def prices(self) -> bytes:
         """All prices, as they are now."""
-        snapshot = self._database.answers[queries.read_snapshot]
-        return bytes(snapshot(self._database, Topic("price", "*"), None)[1])
+        _, prices = self._database.answers[queries.read_prices](self._database)
+        return b"[" + b",".join(map(bytes, prices)) + b"]"
 
     def check_what_is_stored(self) -> None:
         """Raise unless each invoice was made once, and has expired if it was to."""
