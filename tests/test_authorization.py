@@ -32,6 +32,7 @@ SCOPE_OF: dict[str, Scope | None] = {
     "unsubscribe": "read",
     "unsubscribe_all": "read",
     "fetch_invoice": "read",
+    "list_invoices": "read",
     "list_prices": "read",
     "convert_price": "read",
     "set_price": "process",
