@@ -15,6 +15,12 @@ from trio_ws.testing import SimulatedDatabase
 from trio_ws.testing.database import CheckViolation
 
 
+def prepare(connection: queries.Connection, statement_seconds: float = 10) -> None:
+    """Make a connection as the server's are, for a test that also types SQL as others do."""
+    queries.prepare_connection(connection, statement_seconds)
+    connection.execute("SET search_path = public, pg_temp")
+
+
 class Refused(Exception):
     """The database does not allow a change."""
 
@@ -137,7 +143,9 @@ class Psql:
 
     async def _query(self, query: Callable[..., Any], *args: object) -> Any:
         def run() -> Any:
-            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            with psycopg.connect(self._conninfo) as connection:
+                prepare(connection)
+                connection.execute("SET trio_ws.wakes_itself = 'no'")
                 return query(connection, *args)
 
         return await trio.to_thread.run_sync(run)

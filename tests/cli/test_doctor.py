@@ -83,6 +83,22 @@ def test_what_may_lose_data_is_warned_of(conninfo: str) -> None:
     assert found["fsync"][0] == found["full_page_writes"][0] == "warn"  # as the tests have it
 
 
+def test_triggers_that_a_tool_has_left_otherwise_are_told_with_what_to_type(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("ALTER TABLE accounts DISABLE TRIGGER ALL")  # as `pg_restore --disable-triggers`
+        connection.execute("ALTER TABLE accounts ENABLE TRIGGER ALL")
+        state, told = examine("--database-url", conninfo)["triggers"]
+        assert state == "warn"
+        connection.execute(told.partition(" not at all: ")[2].encode())
+        assert "triggers" not in examine("--database-url", conninfo)
+        connection.execute("ALTER TABLE invoices DISABLE TRIGGER log_new")
+        state, told = examine("--database-url", conninfo, status=1)["triggers"]
+        assert (state, told.rpartition(": ")[2]) == (
+            "fail",
+            "ALTER TABLE public.invoices ENABLE TRIGGER log_new",
+        )
+
+
 def test_who_else_may_create_in_the_schema_is_warned_of(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as PostgreSQL 14 has it

@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.programs import prepare
 from trio_ws.database import batches as batches_module
 from trio_ws.database import queries
 from trio_ws.database.batches import MOST, WORKERS, Batches
@@ -226,7 +227,7 @@ async def test_there_are_several_at_a_time(autojump_clock: MockClock) -> None:
 @pytest.fixture
 def connection(conninfo: str) -> Iterator[Connection]:
     with psycopg.connect(conninfo) as connection:
-        queries.prepare_connection(connection, statement_seconds=2.0)
+        prepare(connection, statement_seconds=2.0)
         yield connection
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests.programs import prepare
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.testing import SimulatedDatabase
@@ -25,7 +26,7 @@ REFUSE = (
 def connection(conninfo: str) -> Iterator[Connection]:
     """A connection as the server's are."""
     with psycopg.connect(conninfo) as connection:
-        queries.prepare_connection(connection, statement_seconds=10)
+        prepare(connection, statement_seconds=10)
         yield connection
 
 

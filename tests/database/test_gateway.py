@@ -97,7 +97,7 @@ async def test_a_statement_that_takes_too_long_is_given_up(gateway: Gateway) -> 
 
 async def test_a_row_that_stays_locked_is_given_up(gateway: Gateway, conninfo: str) -> None:
     def update(connection: Connection) -> None:
-        connection.execute("UPDATE accounts SET name = 'b'")
+        connection.execute("UPDATE @schema@.accounts SET name = 'b'")
 
     with psycopg.connect(conninfo) as other:
         other.execute("UPDATE accounts SET name = 'a'")
@@ -242,11 +242,11 @@ async def test_two_transactions_that_collide_are_both_done(gateway: Gateway, con
     def change(connection: Connection, first: int, second: int) -> None:
         runs.append(first)
         with connection.transaction():
-            connection.execute("UPDATE accounts SET name = 'x' WHERE id = %s", (first,))
+            connection.execute("UPDATE @schema@.accounts SET name = 'x' WHERE id = %s", (first,))
             with contextlib.suppress(threading.BrokenBarrierError):
                 barrier.wait(PATIENCE_SECONDS)
             barrier.abort()
-            connection.execute("UPDATE accounts SET name = 'x' WHERE id = %s", (second,))
+            connection.execute("UPDATE @schema@.accounts SET name = 'x' WHERE id = %s", (second,))
 
     patient = Gateway(conninfo, Settings(statement_seconds=20.0))
     async with trio.open_nursery() as nursery:

@@ -141,7 +141,6 @@ def test_a_role_whose_settings_are_for_others_migrates_all_the_same(
 ) -> None:
     hostile = {
         "statement_timeout": "500ms",
-        "default_transaction_read_only": "on",
         "default_transaction_isolation": "serializable",
         "client_encoding": "SQL_ASCII",
     }

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.programs import prepare
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 
@@ -29,7 +30,7 @@ def programs(conninfo: str) -> Iterator[list[psycopg.Connection[Any]]]:
 def server(conninfo: str) -> Iterator[Connection]:
     """A session as the server's, which has numbered what there is."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        queries.prepare_connection(connection, 10.0)
+        prepare(connection, 10.0)
         connection.execute("INSERT INTO accounts (name) VALUES ('second')")
         number_all(connection)
         yield connection

@@ -1,13 +1,23 @@
 """Whoever may create in our schema gains nothing by it: no function or operator of theirs is called by us."""
 
+import inspect
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import msgspec
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.database.twins import twins
-from trio_ws.database import migrations
+from trio_ws.database import migrations, queries, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
+from trio_ws.database.queries import InvoiceFilter
 from trio_ws.errors import StartupError
+from trio_ws.messages import CreateInvoice, Event, Topic
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -177,6 +187,87 @@ def test_who_else_may_create_there_is_said_with_what_to_type(conninfo: str, role
         assert revoke == "REVOKE CREATE ON SCHEMA public FROM PUBLIC, tenant"
         owner.execute(revoke.encode())
     assert migrations.others_may_create(conninfo) is None
+
+
+def test_the_server_calls_none_of_them_either(
+    conninfo: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_twins(conninfo)
+    with psycopg.connect(conninfo, autocommit=True) as owner:
+        owner.execute(f"ALTER DATABASE {owner.info.dbname} SET search_path = public, pg_catalog".encode())
+    asked = note_what_is_asked(monkeypatch)
+    with psycopg.connect(conninfo) as connection:
+        queries.prepare_connection(connection, 10)
+        ask_everything(connection)
+        connection.execute("SET search_path = public, pg_catalog")
+        with pytest.raises(psycopg.Error):  # so the twins are good ones
+            ask_everything(connection)
+    assert {name for name, was_asked in asked.items() if not was_asked} == {
+        "prepare_pooled_connection",
+        "claim",
+    }
+
+
+def note_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """Note which of the server's queries is called, from now on."""
+    asked: dict[str, bool] = {}
+    for module in (queries, webhooks):
+        for name, query in vars(module).items():
+            is_ours = inspect.isfunction(query) and query.__module__ == module.__name__
+            if is_ours and name[0] != "_" and "connection" in inspect.signature(query).parameters:
+                asked[name] = False
+                monkeypatch.setattr(module, name, partial(_note, asked, name, query))
+    return asked
+
+
+def _note(asked: dict[str, bool], name: str, query: Callable[..., Any], *args: Any, **given: Any) -> Any:
+    asked[name] = True
+    return query(*args, **given)
+
+
+def ask_everything(connection: queries.Connection) -> None:
+    """Run every query of the server."""
+    plain = CreateInvoice(amount=1, currency="USD", account_id=1)
+    create = msgspec.structs.replace(plain, webhook_url="https://x/", idempotency_key="k")
+    queries.create_invoices(connection, [(create,), (plain,)])
+    fields = msgspec.json.decode(queries.create_invoice(connection, create))
+    uid = UUID(fields["uid"])
+    queries.fetch_invoice(connection, uid, 1)
+    queries.fetch_invoices(connection, [(uid, 1), (uid, None)])
+    queries.change_status(connection, uid, "confirming", 1)
+    queries.create_invoice(connection, msgspec.structs.replace(plain, expires_in_seconds=1e-6))
+    assert queries.expire_invoices(connection, 10) == 1
+    queries.set_price(connection, 1, "XMR", "USD", Decimal("1.5"))
+    assert queries.read_prices(connection)[1]
+    for topic in (Topic("invoice", str(uid)), Topic("account", "1"), Topic("address", "a")):
+        queries.read_snapshot(connection, topic, 1)
+    for wanted in (InvoiceFilter(), InvoiceFilter(account_id=1), InvoiceFilter(address="a", before=9)):
+        queries.list_invoices(connection, wanted)
+    position = queries.start_log(connection)
+    assert queries.advance(connection, position.seq, 100).events
+    queries.number_events(connection, 100)
+    last = queries.read_position(connection).seq
+    assert queries.read_events(connection, last - 1, 100).events
+    assert queries.find_events(connection, 0, ["account:1"], last, 100).events
+    assert queries.trim_events(connection, 0.0, 2) == 2
+    account = queries.create_account(connection, "another")
+    token = queries.create_token(connection, account, bytes(32), ["read"], 60.0)
+    held = queries.identify(connection, bytes(32))
+    assert not queries.find_ended(connection, [held])
+    queries.list_tokens(connection)
+    queries.revoke_token(connection, token)
+    assert queries.find_ended(connection, [held]) == [held]
+    queries.listen(connection)
+    queries.check(connection)
+    (delivery, *_) = webhooks.list_deliveries(connection, 1, failed=False)
+    webhooks.retry(connection, delivery[0])
+    event = Event(delivery[0], "", (), msgspec.Raw(b""), None)
+    webhooks.put_off(connection, webhooks.Delivery(event, "", 1, "", 0, ()), "error", 1.0, 60.0)
+    webhooks.release(connection, [delivery[0]])
+    webhooks.finish(connection, delivery[0])
+    webhooks.trim(connection, 60.0)
+    webhooks.active_secrets(connection, 1)
+    webhooks.add_secret(connection, 1)
 
 
 UNBOUND = {"claim_webhooks"}  # until its next form

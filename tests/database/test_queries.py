@@ -8,7 +8,7 @@ import msgspec
 import psycopg
 import pytest
 
-from tests.programs import OtherProgram
+from tests.programs import OtherProgram, prepare
 from trio_ws.actions.tokens import as_stored
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
@@ -100,7 +100,7 @@ async def test_a_price_is_told_in_digits_however_it_was_given(serverless: Server
 )
 async def test_a_token_has_ended_once_it_is_not_what_it_was(conninfo: str, change: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        queries.prepare_connection(connection, 5.0)
+        prepare(connection, 5.0)
         for number, scopes in enumerate((["read", "write"], ["write", "read"], ["process"]), start=1):
             queries.create_token(connection, 1, hash_token(f"token {number}"), scopes, 86400 * number)
         held = [

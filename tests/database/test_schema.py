@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.programs import prepare
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 from trio_ws.messages import CreateInvoice, Event, Invoice, Price
@@ -23,7 +24,7 @@ from trio_ws.messages import CreateInvoice, Event, Invoice, Price
 def connection(conninfo: str) -> Iterator[Connection]:
     """A connection as the server's are."""
     with psycopg.connect(conninfo) as connection:
-        queries.prepare_connection(connection, statement_seconds=10)
+        prepare(connection, statement_seconds=10)
         advance(connection, 0, 100)
         yield connection
 
@@ -289,7 +290,7 @@ def test_many_writers_lose_nothing_and_keep_each_rows_order(conninfo: str, conne
 
     def follow() -> None:
         with psycopg.connect(conninfo) as follower:
-            queries.prepare_connection(follower, statement_seconds=10)
+            prepare(follower, statement_seconds=10)
             while not done.is_set():
                 advance(follower, 10**9, 7)
 

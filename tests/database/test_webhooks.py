@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import pytest
 
+from tests.programs import prepare
 from trio_ws.database import queries, webhooks
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound
@@ -19,7 +20,7 @@ from trio_ws.messages import CreateInvoice
 def connection(conninfo: str) -> Iterator[Connection]:
     """A connection as the server's are."""
     with psycopg.connect(conninfo) as connection:
-        queries.prepare_connection(connection, statement_seconds=10)
+        prepare(connection, statement_seconds=10)
         yield connection
 
 
@@ -107,7 +108,8 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
     done = threading.Event()
 
     def write() -> None:
-        with psycopg.connect(conninfo, autocommit=True) as writer:
+        with psycopg.connect(conninfo) as writer:
+            prepare(writer)
             for change in range(CHANGES):
                 for number in range(1, INVOICES + 1):
                     writer.execute("UPDATE invoices SET memo = %s WHERE id = %s", (str(change), number))
@@ -116,7 +118,7 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
     def claim(seed: int) -> None:
         random = Random(seed)
         with psycopg.connect(conninfo) as claimer:
-            queries.prepare_connection(claimer, statement_seconds=10)
+            prepare(claimer, statement_seconds=10)
             while not done.is_set():
                 claimed = webhooks.claim(claimer, 5, EACH, 60)
                 with lock:

@@ -12,6 +12,7 @@ import psycopg
 from trio_ws.cli.options import NO_OPTIONS, Options
 from trio_ws.database import embedded, lanes, migrations, queries
 from trio_ws.database.queries import Connection
+from trio_ws.database.sessions import ENCODING, begin_session
 from trio_ws.errors import ActionError, StartupError
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings, data_dir
@@ -65,6 +66,7 @@ def sessions_of(settings: Settings, connection: Connection) -> Sessions:
 def warn_of_too_few_sessions(settings: Settings, conninfo: str) -> None:
     """Say in the log where PostgreSQL allows fewer sessions than the server may open."""
     with suppress(psycopg.Error), psycopg.connect(conninfo, autocommit=True) as connection:
+        begin_session(connection)
         room = sessions_of(settings, connection)
         if room.wanted > room.allowed:
             logger.warning(
@@ -133,12 +135,12 @@ def run_query(options: Options, query: Callable[[Connection, *Arguments], T], *a
         StartupError: there is none, or it refuses.
     """
     settings, _ = options.load()
-    conninfo = running_database(settings)
+    conninfo = settings.listen_url or running_database(settings)  # a pooler would keep what is set below
     migrations.require_migrated(conninfo)
     try:
-        with psycopg.connect(conninfo) as connection:
+        with psycopg.connect(conninfo, client_encoding=ENCODING) as connection:
             queries.prepare_connection(connection, STATEMENT_SECONDS)
-            connection.execute("SELECT set_config('trio_ws.wakes_itself', 'no', false)")  # nobody else would
+            connection.execute("SET trio_ws.wakes_itself = 'no'")  # nobody else would
             return query(connection, *args)
     except (ActionError, psycopg.Error) as error:
         raise StartupError(str(error).strip().partition("\n")[0]) from None

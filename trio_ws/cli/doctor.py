@@ -27,7 +27,7 @@ import trio_ws
 from trio_ws.cli.database import MORE_SESSIONS, sessions_of
 from trio_ws.cli.options import NO_SERVE_OPTIONS, AsJson, ServeOptions
 from trio_ws.database import embedded, migrations, programs
-from trio_ws.database.queries import Connection
+from trio_ws.database.sessions import ENCODING, Connection, begin_session
 from trio_ws.errors import StartupError
 from trio_ws.settings import Settings, data_dir
 
@@ -90,19 +90,27 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if conninfo is None:
         yield from _embedded(settings)
         return
+    direct = settings.listen_url or conninfo  # a pooler would keep what is set for a session
     try:
-        connection = _connect(conninfo)
+        _connect(conninfo).close()
+        connection = _connect(direct)
+        begin_session(connection, {"statement_timeout": f"'{DEADLINE_SECONDS}s'"})
     except psycopg.Error as error:
         yield Finding("fail", "database", f"can't be reached ({_reason(error)})", migrations.ADVICE)
         return
+    except StartupError as error:
+        yield Finding("fail", "database", str(error))
+        return
     with connection:
-        yield from _schema(conninfo)
-        for question in (_server, _room, _clock, _log, _webhooks):
+        yield from _schema(direct)
+        for question in (_server, _room, _clock, _triggers, _log, _webhooks):
             try:
                 yield from question(settings, connection)
+            except psycopg.errors.UndefinedTable:
+                pass  # The schema is not up to date, as was said above.
             except psycopg.Error as error:
                 yield Finding("fail", "database", f"gives no answer ({_reason(error)})", "see to it there")
-    yield from _notifications(settings, settings.listen_url or conninfo)
+    yield from _notifications(direct, conninfo)
 
 
 # This machine
@@ -217,9 +225,9 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
 
 
 def _connect(conninfo: str) -> Connection:
-    connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=DEADLINE_SECONDS)
-    connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{DEADLINE_SECONDS}s",))
-    return connection
+    return psycopg.connect(
+        conninfo, autocommit=True, connect_timeout=DEADLINE_SECONDS, client_encoding=ENCODING
+    )
 
 
 def _reason(error: psycopg.Error) -> str:
@@ -282,15 +290,36 @@ def _clock(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield Finding("ok", "clock", f"within {max(apart, after - before):.3f} s of the database's")
 
 
+# As they were made: see the schema's 0013.
+_TRIGGERS = (
+    "SELECT format('ALTER TABLE %s ENABLE %sTRIGGER %I', tgrelid::regclass, wanted, tgname),"
+    " tgenabled = 'D' FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid CROSS JOIN LATERAL (SELECT CASE"
+    " tgname WHEN 'log_new' THEN '' WHEN 'log_copy' THEN 'REPLICA ' ELSE 'ALWAYS ' END AS wanted) it"
+    " WHERE NOT tgisinternal AND pronamespace = to_regnamespace($schema$@schema@$schema$)"
+    " AND tgenabled::text <> CASE tgname WHEN 'log_new' THEN 'O' WHEN 'log_copy' THEN 'R' ELSE 'A' END"
+    " AND EXISTS (SELECT FROM @schema@.schema_migrations WHERE version >= 13)"
+    " ORDER BY tgrelid, tgname"
+)
+
+
+def _triggers(_: Settings, connection: Connection) -> Iterator[Finding]:
+    """See whether a tool for loading data has left triggers otherwise than they were made."""
+    found = connection.execute(_TRIGGERS).fetchall()
+    if found:
+        disabled = sum(is_disabled for _, is_disabled in found)
+        told = f"{len(found)} are not enabled as they were made, {disabled} of them not at all"
+        yield Finding(
+            "fail" if disabled else "warn", "triggers", told, "; ".join(statement for statement, _ in found)
+        )
+
+
 def _log(_: Settings, connection: Connection) -> Iterator[Finding]:
-    if _row(connection, "SELECT to_regclass('event_log') IS NULL")[0]:
-        return
     first, last, waiting, age, size = _row(
         connection,
-        "SELECT first, last, (SELECT count(*) FROM event WHERE seq IS NULL),"
-        " (SELECT extract(epoch FROM clock_timestamp() - at) FROM event WHERE seq >= first"
+        "SELECT first, last, (SELECT count(*) FROM @schema@.event WHERE seq IS NULL),"
+        " (SELECT extract(epoch FROM clock_timestamp() - at) FROM @schema@.event WHERE seq >= first"
         "  ORDER BY seq LIMIT 1)::float8,"
-        " pg_size_pretty(pg_total_relation_size('event')) FROM event_end",
+        " pg_size_pretty(pg_total_relation_size($schema$@schema@.event$schema$)) FROM @schema@.event_end",
     )
     oldest = "" if age is None else f", the oldest {float(str(age)) / 3600:.1f} h old"
     found = f"events {first} to {last}{oldest}, {size}"
@@ -301,11 +330,9 @@ def _log(_: Settings, connection: Connection) -> Iterator[Finding]:
 
 
 def _webhooks(_: Settings, connection: Connection) -> Iterator[Finding]:
-    if _row(connection, "SELECT to_regclass('webhook_deliveries') IS NULL")[0]:
-        return
     waiting, failed = _row(
         connection,
-        "SELECT count(*) FILTER (WHERE failed_at IS NULL), count(failed_at) FROM webhook_deliveries",
+        "SELECT count(*) FILTER (WHERE failed_at IS NULL), count(failed_at) FROM @schema@.webhook_deliveries",
     )
     if failed:
         advice = "see `trio-ws webhooks list --failed`, and retry them when their receivers are well"
@@ -314,10 +341,10 @@ def _webhooks(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield Finding("ok", "webhooks", f"{waiting} wait, none was given up")
 
 
-def _notifications(settings: Settings, conninfo: str) -> Iterator[Finding]:
+def _notifications(direct: str, conninfo: str) -> Iterator[Finding]:
     """See whether what is notified arrives: a pool that hands a session to others loses it."""
     try:
-        with _connect(conninfo) as listening, _connect(settings.database_url or conninfo) as other:
+        with _connect(direct) as listening, _connect(conninfo) as other:
             listening.execute("LISTEN trio_ws_doctor")
             other.execute("NOTIFY trio_ws_doctor")
             came = any(listening.notifies(timeout=DEADLINE_SECONDS, stop_after=1))

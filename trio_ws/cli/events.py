@@ -47,7 +47,7 @@ def tail(
     except InvalidValue:
         raise SettingsError(f"--after: {after!r} is no position") from None
     conninfo = running_database(settings)
-    migrations.require_migrated(conninfo)
+    migrations.require_migrated(settings.listen_url or conninfo)
     topic = None if account is None else str(Topic("account", str(account)))
     try:
         trio.run(_tail, settings, conninfo, position, topic, partial(print_event, as_json=as_json))

@@ -25,6 +25,7 @@ from trio_ws.database import lanes, queries
 from trio_ws.database.batches import WORKERS, Batches, one_by_one
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
+from trio_ws.database.sessions import ENCODING
 from trio_ws.errors import Timeout, Unavailable
 from trio_ws.settings import Settings
 
@@ -373,7 +374,7 @@ class Gateway:
 def _connect(conninfo: str) -> Connection:
     given = conninfo_to_dict(conninfo)  # which has the last word
     options = {name: value for name, value in _LINE_OPTIONS.items() if name not in given}
-    return psycopg.connect(conninfo, **options)
+    return psycopg.connect(conninfo, client_encoding=ENCODING, **options)  # whatever is given for it
 
 
 def _cut(connection: Connection) -> None:

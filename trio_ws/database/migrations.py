@@ -146,7 +146,7 @@ def _connect(conninfo: str) -> Iterator[Connection]:
         if (encoding := connection.info.parameter_status("server_encoding")) != ENCODING:
             raise StartupError(f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'")
         try:
-            begin_session(connection, lock_timeout=TABLE_LOCK_TIMEOUT)
+            begin_session(connection, {"lock_timeout": TABLE_LOCK_TIMEOUT})
             yield connection
         except psycopg.Error as error:
             reason = str(error).strip().splitlines()[0]

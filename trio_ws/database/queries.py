@@ -19,6 +19,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
 from trio_ws.database import sessions
+from trio_ws.database.sessions import begin_pooled_session, begin_session
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
 from trio_ws.identity import SCOPES, Identity
 from trio_ws.messages import (
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 # How long a batch waits for what another program holds, before each of its rows is tried alone.
 BATCH_LOCK_TIMEOUT = "250ms"
+IDLE_TIMEOUT = "'10s'"  # in a transaction: a hundred times what a busy machine takes between two statements
 
 Row = sessions.Row
 Connection = sessions.Connection
@@ -58,15 +60,21 @@ def prepare_connection(connection: Connection, statement_seconds: float) -> None
     connection.autocommit = True
     connection.prepare_threshold = 0  # each statement is one of the few below, and runs often
     connection.adapters.register_loader("json", _RawJson)
-    timeout = f"{round(statement_seconds * 1000)}ms"
-    connection.execute(
-        "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
-        # So that our writes do not NOTIFY: see log_event() in the schema.
-        " set_config('trio_ws.wakes_itself', 'yes', false),"
-        # A plan made for a table of a few rows is kept when it has a million. One by an index suits both.
-        " set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),"
-        " set_config('enable_sort', 'off', false)",
-        (timeout, timeout),
+    timeout = f"{round(statement_seconds * 1000)}"
+    begin_session(
+        connection,
+        {
+            "statement_timeout": timeout,
+            "lock_timeout": timeout,
+            # What stands still, such as a process that was stopped, must not keep its rows from others.
+            "idle_in_transaction_session_timeout": IDLE_TIMEOUT,
+            # So that our writes do not NOTIFY: see log_event() in the schema.
+            "trio_ws.wakes_itself": "yes",
+            # A plan made for a table of a few rows is kept when it has a million. One by an index suits both.
+            "enable_seqscan": "off",
+            "enable_bitmapscan": "off",
+            "enable_sort": "off",
+        },
     )
 
 
@@ -79,6 +87,7 @@ def prepare_pooled_connection(connection: Connection) -> None:
     connection.autocommit = True
     connection.prepare_threshold = None
     connection.adapters.register_loader("json", _RawJson)
+    begin_pooled_session(connection)
 
 
 def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw:
@@ -91,12 +100,12 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
         IdempotencyMismatch: the key stands for another request.
     """
     created = connection.execute(
-        "INSERT INTO invoices (account_id, amount, currency, memo, address, webhook_url, redirect_url,"
-        " expires_at, idempotency_key, request_hash)"
+        "INSERT INTO @schema@.invoices (account_id, amount, currency, memo, address, webhook_url,"
+        " redirect_url, expires_at, idempotency_key, request_hash)"
         " SELECT id, %s, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s), %s, %s"
-        " FROM accounts WHERE id = %s"
+        " FROM @schema@.accounts WHERE id = %s"
         " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
-        " RETURNING invoice_json(invoices)",
+        " RETURNING @schema@.invoice_json(invoices)",
         (
             *(action.amount, action.currency, action.memo, action.address),
             *(action.webhook_url, action.redirect_url, action.expires_in_seconds),
@@ -106,7 +115,8 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
     if row := created.fetchone():
         return _json(row)
     found = connection.execute(
-        "SELECT invoice_json(i), request_hash FROM invoices i WHERE account_id = %s AND idempotency_key = %s",
+        "SELECT @schema@.invoice_json(i), request_hash FROM @schema@.invoices i"
+        " WHERE account_id = %s AND idempotency_key = %s",
         (action.account_id, action.idempotency_key),
     )
     if not (row := found.fetchone()):
@@ -153,17 +163,17 @@ def create_invoices(
 # In the order in which they were asked for, as ids and events are then; of two with one key the first counts.
 # Batches that wait for each other's keys give up after BATCH_LOCK_TIMEOUT, which is before PostgreSQL does.
 _CREATE_INVOICES = (
-    "INSERT INTO invoices (uid, account_id, amount, currency, memo, address, webhook_url, redirect_url,"
-    " expires_at, idempotency_key, request_hash)"
+    "INSERT INTO @schema@.invoices (uid, account_id, amount, currency, memo, address, webhook_url,"
+    " redirect_url, expires_at, idempotency_key, request_hash)"
     " SELECT new.uid, accounts.id, amount, currency, memo, address, webhook_url, redirect_url,"
     " clock_timestamp() + make_interval(secs => expires_in), key, hash"
     " FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],"
     " %s::text[], %s::float8[], %s::text[], %s::bytea[]) WITH ORDINALITY AS new (uid, account_id, amount,"
     " currency, memo, address, webhook_url, redirect_url, expires_in, key, hash, number)"
-    " JOIN accounts ON accounts.id = new.account_id"
+    " JOIN @schema@.accounts ON accounts.id = new.account_id"
     " ORDER BY number"
     " ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
-    " RETURNING replace(uid::text, '-', ''), invoice_json(invoices)"
+    " RETURNING replace(uid::text, '-', ''), @schema@.invoice_json(invoices)"
 )
 
 
@@ -178,7 +188,8 @@ def fetch_invoice(connection: Connection, uid: UUID, owner: int | None) -> msgsp
         NotFound: there is none with that uid.
     """
     found = connection.execute(
-        f"SELECT invoice_json(i) FROM invoices i WHERE uid = %(uid)s AND {_OWNED}",  # noqa: S608
+        "SELECT @schema@.invoice_json(i) FROM @schema@.invoices i"  # noqa: S608
+        f" WHERE uid = %(uid)s AND {_OWNED}",
         {"uid": uid, "owner": owner},
     )
     if not (row := found.fetchone()):
@@ -192,8 +203,8 @@ def fetch_invoices(
     """Return invoices as `fetch_invoice` does, or what it raises."""
     found: dict[int, msgspec.Raw] = dict(
         connection.execute(
-            "SELECT number, invoice_json(i) FROM unnest(%s::uuid[], %s::bigint[]) WITH ORDINALITY"
-            " AS wanted (uid, owner, number) JOIN invoices i ON i.uid = wanted.uid"
+            "SELECT number, @schema@.invoice_json(i) FROM unnest(%s::uuid[], %s::bigint[]) WITH ORDINALITY"
+            " AS wanted (uid, owner, number) JOIN @schema@.invoices i ON i.uid = wanted.uid"
             " AND (owner IS NULL OR account_id = owner)",
             ([uid.hex for uid, _ in wanted], [owner for _, owner in wanted]),
         ).fetchall()
@@ -210,17 +221,17 @@ def change_status(connection: Connection, uid: UUID, status: Status, owner: int 
         Conflict: its status does not allow it, or it has expired, noted or not.
     """
     changed = connection.execute(
-        "UPDATE invoices SET status = %(status)s"  # noqa: S608
-        f" WHERE uid = %(uid)s AND {_OWNED} AND status_may_become(status, %(status)s)"
+        "UPDATE @schema@.invoices SET status = %(status)s"  # noqa: S608
+        f" WHERE uid = %(uid)s AND {_OWNED} AND @schema@.status_may_become(status, %(status)s::text)"
         " AND (%(status)s = 'expired' OR status <> 'unpaid'"
         " OR expires_at IS NULL OR expires_at > clock_timestamp())"
-        " RETURNING invoice_json(invoices)",
+        " RETURNING @schema@.invoice_json(invoices)",
         {"uid": uid, "status": status, "owner": owner},
     )
     if row := changed.fetchone():
         return _json(row)
     found = connection.execute(
-        f"SELECT status FROM invoices WHERE uid = %(uid)s AND {_OWNED}",  # noqa: S608
+        f"SELECT status FROM @schema@.invoices WHERE uid = %(uid)s AND {_OWNED}",  # noqa: S608
         {"uid": uid, "owner": owner},
     )
     if not (row := found.fetchone()):
@@ -270,27 +281,28 @@ EXPIRE_AGAIN_SECONDS = (5, 3600)  # the first pause and the longest; doubled eac
 # now() is the same for the whole statement, so that the index is read up to it and no further. With
 # clock_timestamp(), which is another at each row, all unpaid invoices were read.
 _OVERDUE = (
-    "SELECT id FROM invoices WHERE status = 'unpaid' AND expires_at <= now()"
-    " AND id NOT IN (SELECT invoice_id FROM expiry_failures WHERE retry_at > now())"
+    "SELECT id FROM @schema@.invoices WHERE status = 'unpaid' AND expires_at <= now()"
+    " AND id NOT IN (SELECT invoice_id FROM @schema@.expiry_failures WHERE retry_at > now())"
     " ORDER BY expires_at LIMIT %(most)s FOR UPDATE SKIP LOCKED"
 )
 # By an array, which is read by the index, whatever the planner thinks of the size of the table.
 _EXPIRE_OVERDUE = (
-    "WITH expired AS (UPDATE invoices SET status = 'expired'"  # noqa: S608
+    "WITH expired AS (UPDATE @schema@.invoices SET status = 'expired'"  # noqa: S608
     f" WHERE id = ANY(ARRAY({_OVERDUE})) RETURNING id),"
-    " forgotten AS (DELETE FROM expiry_failures WHERE invoice_id IN (SELECT id FROM expired))"
+    " forgotten AS (DELETE FROM @schema@.expiry_failures WHERE invoice_id IN (SELECT id FROM expired))"
     " SELECT FROM expired"
 )
 _EXPIRE_ONE = (
-    "UPDATE invoices SET status = 'expired' WHERE id = %s AND status = 'unpaid' AND expires_at <= now()"
+    "UPDATE @schema@.invoices SET status = 'expired'"
+    " WHERE id = %s AND status = 'unpaid' AND expires_at <= now()"
 )
 
 
 def _put_off_expiry(connection: Connection, invoice_id: int, error: psycopg.Error) -> None:
     first, longest = EXPIRE_AGAIN_SECONDS
     ((seconds,),) = connection.execute(
-        "WITH forgotten AS (DELETE FROM expiry_failures WHERE retry_at < now() - interval '1 day')"
-        " INSERT INTO expiry_failures AS known (invoice_id, retry_at, error)"
+        "WITH forgotten AS (DELETE FROM @schema@.expiry_failures WHERE retry_at < now() - interval '1 day')"
+        " INSERT INTO @schema@.expiry_failures AS known (invoice_id, retry_at, error)"
         " VALUES (%(id)s, now() + make_interval(secs => %(first)s), %(error)s)"
         " ON CONFLICT (invoice_id) DO UPDATE SET attempts = known.attempts + 1, error = excluded.error,"
         " retry_at = now()"
@@ -334,10 +346,11 @@ def set_price(
         NotFound: the account does not exist.
     """
     changed = connection.execute(
-        "INSERT INTO prices (account_id, currency, base_currency, value)"
-        " SELECT id, %s, %s, %s FROM accounts WHERE id = %s"
+        "INSERT INTO @schema@.prices (account_id, currency, base_currency, value)"
+        " SELECT id, %s, %s, %s FROM @schema@.accounts WHERE id = %s"
         " ON CONFLICT (account_id, currency, base_currency)"
-        " DO UPDATE SET value = excluded.value, set_at = excluded.set_at RETURNING price_json(prices)",
+        " DO UPDATE SET value = excluded.value, set_at = excluded.set_at"
+        " RETURNING @schema@.price_json(prices)",
         (currency, base_currency, value, account_id),
     )
     if not (row := changed.fetchone()):
@@ -383,23 +396,24 @@ def _page_of(wanted: InvoiceFilter) -> str:
     )
     if owned:
         found = (
-            "SELECT one.id FROM unnest(%(statuses)s::text[]) wanted (status) CROSS JOIN LATERAL ("  # noqa: S608
-            "SELECT id FROM invoices"
+            "SELECT one.id FROM unnest(%(statuses)s::text[]) wanted (status)"  # noqa: S608
+            " CROSS JOIN LATERAL ("
+            "SELECT id FROM @schema@.invoices"
             f" WHERE status >= wanted.status AND (status, id) < (wanted.status, %(before)s){owned}"
             " ORDER BY status DESC, id DESC LIMIT %(most)s + 1"
             ") one ORDER BY one.id DESC LIMIT %(most)s + 1"
         )
     else:
         found = (
-            "SELECT id FROM invoices WHERE id < %(before)s AND status = ANY (%(statuses)s)"
+            "SELECT id FROM @schema@.invoices WHERE id < %(before)s AND status = ANY (%(statuses)s)"
             " ORDER BY id DESC LIMIT %(most)s + 1"
         )
     return (
         "SELECT id, json, found FROM (SELECT id, json, count(*) OVER () AS found,"  # noqa: S608 - made above
         " row_number() OVER (ORDER BY id DESC) AS place,"
         " sum(size) OVER (ORDER BY id DESC) - size AS bytes FROM ("
-        "SELECT i.id, invoice_json(i) AS json, octet_length(invoice_json(i)::text) AS size"
-        f" FROM ({found}) found JOIN invoices i ON i.id = found.id"
+        "SELECT i.id, @schema@.invoice_json(i) AS json, octet_length(@schema@.invoice_json(i)::text) AS size"
+        f" FROM ({found}) found JOIN @schema@.invoices i ON i.id = found.id"
         ") sized) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s"
     )
 
@@ -452,8 +466,8 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
     """
     if topic.type == "invoice":
         ((epoch, last, state),) = connection.execute(
-            "SELECT epoch, last, (SELECT invoice_json(i) FROM invoices i"  # noqa: S608
-            f" WHERE uid = %(uid)s AND {_OWNED}) FROM event_end",
+            "SELECT epoch, last, (SELECT @schema@.invoice_json(i) FROM @schema@.invoices i"  # noqa: S608
+            f" WHERE uid = %(uid)s AND {_OWNED}) FROM @schema@.event_end",
             {"uid": parse_uid(topic.id), "owner": owner},
         )
         return Snapshot(Position(epoch, last), msgspec.Raw(b"null") if state is None else state)
@@ -461,7 +475,7 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
     if topic.type == "account":
         wanted = InvoiceFilter(int(topic.id), None, OPEN)
     rows = connection.execute(
-        "SELECT epoch, last, page.* FROM event_end"  # noqa: S608
+        "SELECT epoch, last, page.* FROM @schema@.event_end"  # noqa: S608
         f" LEFT JOIN ({_page_of(wanted)}) page ON true ORDER BY id DESC".encode(),
         _arguments_of(wanted),
     ).fetchall()
@@ -472,20 +486,21 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
 def read_prices(connection: Connection) -> tuple[Position, list[msgspec.Raw]]:
     """Return all prices, and the position that they are the prices at, in one statement."""
     rows = connection.execute(
-        "SELECT epoch, last, price_json(p) FROM event_end LEFT JOIN prices p ON true ORDER BY p.id"
+        "SELECT epoch, last, @schema@.price_json(p) FROM @schema@.event_end"
+        " LEFT JOIN @schema@.prices p ON true ORDER BY p.id"
     ).fetchall()
     return Position(*rows[0][:2]), [json for _, _, json in rows if json is not None]
 
 
 def read_position(connection: Connection) -> Position:
     """Return the position of the last numbered event."""
-    (position,) = connection.execute("SELECT epoch, last FROM event_end")
+    (position,) = connection.execute("SELECT epoch, last FROM @schema@.event_end")
     return Position(*position)
 
 
 def start_log(connection: Connection) -> Position:
     """Return the position of the last numbered event; take over what a restored log has without a number."""
-    connection.execute("SELECT adopt_events()")
+    connection.execute("SELECT @schema@.adopt_events()")
     return read_position(connection)
 
 
@@ -497,7 +512,7 @@ def number_events(connection: Connection, most: int, read_upto: int | None = Non
         most: How many.
         read_upto: The last event that the caller has read: what it could not read next waits.
     """
-    connection.execute("SELECT number_events(%s, %s)", (most, read_upto))
+    connection.execute("SELECT @schema@.number_events(%s::int, %s::bigint)", (most, read_upto))
 
 
 class LogRead(NamedTuple):
@@ -539,13 +554,13 @@ def _read_log(connection: Connection, wanted: str, arguments: dict[str, Any]) ->
     """Read the log's extent, and the events after a number that meet a condition. Numbers have no gaps."""
     rows = connection.execute(
         "WITH log AS MATERIALIZED (SELECT epoch, last, first,"  # noqa: S608 - one of the two conditions above
-        " extract(epoch FROM clock_timestamp())::float8, is_told, has_more FROM event_end),"
+        " extract(epoch FROM clock_timestamp())::float8, is_told, has_more FROM @schema@.event_end),"
         " start AS (SELECT greatest(%(after)s, first - 1) AS seq FROM log)"
         " SELECT log.*, found.* FROM log LEFT JOIN ("
         "SELECT seq, type, topics, data, previous, extract(epoch FROM at)::float8 FROM ("
         # A few large rows end a read, whose others come with the next one.
         "SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM (SELECT *, pg_column_size(data)"
-        " + coalesce(pg_column_size(previous), 0) AS size FROM event"
+        " + coalesce(pg_column_size(previous), 0) AS size FROM @schema@.event"
         " WHERE seq > (SELECT seq FROM start) AND seq <= (SELECT seq FROM start) + %(scan)s"
         f" AND {wanted} ORDER BY seq LIMIT %(most)s) event"
         ") sized WHERE before < %(bytes)s) found ON true ORDER BY seq".encode(),
@@ -569,7 +584,7 @@ def advance(connection: Connection, after: int, most: int) -> LogRead:
 def trim_events(connection: Connection, age_seconds: float, most: int) -> int:
     """Delete events older than that, the oldest first, at most `most`; return how many were."""
     ((trimmed,),) = connection.execute(
-        "SELECT trim_events(make_interval(secs => %s), %s)", (age_seconds, most)
+        "SELECT @schema@.trim_events(make_interval(secs => %s), %s::int)", (age_seconds, most)
     )
     return int(trimmed)
 
@@ -581,8 +596,8 @@ def identify(connection: Connection, digest: bytes) -> Identity:
         Unauthorized: it is unknown, expired or revoked.
     """
     found = connection.execute(
-        "SELECT id, account_id, scopes, wire_time(expires_at),"
-        " extract(epoch FROM expires_at - clock_timestamp())::float8 FROM tokens WHERE hash = %s"
+        "SELECT id, account_id, scopes, @schema@.wire_time(expires_at),"
+        " extract(epoch FROM expires_at - clock_timestamp())::float8 FROM @schema@.tokens WHERE hash = %s"
         " AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())",
         (digest,),
     )
@@ -602,10 +617,10 @@ def find_ended(connection: Connection, held: Sequence[Identity]) -> list[Identit
     """Return those of the tokens that are revoked, deleted or changed. What expires does so by itself."""
     ended = connection.execute(
         "SELECT number FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY"
-        " AS held (id, scopes, expires_at, number) WHERE NOT EXISTS (SELECT FROM tokens t"
+        " AS held (id, scopes, expires_at, number) WHERE NOT EXISTS (SELECT FROM @schema@.tokens t"
         " WHERE t.id = held.id AND t.revoked_at IS NULL"
         " AND t.scopes @> string_to_array(held.scopes, ' ') AND t.scopes <@ string_to_array(held.scopes, ' ')"
-        " AND wire_time(t.expires_at) IS NOT DISTINCT FROM held.expires_at)",
+        " AND @schema@.wire_time(t.expires_at) IS NOT DISTINCT FROM held.expires_at)",
         (
             [identity.token_id for identity in held],
             [" ".join(identity.scopes) for identity in held],
@@ -617,7 +632,9 @@ def find_ended(connection: Connection, held: Sequence[Identity]) -> list[Identit
 
 def create_account(connection: Connection, name: str) -> int:
     """Store a new account, and return its id."""
-    ((account_id,),) = connection.execute("INSERT INTO accounts (name) VALUES (%s) RETURNING id", (name,))
+    ((account_id,),) = connection.execute(
+        "INSERT INTO @schema@.accounts (name) VALUES (%s) RETURNING id", (name,)
+    )
     return int(account_id)
 
 
@@ -630,8 +647,9 @@ def create_token(
         NotFound: the account does not exist.
     """
     created = connection.execute(
-        "INSERT INTO tokens (account_id, hash, scopes, expires_at)"
-        " SELECT id, %s, %s, clock_timestamp() + make_interval(secs => %s) FROM accounts WHERE id = %s"
+        "INSERT INTO @schema@.tokens (account_id, hash, scopes, expires_at)"
+        " SELECT id, %s, %s, clock_timestamp() + make_interval(secs => %s) FROM @schema@.accounts"
+        " WHERE id = %s"
         " RETURNING id",
         (digest, scopes, seconds, account_id),
     )
@@ -643,8 +661,9 @@ def create_token(
 def list_tokens(connection: Connection) -> list[Row]:
     """Return each token's id, account, scopes, and the times when it was made, expires, and was revoked."""
     return connection.execute(
-        "SELECT id, account_id, scopes, wire_time(created_at), wire_time(expires_at), wire_time(revoked_at)"
-        " FROM tokens ORDER BY id"
+        "SELECT id, account_id, scopes, @schema@.wire_time(created_at),"
+        " @schema@.wire_time(expires_at), @schema@.wire_time(revoked_at)"
+        " FROM @schema@.tokens ORDER BY id"
     ).fetchall()
 
 
@@ -655,7 +674,8 @@ def revoke_token(connection: Connection, token_id: int) -> None:
         NotFound: there is none with that id.
     """
     revoked = connection.execute(
-        "UPDATE tokens SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = %s", (token_id,)
+        "UPDATE @schema@.tokens SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = %s",
+        (token_id,),
     )
     if not revoked.rowcount:
         raise NotFound("Token not found")

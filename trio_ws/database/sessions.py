@@ -10,6 +10,7 @@ in place of PostgreSQL's, with the rights of our role. Our statements name our s
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, Self
 
 import psycopg
@@ -24,11 +25,11 @@ SCHEMA = b"@schema@"  # in our SQL, the place of our schema's name, quoted
 ENCODING = "UTF8"
 
 # None of these is left to a role, a database, PGOPTIONS, PGTZ, PGDATESTYLE or the like. They are PostgreSQL's
-# own defaults, but for the encoding, the zone, and jit, which takes longer than our statements do.
+# own defaults, but for the encoding, the zone, and jit, which takes longer than our statements do. One is not
+# here: whoever sets default_transaction_read_only, for maintenance or on a full disk, wants nobody to write.
 SETTINGS = {
     "client_encoding": ENCODING,
     "default_transaction_isolation": "'read committed'",
-    "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -38,6 +39,7 @@ SETTINGS = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "transform_null_equals": "off",
+    "exit_on_error": "off",
     "bytea_output": "hex",
     "datestyle": "'ISO, MDY'",
     "intervalstyle": "postgres",
@@ -46,6 +48,7 @@ SETTINGS = {
     "plan_cache_mode": "auto",
     "jit": "off",
 }
+NO_SETTINGS: Mapping[str, str] = {}
 TRANSACTION_TIMEOUT_SINCE = 170000  # the version of PostgreSQL, as libpq says it
 
 SEARCH_PATH = "pg_catalog, pg_temp"  # pg_temp last, or it would come first
@@ -61,7 +64,7 @@ _FIND_SCHEMA = (
 )
 
 
-def begin_session(connection: Connection, **settings: str) -> None:
+def begin_session(connection: Connection, settings: Mapping[str, str] = NO_SETTINGS) -> None:
     """Set all that a session of ours relies on, and have its statements know our schema as `@schema@`.
 
     It is one round trip. SET is a statement and no function: nobody can put another in its place.
@@ -73,12 +76,24 @@ def begin_session(connection: Connection, **settings: str) -> None:
     Raises:
         StartupError: the role's search path leads to no schema.
     """
-    wanted = SETTINGS | settings
+    wanted = {**SETTINGS, **settings}
     if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
         wanted["transaction_timeout"] = "0"
     statements = [f"SET {name} = {value}" for name, value in wanted.items()]
-    statements += [_FIND_SCHEMA, f"SET search_path = {SEARCH_PATH}"]
-    cursor = connection.execute("; ".join(statements).encode(), prepare=False)
+    _find_schema(connection, "; ".join([*statements, _FIND_SCHEMA, f"SET search_path = {SEARCH_PATH}"]))
+
+
+def begin_pooled_session(connection: Connection) -> None:
+    """Do so behind a pooler, which gives each statement another session: what can be set is left to the role.
+
+    Raises:
+        StartupError: the role's search path leads to no schema.
+    """
+    _find_schema(connection, _FIND_SCHEMA)
+
+
+def _find_schema(connection: Connection, statements: str) -> None:
+    cursor = connection.execute(statements.encode(), prepare=False)
     while cursor.description is None:
         cursor.nextset()
     ((schema,),) = cursor.fetchall()

@@ -40,8 +40,9 @@ def claim(connection: Connection, most: int, each: int, lease_seconds: float) ->
     """
     rows = connection.execute(
         "SELECT seq, type, data, previous, epoch, account_id, url, attempts,"
-        " ARRAY(SELECT secret FROM webhook_secrets s WHERE s.account_id = d.account_id"
-        " ORDER BY id DESC LIMIT %s) FROM claim_webhooks(%s, %s, make_interval(secs => %s)) d ORDER BY seq",
+        " ARRAY(SELECT secret FROM @schema@.webhook_secrets s WHERE s.account_id = d.account_id"
+        " ORDER BY id DESC LIMIT %s) FROM @schema@.claim_webhooks(%s::int, %s::int,"
+        " make_interval(secs => %s)) d ORDER BY seq",
         (ACTIVE_SECRETS, most, each, lease_seconds),
     )
     return [
@@ -53,8 +54,8 @@ def claim(connection: Connection, most: int, each: int, lease_seconds: float) ->
 def finish(connection: Connection, seq: int) -> None:
     """Note that it was delivered; the invoice's next one is due."""
     connection.execute(
-        "WITH done AS (DELETE FROM webhook_deliveries WHERE seq = %s RETURNING invoice)"
-        " UPDATE webhook_deliveries d SET due_at = clock_timestamp() FROM done"
+        "WITH done AS (DELETE FROM @schema@.webhook_deliveries WHERE seq = %s RETURNING invoice)"
+        " UPDATE @schema@.webhook_deliveries d SET due_at = clock_timestamp() FROM done"
         " WHERE d.invoice = done.invoice AND d.failed_at IS NULL AND d.seq <> %s",
         (seq, seq),
     )
@@ -74,14 +75,15 @@ def put_off(
     """
     # The invoice's others wait with it, so that a claim does not look at them in vain.
     put_off = connection.execute(
-        "WITH tried AS (UPDATE webhook_deliveries SET leased_until = NULL, error = %(error)s,"
+        "WITH tried AS (UPDATE @schema@.webhook_deliveries SET leased_until = NULL, error = %(error)s,"
         " failed_at = CASE WHEN clock_timestamp() >= since + make_interval(secs => %(most)s)"
         " THEN clock_timestamp() END,"
         " due_at = least(clock_timestamp() + make_interval(secs => %(pause)s),"
         " since + make_interval(secs => %(most)s))"
         " WHERE seq = %(seq)s AND attempts = %(attempts)s AND failed_at IS NULL"
         " RETURNING seq, invoice, due_at, failed_at),"
-        " others AS (UPDATE webhook_deliveries d SET due_at = coalesce(tried.failed_at, tried.due_at)"
+        " others AS (UPDATE @schema@.webhook_deliveries d SET due_at = coalesce(tried.failed_at,"
+        " tried.due_at)"
         " FROM tried WHERE d.invoice = tried.invoice AND d.failed_at IS NULL AND d.seq <> tried.seq)"
         " SELECT failed_at FROM tried",
         {
@@ -98,13 +100,16 @@ def put_off(
 
 def release(connection: Connection, seqs: list[int]) -> None:
     """Give back what was claimed and neither delivered nor put off."""
-    connection.execute("UPDATE webhook_deliveries SET leased_until = NULL WHERE seq = ANY(%s)", (seqs,))
+    connection.execute(
+        "UPDATE @schema@.webhook_deliveries SET leased_until = NULL WHERE seq = ANY(%s)", (seqs,)
+    )
 
 
 def trim(connection: Connection, age_seconds: float) -> None:
     """Forget what was given up longer ago than that."""
     connection.execute(
-        "DELETE FROM webhook_deliveries WHERE failed_at < clock_timestamp() - make_interval(secs => %s)",
+        "DELETE FROM @schema@.webhook_deliveries WHERE failed_at < clock_timestamp() -"
+        " make_interval(secs => %s)",
         (age_seconds,),
     )
 
@@ -120,7 +125,7 @@ def retry(connection: Connection, seq: int | None) -> int:
         NotFound: it is not there, or was delivered.
     """
     due = connection.execute(
-        "UPDATE webhook_deliveries SET due_at = clock_timestamp(), failed_at = NULL,"
+        "UPDATE @schema@.webhook_deliveries SET due_at = clock_timestamp(), failed_at = NULL,"
         " since = CASE WHEN failed_at IS NULL THEN since ELSE clock_timestamp() END"
         " WHERE CASE WHEN %(seq)s::bigint IS NULL THEN failed_at IS NOT NULL ELSE seq = %(seq)s END",
         {"seq": seq},
@@ -138,7 +143,8 @@ def list_deliveries(connection: Connection, account_id: int | None, *, failed: b
     """
     return connection.execute(
         "SELECT seq, account_id, invoice, type, endpoint, attempts,"
-        " wire_time(coalesce(failed_at, due_at)), failed_at IS NOT NULL, error FROM webhook_deliveries"
+        " @schema@.wire_time(coalesce(failed_at, due_at)), failed_at IS NOT NULL, error FROM"
+        " @schema@.webhook_deliveries"
         " WHERE (%(account)s::bigint IS NULL OR account_id = %(account)s)"
         " AND (failed_at IS NOT NULL OR NOT %(failed)s) ORDER BY seq",
         {"account": account_id, "failed": failed},
@@ -152,7 +158,7 @@ def active_secrets(connection: Connection, account_id: int) -> list[str]:
         NotFound: the account does not exist.
     """
     found = connection.execute(
-        "SELECT secret FROM webhook_secrets WHERE account_id = %s ORDER BY id DESC LIMIT %s",
+        "SELECT secret FROM @schema@.webhook_secrets WHERE account_id = %s ORDER BY id DESC LIMIT %s",
         (account_id, ACTIVE_SECRETS),
     ).fetchall()
     if not found:
@@ -167,7 +173,8 @@ def add_secret(connection: Connection, account_id: int) -> None:
         NotFound: the account does not exist.
     """
     added = connection.execute(
-        "INSERT INTO webhook_secrets (account_id) SELECT id FROM accounts WHERE id = %s", (account_id,)
+        "INSERT INTO @schema@.webhook_secrets (account_id) SELECT id FROM @schema@.accounts WHERE id = %s",
+        (account_id,),
     )
     if not added.rowcount:
         raise NotFound("Account not found")
