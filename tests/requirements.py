@@ -14,6 +14,7 @@ PACKAGES = {
     "git": "git",
     "node": "nodejs",
     "npx": "npm",
+    "pgbouncer": "pgbouncer",
     "podman": "podman",
 }  # Debian's
 
