@@ -183,7 +183,29 @@ async def test_a_worker_that_cannot_be_started_again_costs_the_others_nothing(
             await tried_twice.wait()
             assert runs(second)
         await noted(tmp_path / "note", 3)
-    assert f"can't be started ({error}): starting it again" in caplog.text
+    assert f"can't be kept ({error}): starting it again" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread")])
+async def test_a_worker_that_cannot_be_watched_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Without a descriptor for it, trio waits for a process in a thread, which there may not be either."""
+    failed = trio.Event()
+
+    async def wait(_: trio.Process) -> int:
+        failed.set()
+        raise error
+
+    async with running(worker(SERVES, NOTES, OBEYS), tmp_path / "note"):
+        first, second = await noted(tmp_path / "note", 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.Process, "wait", wait)
+            os.kill(first, signal.SIGKILL)
+            await failed.wait()
+        assert runs(second)
+        await noted(tmp_path / "note", 3)
+    assert f"can't be kept ({error}): starting it again" in caplog.text
 
 
 async def test_some_workers_that_fail_to_start_keep_none_of_the_others_from_serving(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ class Workers:
             began = trio.current_time()
             try:
                 ended = f"has ended, status {await self._run_one(number, say_that_it_serves)}"
-            except (OSError, RuntimeError) as error:  # no descriptor, process, memory or thread for it
-                ended = f"can't be started ({error})"
+            except Exception as error:  # noqa: BLE001 - no descriptor, process, memory or thread for it
+                ended = f"can't be kept ({_cause(error)})"
             be_awaited_no_more()
             if self._shutdown.is_set():
                 break
@@ -113,16 +113,17 @@ class Workers:
             line = _Line(process)
             line.say(self._orders + b"\n")
             self._living.append(line)
-            nursery.start_soon(line.carry)
-            nursery.start_soon(self._stop_in_time, line)
-            if await process.stdout.receive_some():
-                logger.info("worker %d serves, process %d", number, process.pid)
-                say_that_it_serves()
-                await self._listen_to(process)
-            status = await process.wait()
-            self._living.remove(line)
-            nursery.cancel_scope.cancel()
-        return status
+            try:
+                nursery.start_soon(line.carry)
+                nursery.start_soon(self._stop_in_time, line)
+                if await process.stdout.receive_some():
+                    logger.info("worker %d serves, process %d", number, process.pid)
+                    say_that_it_serves()
+                    await self._listen_to(process)
+                return await process.wait()
+            finally:
+                self._living.remove(line)
+                nursery.cancel_scope.cancel()
 
     @asynccontextmanager
     async def _process(self, number: int) -> AsyncIterator[trio.Process]:
@@ -137,8 +138,8 @@ class Workers:
         finally:
             process.kill()  # where we were cancelled; else it has ended
             with trio.CancelScope(shield=True):
-                await process.wait()
                 await process.stdio.aclose()
+                await process.wait()
 
     async def _listen_to(self, process: trio.Process) -> None:
         """Return when a worker has ended, or was ended because it hangs."""
@@ -156,6 +157,13 @@ class Workers:
         await trio.sleep(self._patience_seconds)
         logger.warning("worker process %d does not stop: killing it", line.process.pid)
         line.process.kill()
+
+
+def _cause(error: Exception) -> Exception:
+    """Return the first of those that tasks of a nursery have raised."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Line:
