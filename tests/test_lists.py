@@ -150,7 +150,7 @@ async def test_large_invoices_end_a_page_sooner(contract: Contract) -> None:
 )
 def test_a_page_costs_what_it_holds_whatever_the_statistics_say(conninfo: str, wanted: InvoiceFilter) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        queries.prepare_connection(connection, 10.0)
+        prepare(connection)
         for _ in range(6):  # so that the plan is made before there is anything
             queries.list_invoices(connection, wanted)
         connection.execute("ALTER TABLE invoices SET (autovacuum_enabled = off)")
