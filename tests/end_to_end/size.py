@@ -36,6 +36,7 @@ from trio_ws.database import embedded
 
 LARGE, BESIDE = 1, 2  # accounts
 ROWS = 400_000
+LONG_SECONDS = 4 * PATIENCE_SECONDS  # for what is large
 QUIET_SECONDS = 0.02  # pause between two requests, or two changes
 PROBE_SECONDS = 0.1
 SAMPLE_SECONDS = 0.05
@@ -43,11 +44,11 @@ MEGABYTE = 1_000_000
 INSERT = (
     "INSERT INTO invoices (account_id, amount, currency) SELECT %s, n, 'USD' FROM generate_series(1, %s) n"
 )
-# As large as the protocol lets an invoice be, in four bytes a character where those may be.
+# As large as an invoice may be: JSON takes six bytes for a control character, and four for others at most.
 LARGEST = (
     "INSERT INTO invoices (account_id, amount, currency, memo, address, webhook_url, redirect_url)"
-    " SELECT %s, n, 'USD', repeat('😀', 1000), repeat('ß', 128),"
-    " rpad('https://shop.example/', 2000, 'x'), rpad('https://shop.example/', 2000, 'x')"
+    " SELECT %s, n, 'USD', repeat(chr(1), 1000), repeat('😀', 128),"
+    " rpad('https://shop.example/', 2000, '😀'), rpad('https://shop.example/', 2000, '😀')"
     " FROM generate_series(1, %s) n"
 )
 PRICES = (
@@ -151,9 +152,6 @@ class Shop:
             self._stack.callback(self._server.stop)
             self._database = self._stack.enter_context(self.connect_to_database())
             self.execute("INSERT INTO accounts (id, name) VALUES (%s, 'beside')", BESIDE)
-            with self._server.connect() as client:
-                reply = call(client, action="subscribe", type="account", id=BESIDE)
-            self.beginning = str(reply["data"]["position"])
             self._stack = self._stack.pop_all()
         return self
 
@@ -173,18 +171,28 @@ class Shop:
         """Wait until all events have their numbers, and return how many seconds that took."""
         began = time.monotonic()
         while self.execute("SELECT EXISTS (SELECT FROM event WHERE seq IS NULL)") == [(True,)]:
-            if time.monotonic() - began > 4 * PATIENCE_SECONDS:
+            if time.monotonic() - began > LONG_SECONDS:
                 self.figures.troubles.append("the log does not go on")
                 break
             time.sleep(PROBE_SECONDS)
         return time.monotonic() - began
+
+    def settle(self) -> None:
+        """Wait until nothing of what was done keeps the database busy, its disk included."""
+        self.wait_until_numbered()
+        self.execute("CHECKPOINT")
+
+    def position(self) -> str:
+        """Return where the event log is now."""
+        with self._server.connect() as client:
+            return str(call(client, action="subscribe", type="account", id=BESIDE)["data"]["position"])
 
     def raw_connection(self, *requests: dict[str, object], receive_buffer: int = 0) -> socket.socket:
         """Connect, send requests, and leave what is answered unread."""
         client = socket.socket()
         if receive_buffer:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        client.settimeout(PATIENCE_SECONDS)
+        client.settimeout(LONG_SECONDS)
         client.connect(("127.0.0.1", int(self._server.url.rpartition(":")[2])))
         frames = [raw.frame(raw.TEXT, json.dumps(request).encode()) for request in requests]
         client.sendall(raw.head() + b"".join(frames))
@@ -251,7 +259,7 @@ class Shop:
                 self._committed[uid] = time.monotonic()
 
     def _follow(self) -> None:
-        after, topics = self.beginning, [{"type": "account", "id": BESIDE}]
+        after, topics = self.position(), [{"type": "account", "id": BESIDE}]
         while not self._done.is_set():
             with self._connected() as client:
                 reply = call(client, action="resume", after=after, topics=topics)
@@ -327,16 +335,18 @@ def uncommitted_rows(shop: Shop) -> str:
 
 def held_snapshot(shop: Shop) -> str:
     """Another program, as pg_dump does, holds a snapshot while many events pass."""
-    rows, most = shop.rows // 4, 500
+    rows, together = shop.rows // 10, 100
     with shop.bystanders(), shop.connect_to_database() as other:
         other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         with other.transaction():
             other.execute("SELECT count(*) FROM invoices")
             began = time.monotonic()
-            for _ in range(0, rows, most):
-                shop.execute(INSERT, LARGE, most)
+            for _ in range(0, rows, together):
+                shop.execute(INSERT, LARGE, together)
+                time.sleep(QUIET_SECONDS)
             took = time.monotonic() - began
             numbered = shop.wait_until_numbered()
+            time.sleep(shop.seconds)  # now there is most to pass over
     return f"{rows} events in {took:.1f} s, all numbered {numbered:.1f} s later"
 
 
@@ -360,9 +370,9 @@ def unread_lists(shop: Shop) -> str:
     rows, prices, clients = shop.rows // 4, shop.rows // 20, 20
     shop.execute(INSERT, LARGE, rows)
     shop.execute(PRICES, LARGE, prices)
-    shop.wait_until_numbered()
+    shop.settle()
     invoices: dict[str, object] = {"action": "subscribe", "type": "account", "id": LARGE, "snapshot": True}
-    requests = [invoices, {"action": "list_prices"}] * 3
+    requests: list[dict[str, object]] = [invoices, {"action": "list_prices"}] * 3
     with shop.bystanders(), ExitStack() as connections:
         for _ in range(clients):
             connections.enter_context(shop.raw_connection(*requests, receive_buffer=4096))
@@ -373,13 +383,14 @@ def unread_lists(shop: Shop) -> str:
 def far_behind(shop: Shop) -> str:
     """Clients ask for what came after the log's beginning, of an invoice whose one event is its last."""
     rows, clients = shop.rows * 3 // 4, 200
+    after = shop.position()
     shop.execute(INSERT, LARGE, rows)
+    shop.settle()
     uid = "5735e250-b53e-4ace-a025-afac1bc77ee2"
     shop.execute(
         "INSERT INTO invoices (uid, account_id, amount, currency) VALUES (%s, %s, 1, 'USD')", uid, LARGE
     )
-    shop.wait_until_numbered()
-    topic, after = {"type": "invoice", "id": uid}, shop.beginning
+    topic = {"type": "invoice", "id": uid}
     requests: list[dict[str, object]] = [
         {"action": "subscribe", **topic, "after": after},
         {"action": "resume", "topics": [topic], "after": after},
@@ -399,7 +410,7 @@ def far_behind(shop: Shop) -> str:
 
 
 def _receive_until(text: bytes, client: socket.socket) -> bytes:
-    """Receive until that comes, but no longer than `PATIENCE_SECONDS` from one message to the next."""
+    """Receive until that comes, and return what has come. Nothing may take longer than `LONG_SECONDS`."""
     received = b""
     with contextlib.suppress(TimeoutError):
         while text not in received and (more := client.recv(65536)):
@@ -430,7 +441,7 @@ def dead_endpoints(shop: Shop) -> str:
                 BESIDE,
                 receiver.url,
             )
-            receiver.posted.get(timeout=4 * PATIENCE_SECONDS)
+            receiver.posted.get(timeout=LONG_SECONDS)
             delays.append(time.monotonic() - began)
             time.sleep(QUIET_SECONDS)
     at_most = f"at most {1000 * max(delays):.1f} ms"

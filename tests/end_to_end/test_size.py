@@ -5,25 +5,24 @@ from pathlib import Path
 import pytest
 
 from tests import clusters
-from tests.end_to_end.size import MEGABYTE, SIZES, Figures, Shop
+from tests.end_to_end.size import MEGABYTE, SIZES, Shop
 
 ROWS = 4000
-MOST_GROWTH = 32 * MEGABYTE
+MOST_GROWTH = 32 * MEGABYTE  # by both processes together
 
 
-def happen(name: str, data_dir: Path, rows: int = ROWS) -> tuple[str, Figures]:
-    with Shop(clusters.copy_to(data_dir), rows, seconds=1) as shop:
-        return SIZES[name](shop), shop.figures
+# Some of it begins with more: memory that would be seen, and clients for whom PostgreSQL finds events.
+MORE = {"unread lists": 10, "far behind": 10}
 
 
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "nothing"])
 def test_others_are_served_and_miss_nothing(tmp_path: Path, name: str) -> None:
-    # So few open invoices take no memory that would be seen.
-    said, figures = happen(name, tmp_path, rows=10 * ROWS if name == "unread lists" else ROWS)
+    with Shop(clusters.copy_to(tmp_path), MORE.get(name, 1) * ROWS, seconds=1) as shop:
+        SIZES[name](shop)
+    figures = shop.figures
+    assert figures.troubles == [], figures
     assert (figures.lost, figures.doubled, figures.cut, figures.replaced) == (0, 0, 0, 0), figures
     assert figures.refused == {}, figures
-    assert figures.probes > 0
     assert figures.unready == 0, figures
     assert figures.grown < MOST_GROWTH, figures
-    assert figures.troubles == [], figures
-    assert len(figures.events) > 10, said
+    assert min(figures.probes, len(figures.requests), len(figures.events)) > 3, figures
