@@ -147,7 +147,11 @@ class Shop:
     def __enter__(self) -> "Shop":
         with self._stack:  # what was started is stopped where something else does not start
             command = [*SERVE, "--port", "0", "--workers", "2", "--data-dir", str(self._data_dir)]
-            allowed = {"TRIO_WS_WEBHOOK_PRIVATE_ADDRESSES": "true", "TRIO_WS_LOG_LEVEL": "warning"}
+            allowed = {
+                "TRIO_WS_WEBHOOK_PRIVATE_ADDRESSES": "true",
+                "TRIO_WS_PING_SECONDS": "600",  # those who read nothing answer none
+                "TRIO_WS_LOG_LEVEL": "warning",
+            }
             self._server = self._stack.enter_context(running(command, self._data_dir, allowed))
             self._stack.callback(self._server.stop)
             self._database = self._stack.enter_context(self.connect_to_database())
@@ -374,10 +378,21 @@ def unread_lists(shop: Shop) -> str:
     invoices: dict[str, object] = {"action": "subscribe", "type": "account", "id": LARGE, "snapshot": True}
     requests: list[dict[str, object]] = [invoices, {"action": "list_prices"}] * 3
     with shop.bystanders(), ExitStack() as connections:
-        for _ in range(clients):
+        for client in [
             connections.enter_context(shop.raw_connection(*requests, receive_buffer=4096))
+            for _ in range(clients)
+        ]:
+            _wait_for_a_reply(client)
         time.sleep(shop.seconds)
     return f"{clients} clients, {rows} open invoices, {prices} prices"
+
+
+def _wait_for_a_reply(client: socket.socket) -> None:
+    """Wait until there is the beginning of one, and leave it unread."""
+    deadline = time.monotonic() + LONG_SECONDS
+    while b'"status"' not in (received := client.recv(4096, socket.MSG_PEEK)):
+        assert time.monotonic() < deadline, received
+        time.sleep(QUIET_SECONDS)
 
 
 def far_behind(shop: Shop) -> str:

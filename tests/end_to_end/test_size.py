@@ -20,9 +20,9 @@ def test_others_are_served_and_miss_nothing(tmp_path: Path, name: str) -> None:
     with Shop(clusters.copy_to(tmp_path), MORE.get(name, 1) * ROWS, seconds=1) as shop:
         SIZES[name](shop)
     figures = shop.figures
-    assert figures.troubles == [], figures
-    assert (figures.lost, figures.doubled, figures.cut, figures.replaced) == (0, 0, 0, 0), figures
-    assert figures.refused == {}, figures
-    assert figures.unready == 0, figures
-    assert figures.grown < MOST_GROWTH, figures
-    assert min(figures.probes, len(figures.requests), len(figures.events)) > 3, figures
+    assert figures.troubles == [], str(figures)
+    assert (figures.lost, figures.doubled, figures.cut, figures.replaced) == (0, 0, 0, 0), str(figures)
+    assert figures.refused == {}, str(figures)
+    assert figures.unready == 0, str(figures)
+    assert figures.grown < MOST_GROWTH, str(figures)
+    assert min(figures.probes, len(figures.requests), len(figures.events)) > 3, str(figures)
