@@ -427,7 +427,7 @@ def main() -> None:
     """Print the table."""
     options = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
     options.add_argument("--seconds", type=float, default=8.0, help="how long each fault lasts")
-    options.add_argument("names", nargs="*", default=list(FAULTS), help="which; all")
+    options.add_argument("names", nargs="*", default=list(FAULTS), help=f"of {', '.join(FAULTS)}; all")
     given = options.parse_args()
     for name in given.names:
         try:

@@ -482,7 +482,7 @@ def main() -> None:
     options.add_argument(
         "--seconds", type=float, default=10.0, help="how long what has no end of its own lasts"
     )
-    options.add_argument("names", nargs="*", default=list(SIZES), help="which; all")
+    options.add_argument("names", nargs="*", default=list(SIZES), help=f"of {', '.join(SIZES)}; all")
     given = options.parse_args()
     for name in given.names:
         with tempfile.TemporaryDirectory() as folder, Shop(Path(folder), given.rows, given.seconds) as shop:
