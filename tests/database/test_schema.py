@@ -52,6 +52,23 @@ def new_events(connection: Connection) -> list[Event]:
     return advance(connection, 3, 1000)
 
 
+def test_a_read_is_bounded_by_what_its_events_take_in_memory(conninfo: str, connection: Connection) -> None:
+    # As events of rows that are older than the limits. PostgreSQL stores each in some 12 KB.
+    megabyte = "(1, json_build_object('id', 1, 'memo', repeat('x', 1000000)))"
+    with psql(conninfo) as other:
+        other.execute(
+            "INSERT INTO event (type, topics, subject, data, previous) SELECT 'invoice.updated',"  # noqa: S608
+            f" '{{invoice:x}}', made.*, json_build_object('memo', repeat('y', 1000000))"
+            f" FROM generate_series(1, 20), (VALUES {megabyte}) made (subject, data)".encode()
+        )
+    read: list[Event] = []
+    while len(read) < 20:
+        events = advance(connection, 3 + len(read), 500)
+        size = sum(len(event.data) + len(event.previous or b"") for event in events)
+        assert 0 < size < queries.READ_BYTES + 2_100_000
+        read += events
+
+
 def test_a_plain_insert_is_enough(conninfo: str, connection: Connection) -> None:
     with psql(conninfo) as other:
         other.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1000, 'USD')")
