@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.programs import prepare
 from tests.test_protocol import INVOICE, Contract, request
 from trio_ws.database import queries
 from trio_ws.database.queries import InvoiceFilter
