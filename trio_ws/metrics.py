@@ -92,6 +92,17 @@ DATABASE_FAILURES = Counter(
 DATABASE_CONNECTS = Counter(
     "trio_ws_database_connects", "Connections opened to PostgreSQL.", registry=REGISTRY
 )
+WEBHOOKS = Counter("trio_ws_webhooks", "Webhooks, by what came of an attempt.", ["result"], registry=REGISTRY)
+WEBHOOKS_WAITING = Gauge(
+    "trio_ws_webhooks_waiting",
+    "Webhooks of all processes that are neither delivered nor failed, counted up to 100000.",
+    registry=REGISTRY,
+)
+WEBHOOK_ENDPOINTS_DEAD = Gauge(
+    "trio_ws_webhook_endpoints_dead",
+    "Endpoints of webhooks, of all processes, that get one attempt at a time after pauses.",
+    registry=REGISTRY,
+)
 BACKGROUND_FAILURES = Counter(
     "trio_ws_background_failures",
     "Background steps that failed and were tried again, by step.",

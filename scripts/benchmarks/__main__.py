@@ -24,6 +24,7 @@ from scripts.benchmarks import (
     report,
     requests,
     stuck,
+    webhooks,
 )
 from scripts.benchmarks.contest import outcomes
 
@@ -40,6 +41,7 @@ LINES = {
     "stuck": stuck.measure,
     "drain": drain.measure,
     "hostile": hostile.measure,
+    "webhooks": webhooks.measure,
 }
 ROUNDS = 3
 OTHERS = (*peers.PEERS, "pgbench")

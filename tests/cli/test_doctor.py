@@ -130,7 +130,7 @@ def test_events_and_webhooks_that_are_stuck_are_noticed(conninfo: str) -> None:
     found = examine("--database-url", conninfo)
     assert found["event log"][0] == found["webhooks"][0] == "warn"
     assert re.search("1000[0-9] are not told yet", found["event log"][1])
-    assert "1 were given up" in found["webhooks"][1]
+    assert "1 have failed" in found["webhooks"][1]
 
 
 def test_too_few_sessions_are_a_fault(conninfo: str) -> None:

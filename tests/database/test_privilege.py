@@ -16,8 +16,9 @@ from tests.database.twins import twins
 from trio_ws.database import migrations, queries, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import InvoiceFilter
+from trio_ws.database.webhooks import Outcome, Result
 from trio_ws.errors import StartupError
-from trio_ws.messages import CreateInvoice, Event, Topic
+from trio_ws.messages import CreateInvoice, Topic
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -202,10 +203,7 @@ def test_the_server_calls_none_of_them_either(
         connection.execute("SET search_path = public, pg_catalog")
         with pytest.raises(psycopg.Error):  # so the twins are good ones
             ask_everything(connection)
-    assert {name for name, was_asked in asked.items() if not was_asked} == {
-        "prepare_pooled_connection",
-        "claim",
-    }
+    assert {name for name, was_asked in asked.items() if not was_asked} == {"prepare_pooled_connection"}
 
 
 def note_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
@@ -259,18 +257,16 @@ def ask_everything(connection: queries.Connection) -> None:
     assert queries.find_ended(connection, [held]) == [held]
     queries.listen(connection)
     queries.check(connection)
-    (delivery, *_) = webhooks.list_deliveries(connection, 1, failed=False)
-    webhooks.retry(connection, delivery[0])
-    event = Event(delivery[0], "", (), msgspec.Raw(b""), None)
-    webhooks.put_off(connection, webhooks.Delivery(event, "", 1, "", 0, ()), "error", 1.0, 60.0)
-    webhooks.release(connection, [delivery[0]])
-    webhooks.finish(connection, delivery[0])
-    webhooks.trim(connection, 60.0)
+    (waiting, *_) = webhooks.list_deliveries(connection, 1, failed=False)
+    webhooks.retry(connection, waiting[0])
+    assert webhooks.figures(connection).waiting
+    webhooks.list_failing_endpoints(connection, 1)
+    for result in Result:
+        (delivery, *_) = webhooks.claim(connection, 1, 60.0, []).deliveries
+        webhooks.settle(connection, [Outcome(delivery, result, "error", 0.0)], 60.0)
+    webhooks.trim(connection, 60.0, 10)
     webhooks.active_secrets(connection, 1)
     webhooks.add_secret(connection, 1)
-
-
-UNBOUND = {"claim_webhooks"}  # until its next form
 
 
 def test_each_function_of_ours_says_where_it_finds_what_it_calls(conninfo: str) -> None:
@@ -281,7 +277,7 @@ def test_each_function_of_ours_says_where_it_finds_what_it_calls(conninfo: str) 
         ).fetchall()
     path = "search_path=pg_catalog, pg_temp"
     unbound = {name for name, is_bound, config in functions if not is_bound and path not in (config or ())}
-    assert unbound == UNBOUND
+    assert unbound == set()
 
 
 def test_nothing_of_ours_depends_on_a_function_or_operator_but_postgresqls_and_ours(

@@ -1,19 +1,25 @@
-"""The queue of webhooks on real PostgreSQL: how it fills, and many who claim from it at once."""
+"""The queue of webhooks on real PostgreSQL: how it fills, many claimers at once, and what a claim reads."""
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import msgspec
 import psycopg
 import pytest
 
+from tests.database.test_numbering import buffers
 from tests.programs import prepare
-from trio_ws.database import queries, webhooks
+from trio_ws.database import migrations, queries, webhooks
+from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import Connection
+from trio_ws.database.webhooks import EACH, Delivery, Outcome, Result
 from trio_ws.errors import NotFound
 from trio_ws.messages import CreateInvoice
+
+DAY = 86400.0
+HOOK = "https://shop.example/hook"
 
 
 @pytest.fixture
@@ -24,8 +30,19 @@ def connection(conninfo: str) -> Iterator[Connection]:
         yield connection
 
 
-def create(connection: Connection, url: str = "https://shop.example/hook") -> None:
-    queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1, webhook_url=url))
+def create(connection: Connection, url: str = HOOK, account: int = 1) -> None:
+    action = CreateInvoice(amount=1, currency="USD", account_id=account, webhook_url=url)
+    queries.create_invoice(connection, action)
+
+
+def claim(connection: Connection, most: int = 64, held: Sequence[Delivery] = ()) -> list[Delivery]:
+    return webhooks.claim(connection, most, 60, held).deliveries
+
+
+def settle(connection: Connection, deliveries: Sequence[Delivery], result: Result, chance: float = 0) -> None:
+    error = "answered 500" if result is Result.FAILED else None
+    outcomes = [Outcome(delivery, result, error, chance) for delivery in deliveries]
+    webhooks.settle(connection, outcomes, DAY)
 
 
 # Filling it
@@ -36,7 +53,7 @@ def test_what_is_queued_outlives_the_trimming_of_its_event(connection: Connectio
     queries.number_events(connection, 100)
     connection.execute("UPDATE event SET at = at - interval '8 days'")
     assert queries.trim_events(connection, 86400, 100) == 4
-    (delivery,) = webhooks.claim(connection, 10, 10, 60)
+    (delivery,) = claim(connection)
     assert delivery.event.type == "invoice.created"
 
 
@@ -51,7 +68,7 @@ def test_whatever_stands_where_a_url_should_the_log_goes_on(connection: Connecti
     )
     queries.number_events(connection, 100)
     assert queries.read_position(connection).seq == 4
-    (delivery,) = webhooks.claim(connection, 10, 10, 60)
+    (delivery,) = claim(connection)
     assert delivery.url == url
 
 
@@ -75,14 +92,14 @@ def test_numbering_that_is_rolled_back_queues_nothing(conninfo: str, connection:
     create(connection)
     with psycopg.connect(conninfo, autocommit=True) as other, other.transaction(force_rollback=True):
         assert other.execute("SELECT number_events(10)").fetchone() == (4,)
-    assert webhooks.claim(connection, 10, 10, 60) == []
+    assert claim(connection) == []
     queries.number_events(connection, 10)
-    assert [delivery.event.seq for delivery in webhooks.claim(connection, 10, 10, 60)] == [4]
+    assert [delivery.event.seq for delivery in claim(connection)] == [4]
 
 
 def test_an_idle_look_writes_nothing_and_takes_no_lock(connection: Connection) -> None:
     with connection.transaction():
-        assert webhooks.claim(connection, 10, 10, 60) == []
+        assert claim(connection) == []
         held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
         (locks,) = connection.execute(held).fetchone() or ()
         (xid,) = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() or ("no row",)
@@ -92,19 +109,45 @@ def test_an_idle_look_writes_nothing_and_takes_no_lock(connection: Connection) -
 # Claiming from it
 
 
-CLAIMERS, INVOICES, CHANGES, ENDPOINTS, EACH = 5, 30, 4, 3, 4
+CLAIMERS, INVOICES, CHANGES, ENDPOINTS = 5, 30, 4, 3
+
+
+class Ledger:
+    """What several claimers did.
+
+    Attributes:
+        delivered: Invoices and their versions, in order.
+        most: How many were under way at a time, at most, by host.
+    """
+
+    def __init__(self) -> None:
+        self.delivered: list[tuple[int, int]] = []
+        self.most: Counter[str] = Counter()
+        self._under_way: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def begin(self, deliveries: list[Delivery]) -> None:
+        with self._lock:
+            for delivery in deliveries:
+                self._under_way[delivery.url.split("/")[2]] += 1
+            for host, count in self._under_way.items():
+                self.most[host] = max(self.most[host], count)
+
+    def end(self, delivery: Delivery, result: Result) -> None:
+        with self._lock:
+            self._under_way[delivery.url.split("/")[2]] -= 1
+            if result is Result.DELIVERED:
+                data = msgspec.json.decode(delivery.event.data)
+                self.delivered.append((data["id"], data["version"]))
 
 
 def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
     conninfo: str, connection: Connection
 ) -> None:
-    """They claim, dawdle, put off, give back and finish, while other programs write and number."""
+    """They claim, dawdle, fail, give back and deliver, while other programs write and number."""
     for number in range(INVOICES):
         create(connection, f"https://{number % ENDPOINTS}.example/{number}")
-    delivered: list[tuple[int, int]] = []
-    under_way: Counter[str] = Counter()
-    most: Counter[str] = Counter()
-    lock = threading.Lock()
+    ledger = Ledger()
     done = threading.Event()
 
     def write() -> None:
@@ -115,38 +158,25 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
                     writer.execute("UPDATE invoices SET memo = %s WHERE id = %s", (str(change), number))
                     queries.number_events(writer, 7)
 
-    def claim(seed: int) -> None:
+    def work(seed: int) -> None:
         random = Random(seed)
         with psycopg.connect(conninfo) as claimer:
             prepare(claimer, statement_seconds=10)
             while not done.is_set():
-                claimed = webhooks.claim(claimer, 5, EACH, 60)
-                with lock:
-                    for delivery in claimed:
-                        under_way[delivery.url.split("/")[2]] += 1
-                    most.update(dict.fromkeys(under_way, 0))
-                    for host, count in under_way.items():
-                        most[host] = max(most[host], count)
-                for delivery in claimed:
-                    with lock:
-                        under_way[delivery.url.split("/")[2]] -= 1
-                        fate = random.random()
-                        if fate >= 0.3:
-                            data = msgspec.json.decode(delivery.event.data)
-                            delivered.append((data["id"], data["version"]))
-                    if fate < 0.1:
-                        webhooks.release(claimer, [delivery.event.seq])
-                    elif fate < 0.3:
-                        webhooks.put_off(claimer, delivery, "answered 500", random.random() / 100, 60)
-                    else:
-                        webhooks.finish(claimer, delivery.event.seq)
+                deliveries = claim(claimer)
+                ledger.begin(deliveries)
+                for delivery in deliveries:
+                    (result,) = random.choices(list(Result), [7, 2, 1])
+                    ledger.end(delivery, result)
+                    settle(claimer, [delivery], result, random.random() / 100)
 
-    threads = [threading.Thread(target=claim, args=(seed,)) for seed in range(CLAIMERS)]
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(CLAIMERS)]
     writer = threading.Thread(target=write)
     for thread in (writer, *threads):
         thread.start()
     writer.join()
-    queries.number_events(connection, 1000)
+    while connection.execute("SELECT number_events(1000)").fetchone() != (0,):
+        pass
     left = "SELECT count(*) FROM webhook_deliveries"
     while connection.execute(left).fetchone() != (0,):
         pass
@@ -155,10 +185,11 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
         thread.join()
 
     versions: dict[int, list[int]] = {}
-    for id_, version in delivered:
+    for id_, version in ledger.delivered:
         versions.setdefault(id_, []).append(version)
     assert versions == {id_: list(range(1, CHANGES + 2)) for id_ in range(1, INVOICES + 1)}
-    assert max(most.values()) <= EACH
+    assert max(ledger.most.values()) <= EACH
+    assert webhooks.figures(connection) == (0, 0)
 
 
 def test_claims_are_made_one_after_the_other(conninfo: str, connection: Connection) -> None:
@@ -168,20 +199,305 @@ def test_claims_are_made_one_after_the_other(conninfo: str, connection: Connecti
         other.execute("SELECT pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks'))")
         connection.execute("SET statement_timeout = '200ms'")
         with pytest.raises(psycopg.errors.QueryCanceled):
-            webhooks.claim(connection, 1, 10, 60)
-    assert len(webhooks.claim(connection, 1, 10, 60)) == 1
+            claim(connection)
+    assert len(claim(connection)) == 1
 
 
-def test_what_is_retried_has_all_its_time_anew(connection: Connection) -> None:
+def test_what_is_retried_has_all_its_time_again(connection: Connection) -> None:
     create(connection)
     queries.number_events(connection, 10)
     connection.execute("UPDATE webhook_deliveries SET since = since - interval '4 days'")
-    days = 3 * 86400
-    (delivery,) = webhooks.claim(connection, 10, 10, 60)
-    assert webhooks.put_off(connection, delivery, "answered 500", 0, days) is True
+    settle(connection, claim(connection), Result.FAILED)
+    assert [row[6] for row in webhooks.list_deliveries(connection, None, failed=True)] == ["failed"]
     assert webhooks.retry(connection, None) == 1
-    (delivery,) = webhooks.claim(connection, 10, 10, 60)
-    assert webhooks.put_off(connection, delivery, "answered 500", 0, days) is False
+    settle(connection, claim(connection), Result.FAILED)
+    assert webhooks.list_deliveries(connection, None, failed=True) == []
+
+
+# Whatever happens
+
+
+TIMES = {
+    "deliveries": ("since", "due_at", "leased_until"),
+    "endpoints": ("due_at", "failing_since", "paused_until"),
+    "accounts": ("due_at",),
+}
+
+
+def later(connection: Connection, seconds: float) -> None:
+    """Have all that is noted be older by so much, as if so much time had passed."""
+    for table, columns in TIMES.items():
+        changes = ", ".join(f"{column} = {column} - make_interval(secs => %(by)s)" for column in columns)
+        connection.execute(f"UPDATE webhook_{table} SET {changes}".encode(), {"by": seconds})  # noqa: S608 - names
+
+
+def kill_endpoint(connection: Connection) -> None:
+    for _ in range(4):
+        create(connection)
+        queries.number_events(connection, 10)
+        settle(connection, claim(connection), Result.FAILED, 0.999)
+    assert "https://shop.example" in [
+        row[1] for row in webhooks.list_failing_endpoints(connection, 1) if row[2]
+    ]
+
+
+def test_what_a_killed_process_held_is_due_when_its_lease_ends(connection: Connection) -> None:
+    for _ in range(3):
+        create(connection)
+    queries.number_events(connection, 10)
+    held = claim(connection)
+    later(connection, 58)
+    assert (len(held), claim(connection)) == (3, [])
+    later(connection, 2)
+    again = claim(connection)
+    assert [one.event.seq for one in again] == [one.event.seq for one in held]
+    assert {one.attempts for one in again} == {2}
+
+
+def test_an_endpoint_is_dead_for_all_processes_and_after_a_restart(
+    conninfo: str, connection: Connection
+) -> None:
+    kill_endpoint(connection)
+    with psycopg.connect(conninfo) as other:
+        prepare(other, statement_seconds=10)
+        for _ in range(EACH):
+            create(other)
+        queries.number_events(other, 10)
+        assert claim(other) == []
+        later(other, 2)
+        (probe,) = claim(other)
+        assert claim(other) == claim(connection) == []
+        settle(other, [probe], Result.FAILED, 0.999)
+        later(other, 2)
+        assert claim(other) == claim(connection) == [], "the pause is longer now"
+        later(other, 2)
+        (probe,) = claim(connection)
+        settle(connection, [probe], Result.DELIVERED)
+        assert len(claim(other)) == EACH
+
+
+def test_a_clock_that_is_set_back_delays_nothing_new(connection: Connection) -> None:
+    """What has a pause or is under way waits for the old time, as far as one can know."""
+    create(connection)
+    queries.number_events(connection, 10)
+    settle(connection, claim(connection), Result.RELEASED)
+    later(connection, -3600)
+    for url in (HOOK, "https://new.example/"):
+        create(connection, url)
+    queries.number_events(connection, 10)
+    assert [one.url for one in claim(connection)] == [HOOK, "https://new.example/"]
+
+
+def test_a_list_says_which_endpoints_fail_since_when_and_when_they_are_tried(connection: Connection) -> None:
+    assert webhooks.list_failing_endpoints(connection, None) == []
+    create(connection, "https://user:secret@sick.example/x?key=secret")
+    queries.number_events(connection, 10)
+    settle(connection, claim(connection), Result.FAILED, 0.999)
+    kill_endpoint(connection)
+    sick, dead = webhooks.list_failing_endpoints(connection, 1)
+    assert (*sick[:3], sick[5]) == (1, "https://sick.example", False, "answered 500")
+    assert (*dead[:3], dead[5]) == (1, "https://shop.example", True, "answered 500")
+    assert sick[3] < dead[3] < dead[4]
+    assert webhooks.list_failing_endpoints(connection, 2) == []
+    states = [row[6] for row in webhooks.list_deliveries(connection, None, failed=False)]
+    assert states == ["due"] * 5
+    create(connection)
+    queries.number_events(connection, 10)
+    connection.execute("UPDATE invoices SET memo = 'x' WHERE id = 1")
+    queries.number_events(connection, 10)
+    claim(connection)
+    *_, last, update = webhooks.list_deliveries(connection, None, failed=False)
+    assert (last[6], update[6]) == ("due", "waits")
+    webhooks.retry(connection, last[0])
+    assert [row[2] for row in webhooks.list_failing_endpoints(connection, None)] == [False, False]
+
+
+def test_deliveries_that_wait_from_before_are_sent_after_an_upgrade(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "known_migrations", lambda: known_migrations()[:13])
+        migrate(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        prepare(connection, statement_seconds=10)
+        for number in range(6):
+            create(connection, f"https://{number}.example/")
+        connection.execute("UPDATE invoices SET memo = 'x'")
+        queries.number_events(connection, 1000)
+        connection.execute("SELECT claim_webhooks(4, 4, interval '1 hour')")
+        change = "UPDATE webhook_deliveries SET"
+        connection.execute(f"{change} leased_until = now() - interval '1 s' WHERE seq = 5".encode())
+        pause = "leased_until = NULL, due_at = now() + interval '1 hour', error = 'x'"
+        connection.execute(f"{change} {pause} WHERE seq = 6".encode())
+        connection.execute(f"{change} failed_at = now(), error = 'x' WHERE seq = 7".encode())
+        migrate(empty_database)
+        seen: list[int] = []
+
+        def deliver() -> None:
+            while deliveries := claim(connection):
+                seen.extend(delivery.event.seq for delivery in deliveries)
+                settle(connection, deliveries, Result.DELIVERED)
+
+        deliver()
+        assert sorted(seen) == [5, 6, 8, 9, 11, 12, 13, 14, 15], "not what is under way, or has failed"
+        later(connection, 3660)
+        deliver()
+        assert sorted(seen) == [4, 5, 6, *range(8, 16)]
+        assert seen.index(4) < seen.index(10)
+        assert seen.index(6) < seen.index(12)
+        assert webhooks.retry(connection, None) == 1
+        assert [delivery.event.seq for delivery in claim(connection)] == [7]
+        assert webhooks.figures(connection) == (1, 0)
+
+
+def test_nobody_else_may_read_webhooks_or_their_secrets_or_change_the_queue(connection: Connection) -> None:
+    tables = connection.execute(
+        "SELECT relname FROM pg_class WHERE relname LIKE 'webhook%' AND relacl IS NOT NULL"
+    ).fetchall()
+    assert tables == []
+
+
+# What a claim reads
+
+FEW_BUFFERS = 400  # of 8 KB, to claim one delivery and to settle it, which takes some 150
+MANY = 20_000
+CLAIM = "SELECT * FROM claim_webhooks(64, 4, interval '60 s', '{}', '{}')"
+
+
+def fill(
+    connection: Connection,
+    count: int,
+    account: str = "1",
+    endpoint: str = "'https://shop.example'",
+    invoice: str = "gen_random_uuid()",
+) -> None:
+    """Queue deliveries as number_events() does.
+
+    Args:
+        connection: A session.
+        count: How many.
+        account: Whose they are, as an expression with n, which is from 1 to `count`.
+        endpoint: Where they go, likewise.
+        invoice: Which invoice they are about, likewise.
+    """
+    statement = (
+        "INSERT INTO webhook_deliveries (seq, epoch, invoice, account_id, endpoint, url, type, data)"  # noqa: S608 - ours
+        f" SELECT last + n, 'x-1', {invoice}, {account}, {endpoint}, {endpoint} || '/', 'invoice.created',"
+        f" json_build_object('memo', repeat('x', 300)) FROM generate_series(1, {count}) n,"
+        " (SELECT coalesce(max(seq), 0) FROM webhook_deliveries) d (last)"
+    )
+    connection.execute(statement.encode())
+
+
+def cost_to_settle(connection: Connection, seq: int, attempts: int, result: Result) -> int:
+    return buffers(
+        connection,
+        f"SELECT * FROM settle_webhooks('{{{seq}}}', '{{{attempts}}}', '{{{result}}}', '{{x}}', '{{0}}',"  # noqa: S608 - ours
+        " interval '2 s', interval '1 hour', interval '1 day', 4)",
+    )
+
+
+def cost_of_one(connection: Connection) -> int:
+    """How many buffers it takes to claim a new delivery, which has to come at once, and to settle it."""
+    for _ in range(8):  # so that plans are as they stay
+        fill(connection, 1)
+        ((seq,),) = connection.execute("SELECT max(seq) FROM webhook_deliveries")
+        cost = buffers(connection, CLAIM)
+        find = "SELECT attempts FROM webhook_deliveries WHERE seq = %s"
+        assert connection.execute(find, (seq,)).fetchone() == (1,)
+        cost += cost_to_settle(connection, seq, 1, Result.DELIVERED)
+    return cost
+
+
+def admit(connection: Connection) -> list[Delivery]:
+    """Claim until all endpoints know of their deliveries; return what was claimed."""
+    held: list[Delivery] = []
+    while True:
+        found = webhooks.claim(connection, 64, 60, held)
+        held += found.deliveries
+        if not found.has_more:
+            return held
+
+
+@pytest.fixture
+def unkempt(connection: Connection) -> Connection:
+    """A database where nothing is vacuumed or analyzed, and one delivery was made."""
+    for table in TIMES:
+        connection.execute(f"ALTER TABLE webhook_{table} SET (autovacuum_enabled = off)".encode())
+    cost_of_one(connection)
+    return connection
+
+
+def drain(connection: Connection) -> int:
+    """Deliver all that is due, and return how many."""
+    count = 0
+    while deliveries := claim(connection):
+        count += len(deliveries)
+        settle(connection, deliveries, Result.DELIVERED)
+    return count
+
+
+def test_a_claim_does_not_read_endpoints_that_have_nothing_to_send(unkempt: Connection) -> None:
+    unkempt.execute(
+        "INSERT INTO webhook_endpoints (account_id, endpoint)"
+        " SELECT n % 100, 'https://' || n || '.example' FROM generate_series(1, 100000) n"
+    )
+    assert cost_of_one(unkempt) < FEW_BUFFERS
+
+
+def test_a_claim_does_not_read_dead_endpoints_that_wait_for_their_time(unkempt: Connection) -> None:
+    fill(unkempt, MANY, account="100 + n", endpoint="'https://dead.example'")
+    unkempt.execute("UPDATE webhook_deliveries SET due_at = now() + interval '1 hour'")
+    unkempt.execute(
+        "INSERT INTO webhook_endpoints (account_id, endpoint, failures, failing_since, paused_until, due_at)"
+        " SELECT account_id, endpoint, 9, now(), due_at, due_at FROM webhook_deliveries"
+    )
+    unkempt.execute(
+        "INSERT INTO webhook_accounts (account_id, is_failing, due_at)"
+        " SELECT account_id, true, due_at FROM webhook_deliveries"
+    )
+    assert cost_of_one(unkempt) < FEW_BUFFERS
+    assert buffers(unkempt, CLAIM) < 100, "an idle poll"
+
+
+def test_a_claim_does_not_read_what_waits_behind_others(unkempt: Connection) -> None:
+    fill(unkempt, MANY, account="2", endpoint="'https://large.example'")
+    fill(unkempt, MANY, account="3", endpoint="'https://same.example'", invoice="'same'")
+    assert Counter(one.account_id for one in admit(unkempt)) == {2: EACH, 3: 1}
+    assert cost_of_one(unkempt) < FEW_BUFFERS
+
+
+def test_a_claim_does_not_read_what_was_delivered_and_not_vacuumed(unkempt: Connection) -> None:
+    fill(unkempt, MANY // 10, account="1 + n % 2")
+    assert drain(unkempt) == MANY // 10
+    assert cost_of_one(unkempt) < FEW_BUFFERS
+
+
+def test_a_claim_is_cheap_whatever_the_statistics_say(conninfo: str, connection: Connection) -> None:
+    """They may be of empty tables, and a session keeps the plans that it made then."""
+    for table in TIMES:
+        connection.execute(f"ALTER TABLE webhook_{table} SET (autovacuum_enabled = off)".encode())
+        connection.execute(f"VACUUM ANALYZE webhook_{table}".encode())
+    cost_of_one(connection)
+    fill(connection, MANY // 10, account="10 + n % 50", endpoint="'https://' || n % 200 || '.example'")
+    admit(connection)
+    later(connection, 61)
+    assert drain(connection) == MANY // 10
+    assert cost_of_one(connection) < FEW_BUFFERS
+    with psycopg.connect(conninfo, autocommit=True) as fresh:  # which plans only now
+        assert cost_of_one(fresh) < FEW_BUFFERS
+
+
+@pytest.mark.parametrize("result", [Result.DELIVERED, Result.FAILED])
+def test_what_settles_a_delivery_does_not_read_the_others_of_its_invoice(
+    unkempt: Connection, result: Result
+) -> None:
+    fill(unkempt, MANY, account="3", endpoint="'https://same.example'", invoice="'same'")
+    (delivery,) = admit(unkempt)
+    for _ in range(8):
+        cost = cost_to_settle(unkempt, delivery.event.seq, delivery.attempts, result)
+        (delivery,) = claim(unkempt)
+    assert cost < FEW_BUFFERS
 
 
 # Secrets
@@ -210,7 +526,7 @@ def test_the_newest_two_sign(connection: Connection) -> None:
         newest, second = webhooks.active_secrets(connection, 1)
         assert second == seen[0]
         seen.insert(0, newest)
-    (delivery,) = webhooks.claim(connection, 10, 10, 60)
+    (delivery,) = claim(connection)
     assert delivery.secrets == tuple(seen[:2])
     assert len(set(seen)) == 4
 

@@ -135,7 +135,7 @@ def test_several_processes_deliver_each_event_once(tmp_path: Path) -> None:
     assert told == {id_: [1, 2] for id_ in range(1, 21)}
 
 
-def test_what_was_given_up_is_listed_and_retried_from_a_shell(
+def test_what_has_failed_is_listed_and_retried_from_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIO_WS_WEBHOOK_RETRY_SECONDS", "0.1")
@@ -149,7 +149,9 @@ def test_what_was_given_up_is_listed_and_retried_from_a_shell(
         endpoint = re.escape(receiver.url.partition("/hook")[0])
         line = rf"4  account 1  invoice\.created  {uid}  {endpoint}  attempts \d  failed [^ ]+  answered 410"
         assert re.fullmatch(line, lines[0])
-        assert ask(tmp_path, "webhooks", "list") == lines
+        failing, *listed = ask(tmp_path, "webhooks", "list")
+        assert re.fullmatch(rf"endpoint {endpoint}  account 1  failing since [^ ]+  answered 410", failing)
+        assert listed == lines
         assert ask(tmp_path, "webhooks", "list", "--account", "2") == []
         receiver.answer = lambda _: 200
         assert ask(tmp_path, "webhooks", "retry", "4") == ["retrying 1"]
@@ -159,6 +161,29 @@ def test_what_was_given_up_is_listed_and_retried_from_a_shell(
         assert ask(tmp_path, "webhooks", "retry", "--failed") == ["retrying 0"]
         assert server.stop() == 0
         assert "a-secret-key" not in "".join(server.log())
+
+
+def test_a_dead_endpoint_is_listed_after_a_restart_and_gets_all_once_it_is_retried(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        receiver.answer = lambda _: 503
+        with serving(tmp_path) as server, server.connect() as client:
+            for _ in range(6):
+                assert call(client, **INVOICE, webhook_url=receiver.url)["status"] == "success"
+            while "dead, failing since" not in ask(tmp_path, "webhooks", "list")[0]:
+                pass
+            assert server.stop() == 0
+            assert any("an endpoint of webhooks is dead" in line for line in server.log())
+        with serving(tmp_path, "--workers", "2"):
+            endpoint = re.escape(receiver.url.partition("/hook")[0])
+            dead, first, *_ = ask(tmp_path, "webhooks", "list")
+            state = r"dead, failing since [^ ]+  next attempt [^ ]+  answered 503"
+            assert re.fullmatch(rf"endpoint {endpoint}  account 1  {state}", dead)
+            assert ask(tmp_path, "webhooks", "retry", first.split()[0]) == ["retrying 1"]
+            receiver.answer = lambda _: 200
+            taken = receiver.delivered(6)
+            while ask(tmp_path, "webhooks", "list"):
+                pass
+        assert sorted(posted.data["id"] for posted in taken) == [1, 2, 3, 4, 5, 6]
 
 
 def test_secrets_are_changed_from_a_shell(tmp_path: Path) -> None:

@@ -11,20 +11,21 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from trio_ws import metrics
 from trio_ws.database import webhooks
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
+from trio_ws.database.webhooks import EACH, PAUSE_SECONDS, Outcome
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, SimulatedReceiver, World, simulated_server
-from trio_ws.testing.webhooks import SECRETS, Posted
+from trio_ws.testing.webhooks import SECRETS, Posted, SimulatedQueue
 from trio_ws.webhooks.delivery import (
     AGAIN_SECONDS,
-    EACH,
+    FIGURES_SECONDS,
     LEASE_SECONDS,
-    LOOK_SECONDS,
     MOST,
-    PAUSE_SECONDS,
+    POLL_SECONDS,
     Deliverer,
 )
 from trio_ws.webhooks.post import PostError
@@ -33,7 +34,7 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 HOOK, OTHER = "https://shop.example/hook", "https://other.example/hook"
-SOON = 2 * (LOOK_SECONDS + AGAIN_SECONDS)
+SOON = 2 * (POLL_SECONDS + AGAIN_SECONDS)
 
 
 def invoice(url: str = HOOK, **fields: Any) -> dict[str, Any]:
@@ -170,9 +171,20 @@ async def deliver_from(
     await Deliverer(database, Log(database, 1000), settings, receiver.post, chance=chance).run()
 
 
+async def prove(database: SimulatedDatabase, world: World, *urls: str) -> None:
+    """Have a delivery succeed at each of these."""
+    for url in urls:
+        database.create_invoice(**invoice(url))
+    await world.receiver.receive(len(urls))
+    await until(lambda: not database.webhooks.waiting)
+    world.receiver.most.clear()
+    world.receiver.posted.clear()
+
+
 async def test_one_slow_endpoint_delays_no_other(
     autojump_clock: MockClock, database: SimulatedDatabase, world: World
 ) -> None:
+    await prove(database, world, HOOK)
     world.receiver.seconds[HOOK] = 9
     for _ in range(200):
         database.create_invoice(**invoice())
@@ -185,19 +197,113 @@ async def test_one_slow_endpoint_delays_no_other(
     assert world.receiver.most == {HOOK: EACH, OTHER: 1}
 
 
-async def test_many_slow_endpoints_delay_others_by_one_attempt_at_most(
+@pytest.mark.parametrize("proven", [True, False])
+async def test_all_the_endpoints_of_one_account_may_hang_and_another_one_is_served_at_once(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    world: World,
+    proven: bool,  # noqa: FBT001
+) -> None:
+    bystander = database.create_account()
+    hanging = [f"https://hanging-{number}.example/" for number in range(640)]
+    if proven:
+        await prove(database, world, *hanging)
+    world.receiver.seconds = dict.fromkeys(hanging, 3600.0)
+    for url in hanging:
+        database.create_invoice(**invoice(url))
+    for number in range(20):
+        await trio.sleep(3)
+        begin = trio.current_time()
+        database.create_invoice(**invoice(f"https://{number}.example/", account_id=bystander))
+        await until(lambda url=f"https://{number}.example/": url in world.receiver.most)  # type: ignore[misc]
+        assert trio.current_time() - begin < SOON
+    assert sum(world.receiver.most[url] for url in hanging if url in world.receiver.most) > MOST
+
+
+async def test_dead_endpoints_of_hundreds_of_accounts_delay_no_other(
     autojump_clock: MockClock, database: SimulatedDatabase, world: World
 ) -> None:
-    slow = [f"https://slow-{number}.example/" for number in range(MOST // EACH + 9)]
-    world.receiver.seconds = dict.fromkeys(slow, 9.0)
-    for url in slow * 10:
+    accounts = [database.create_account() for _ in range(300)]
+    dead = {account: f"https://{account}.example/" for account in accounts}
+    world.receiver.answers = dict.fromkeys(dead.values(), PostError("can't connect"))
+    for account, url in dead.items():
+        for _ in range(5):
+            database.create_invoice(**invoice(url, account_id=account))
+    await until(lambda: len(database.webhooks.dead) == len(accounts))
+    world.receiver.answers.clear()
+    world.receiver.seconds = dict.fromkeys(dead.values(), 3600.0)  # now their attempts take long, too
+    bystander = database.create_account()
+    for number in range(20):
+        await trio.sleep(3)
+        begin = trio.current_time()
+        database.create_invoice(**invoice(account_id=bystander))
+        await until(lambda count=number + 1: len(posted_to(HOOK, world)) == count)  # type: ignore[misc]
+        assert trio.current_time() - begin < SOON
+
+
+async def test_what_waits_for_a_dead_endpoint_is_sent_in_order_once_it_is_well(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    receiver = SimulatedReceiver()
+    receiver.answers[HOOK] = PostError("can't connect")
+    uids = [database.create_invoice(**invoice()) for _ in range(50)]
+    for uid in uids:
+        database.update_invoice(uid, status="confirming")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliver_from, database, receiver, Settings(), Random(3))
+        await trio.sleep(12 * 3600)
+        attempts = len(receiver.posted)
+        assert attempts < 50, "some each hour, however much waits"
+        assert database.webhooks.dead == ["https://shop.example"]
+        receiver.answers.clear()
+        await until(lambda: not database.webhooks.waiting)
+        nursery.cancel_scope.cancel()
+    got = receiver.posted[attempts:]
+    assert len(got) == 100
+    for uid in uids:
+        of_it = [post for post in got if post.event["data"]["uid"] == str(uid)]
+        assert statuses(of_it) == ["unpaid", "confirming"]
+
+
+async def test_the_figures_say_what_waits_and_which_endpoints_are_dead(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    world.receiver.answers[HOOK] = 500
+    failed = metrics.WEBHOOKS.labels("failed")._value.get()  # noqa: SLF001 - there is no other way to read it
+    for _ in range(6):
+        database.create_invoice(**invoice())
+    await until(lambda: database.webhooks.dead)
+    await trio.sleep(FIGURES_SECONDS + 1)
+    figures = metrics.figures()
+    assert figures["trio_ws_webhooks_waiting"] == 6
+    assert figures["trio_ws_webhook_endpoints_dead"] == 1
+    assert metrics.WEBHOOKS.labels("failed")._value.get() >= failed + 4  # noqa: SLF001
+
+
+@pytest.mark.logs_errors
+async def test_an_outcome_that_cannot_be_noted_keeps_no_other_waiting(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settle = SimulatedQueue.answers[webhooks.settle]
+
+    def refuse(queue: SimulatedQueue, outcomes: list[Outcome], keep_seconds: float) -> object:
+        if any(outcome.delivery.url == HOOK for outcome in outcomes):
+            raise ZeroDivisionError
+        return settle(queue, outcomes, keep_seconds)
+
+    monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, refuse)
+    for url in (HOOK, OTHER):
         database.create_invoice(**invoice(url))
-    await trio.sleep(3)
-    assert sum(world.receiver.most.values()) >= MOST
-    begin = trio.current_time()
-    database.create_invoice(**invoice(OTHER))
-    await until(lambda: OTHER in world.receiver.most)
-    assert trio.current_time() - begin < 9
+    await trio.sleep(SOON)
+    assert database.webhooks.waiting == [4]
+    assert "settling a webhook failed; it comes again" in caplog.messages
+    monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, settle)
+    await until(lambda: not database.webhooks.waiting)
+    assert len(posted_to(OTHER, world)) == 1
 
 
 async def test_an_answer_has_to_come_in_time(
@@ -311,7 +417,7 @@ async def test_what_fails_is_logged_without_what_is_nobodys_business(
         database.create_invoice(**invoice(url, memo="a secret memo"))
         await trio.sleep(60)
         assert world.receiver.posted
-    assert "a webhook was given up" in caplog.messages
+    assert "a webhook has failed for good" in caplog.messages
     assert "webhook 4, attempt 1: answered 500" in caplog.messages
     for secret in ("a-secret-key", "a secret memo", *SECRETS):
         assert secret not in caplog.text
@@ -338,7 +444,7 @@ async def test_a_busy_log_without_webhooks_costs_some_looks_a_second(autojump_cl
         assert database.claims < 10 / AGAIN_SECONDS + 5
         database.claims = 0
         await trio.sleep(100)
-        assert database.claims < 100 / LOOK_SECONDS
+        assert database.claims < 100 / POLL_SECONDS
 
 
 async def test_the_first_of_them_is_looked_for_at_once(

@@ -334,11 +334,13 @@ def _webhooks(_: Settings, connection: Connection) -> Iterator[Finding]:
         connection,
         "SELECT count(*) FILTER (WHERE failed_at IS NULL), count(failed_at) FROM @schema@.webhook_deliveries",
     )
-    if failed:
-        advice = "see `trio-ws webhooks list --failed`, and retry them when their receivers are well"
-        yield Finding("warn", "webhooks", f"{waiting} wait, {failed} were given up", advice)
+    (dead,) = _row(connection, "SELECT count(paused_until) FROM @schema@.webhook_endpoints")
+    if failed or dead:
+        advice = "see `trio-ws webhooks list`, and retry them when their receivers are well"
+        found = f"{waiting} wait, {failed} have failed, {dead} endpoints are dead"
+        yield Finding("warn", "webhooks", found, advice)
     else:
-        yield Finding("ok", "webhooks", f"{waiting} wait, none was given up")
+        yield Finding("ok", "webhooks", f"{waiting} wait, none has failed")
 
 
 def _notifications(direct: str, conninfo: str) -> Iterator[Finding]:

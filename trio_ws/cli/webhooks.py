@@ -1,4 +1,4 @@
-"""Webhooks: what waits or was given up, and their secrets, in the database of a server that runs."""
+"""Webhooks: what waits or failed, which endpoints do, and secrets, in the database of a server that runs."""
 
 from typing import Annotated
 
@@ -15,26 +15,32 @@ Account = Annotated[int, Parameter(help="Id of the account.")]
 def list_deliveries(
     *,
     account: Annotated[int | None, Parameter(help="Only what concerns this account.")] = None,
-    failed: Annotated[bool, Parameter(negative=(), help="Only what was given up.")] = False,
+    failed: Annotated[bool, Parameter(negative=(), help="Only webhooks that failed for good.")] = False,
     options: Options = NO_OPTIONS,
 ) -> None:
-    """Print a line for each webhook that waits or was given up, id first, the oldest first."""
-    for seq, owner, invoice, type_, endpoint, attempts, when, given_up, error in run_query(
+    """Print a line for each endpoint that fails, then one for each webhook that waits or failed, id first."""
+    if not failed:
+        for owner, endpoint, is_dead, since, next_at, error in run_query(
+            options, webhooks.list_failing_endpoints, account
+        ):
+            state = f"{'dead, ' if is_dead else ''}failing since {since}"
+            then = f"  next attempt {next_at}" if next_at else ""
+            print(f"endpoint {endpoint}  account {owner}  {state}{then}  {error}")
+    for seq, owner, invoice, type_, endpoint, attempts, state, when, error in run_query(
         options, lambda connection: webhooks.list_deliveries(connection, account, failed=failed)
     ):
-        state = f"{'failed' if given_up else 'due'} {when}"
-        why = f"  {error}" if error else ""
-        print(f"{seq}  account {owner}  {type_}  {invoice}  {endpoint}  attempts {attempts}  {state}{why}")
+        found = f"{type_}  {invoice}  {endpoint}  attempts {attempts}  {state} {when}"
+        print(f"{seq}  account {owner}  {found}" + (f"  {error}" if error else ""))
 
 
 def retry(
     delivery: Annotated[int | None, Parameter(name="ID", help="As `trio-ws webhooks list` shows it.")] = None,
     /,
     *,
-    failed: Annotated[bool, Parameter(negative=(), help="All that were given up.")] = False,
+    failed: Annotated[bool, Parameter(negative=(), help="All that failed for good.")] = False,
     options: Options = NO_OPTIONS,
 ) -> None:
-    """Have a webhook be sent now; the time of one that was given up begins anew."""
+    """Have a webhook be sent now, with all its time again; its endpoint is no longer dead."""
     if failed is (delivery is not None):
         raise SettingsError("webhooks retry: give either an ID or --failed")
     print(f"retrying {run_query(options, webhooks.retry, delivery)}")

@@ -1,9 +1,11 @@
 """Every SQL statement about webhooks: the queue of deliveries, and the accounts' secrets.
 
 `number_events` of the schema fills the queue, in the transaction that numbers an event. What is delivered is
-deleted; what was given up stays until it is retried by hand or as old as the event log is kept.
+deleted. What failed for good stays until it is retried by hand, or for as long as the event log is kept.
 """
 
+import enum
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trio_ws.database.queries import Connection, Row
@@ -11,17 +13,22 @@ from trio_ws.errors import NotFound
 from trio_ws.messages import Event
 
 ACTIVE_SECRETS = 2  # of an account, the newest
+EACH = 4  # POSTs at a time to an account's endpoint, by all processes together, once one succeeded there
+PAUSE_SECONDS = (2.0, 3600.0)  # before the second attempt at most, and before any
+COUNTED = 100_000  # of what waits, at most: some 20 ms
+RETRIED_AT_ONCE = 500  # deliveries, in a statement of some 100 ms
 
 
 class Delivery(NamedTuple):
     """An event on its way, claimed by this process.
 
     Attributes:
-        event: What is told; its `seq` names the delivery too.
+        event: What is sent; its `seq` names the delivery too.
         epoch: The event log's, when it was queued.
         account_id: Whose it is.
         url: Where it goes.
         attempts: How many there have been, this one included.
+        is_failing: Whether the endpoint's last attempt failed.
         secrets: What signs it, the newest first.
     """
 
@@ -30,124 +37,210 @@ class Delivery(NamedTuple):
     account_id: int
     url: str
     attempts: int
+    is_failing: bool
     secrets: tuple[str, ...]
 
 
-def claim(connection: Connection, most: int, each: int, lease_seconds: float) -> list[Delivery]:
-    """Take what is due, at most `most`: nobody else does until the lease is over.
+class Claim(NamedTuple):
+    """What a process may send now.
 
-    Of an invoice only the oldest that is not finished, and of an endpoint at most `each` at a time.
+    Attributes:
+        deliveries: It is nobody else's, until their leases end.
+        has_more: Whether there are new ones that the claim has not seen yet.
     """
-    rows = connection.execute(
-        "SELECT seq, type, data, previous, epoch, account_id, url, attempts,"
-        " ARRAY(SELECT secret FROM @schema@.webhook_secrets s WHERE s.account_id = d.account_id"
-        " ORDER BY id DESC LIMIT %s) FROM @schema@.claim_webhooks(%s::int, %s::int,"
-        " make_interval(secs => %s)) d ORDER BY seq",
-        (ACTIVE_SECRETS, most, each, lease_seconds),
-    )
-    return [
-        Delivery(Event(seq, type_, (), data, previous), epoch, account_id, url, attempts, tuple(secrets))
-        for seq, type_, data, previous, epoch, account_id, url, attempts, secrets in rows
-    ]
+
+    deliveries: list[Delivery]
+    has_more: bool
 
 
-def finish(connection: Connection, seq: int) -> None:
-    """Note that it was delivered; the invoice's next one is due."""
-    connection.execute(
-        "WITH done AS (DELETE FROM @schema@.webhook_deliveries WHERE seq = %s RETURNING invoice)"
-        " UPDATE @schema@.webhook_deliveries d SET due_at = clock_timestamp() FROM done"
-        " WHERE d.invoice = done.invoice AND d.failed_at IS NULL AND d.seq <> %s",
-        (seq, seq),
-    )
+class Figures(NamedTuple):
+    """How the queue is. Counts end at `COUNTED`.
+
+    Attributes:
+        waiting: How many deliveries are neither delivered nor failed.
+        dead: How many endpoints are.
+    """
+
+    waiting: int
+    dead: int
 
 
-def put_off(
-    connection: Connection, delivery: Delivery, error: str, pause_seconds: float, most_seconds: float
-) -> bool:
-    """Note that an attempt failed, and return whether it was the last: then the invoice's next one is due.
+class Result(enum.StrEnum):
+    """What came of an attempt, or that none was made."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    RELEASED = "released"
+
+
+class Outcome(NamedTuple):
+    """What came of a delivery that was claimed.
+
+    Attributes:
+        delivery: As it was claimed. Where it failed and another attempt has begun since, nothing changes.
+        result: What came of it.
+        error: Why it failed, in a few words.
+        chance: From 0 to 1: which part of the longest pause comes before the next attempt.
+    """
+
+    delivery: Delivery
+    result: Result
+    error: str | None = None
+    chance: float = 1.0
+
+
+class Change(NamedTuple):
+    """What has changed with an outcome, of which somebody may want to know.
+
+    Attributes:
+        seq: The delivery.
+        account_id: Whose it is.
+        endpoint: Where it goes.
+        change: "failed": it was tried for long enough. "dead", "alive": its endpoint is.
+    """
+
+    seq: int
+    account_id: int
+    endpoint: str
+    change: str
+
+
+def claim(connection: Connection, most: int, lease_seconds: float, held: Sequence[Delivery]) -> Claim:
+    """Take what is due: nobody else does until the lease is over.
+
+    Of an invoice it is only the oldest that is left, and of an account's endpoint at most `EACH` at a time.
+    Each account has its turn, and each of its endpoints.
 
     Args:
         connection: The database's.
-        delivery: As it was claimed; where there has been another attempt since, nothing changes.
-        error: What happened, in a few words.
-        pause_seconds: How long to wait for the next one.
-        most_seconds: How long there may be attempts, from the delivery's beginning.
+        most: How many this process sends at a time.
+        lease_seconds: How long it holds them.
+        held: What this process has claimed and not settled.
     """
-    # The invoice's others wait with it, so that a claim does not look at them in vain.
-    put_off = connection.execute(
-        "WITH tried AS (UPDATE @schema@.webhook_deliveries SET leased_until = NULL, error = %(error)s,"
-        " failed_at = CASE WHEN clock_timestamp() >= since + make_interval(secs => %(most)s)"
-        " THEN clock_timestamp() END,"
-        " due_at = least(clock_timestamp() + make_interval(secs => %(pause)s),"
-        " since + make_interval(secs => %(most)s))"
-        " WHERE seq = %(seq)s AND attempts = %(attempts)s AND failed_at IS NULL"
-        " RETURNING seq, invoice, due_at, failed_at),"
-        " others AS (UPDATE @schema@.webhook_deliveries d SET due_at = coalesce(tried.failed_at,"
-        " tried.due_at)"
-        " FROM tried WHERE d.invoice = tried.invoice AND d.failed_at IS NULL AND d.seq <> tried.seq)"
-        " SELECT failed_at FROM tried",
-        {
-            "seq": delivery.event.seq,
-            "attempts": delivery.attempts,
-            "error": error,
-            "pause": pause_seconds,
-            "most": most_seconds,
-        },
+    rows = connection.execute(
+        "SELECT seq, type, data, previous, epoch, account_id, url, attempts, is_failing,"
+        " ARRAY(SELECT secret FROM @schema@.webhook_secrets s WHERE s.account_id = d.account_id"
+        " ORDER BY id DESC LIMIT %s)"
+        " FROM @schema@.claim_webhooks(%s::int, %s::int, make_interval(secs => %s),"
+        " %s::bigint[], %s::bool[]) d ORDER BY seq",
+        (
+            *(ACTIVE_SECRETS, most, EACH, lease_seconds),
+            [delivery.account_id for delivery in held],
+            [delivery.is_failing for delivery in held],
+        ),
     )
-    row = put_off.fetchone()
-    return row is not None and row[0] is not None
+    deliveries = [
+        Delivery(
+            Event(seq, type_, (), data, previous),
+            *(epoch, account_id, url, attempts, is_failing, tuple(secrets)),
+        )
+        for seq, type_, data, previous, epoch, account_id, url, attempts, is_failing, secrets in rows
+    ]
+    new = "SELECT EXISTS (SELECT FROM @schema@.webhook_deliveries WHERE due_at = '-infinity')"
+    ((has_more,),) = connection.execute(new)
+    return Claim(deliveries, has_more)
 
 
-def release(connection: Connection, seqs: list[int]) -> None:
-    """Give back what was claimed and neither delivered nor put off."""
-    connection.execute(
-        "UPDATE @schema@.webhook_deliveries SET leased_until = NULL WHERE seq = ANY(%s)", (seqs,)
+def figures(connection: Connection) -> Figures:
+    """Return how many wait, and how many endpoints are dead."""
+    ((waiting, dead),) = connection.execute(
+        "SELECT (SELECT count(*) FROM"
+        " (SELECT FROM @schema@.webhook_deliveries WHERE failed_at IS NULL LIMIT %(counted)s) w),"
+        " (SELECT count(*) FROM (SELECT FROM @schema@.webhook_endpoints"
+        " WHERE failing_since IS NOT NULL AND paused_until IS NOT NULL LIMIT %(counted)s) e)",
+        {"counted": COUNTED},
     )
+    return Figures(waiting, dead)
 
 
-def trim(connection: Connection, age_seconds: float) -> None:
-    """Forget what was given up longer ago than that."""
-    connection.execute(
-        "DELETE FROM @schema@.webhook_deliveries WHERE failed_at < clock_timestamp() -"
-        " make_interval(secs => %s)",
-        (age_seconds,),
+def settle(connection: Connection, outcomes: Sequence[Outcome], keep_seconds: float) -> list[Change]:
+    """Note what came of deliveries.
+
+    What was delivered is done, and its invoice's next one is due. What failed is due again after a pause, or
+    failed for good where it has been tried for `keep_seconds`; then the next one is due, too.
+    """
+    columns = zip(
+        *(
+            (delivery.event.seq, delivery.attempts, result.value, error, chance)
+            for delivery, result, error, chance in outcomes
+        ),
+        strict=True,
     )
+    rows = connection.execute(
+        "SELECT seq, account_id, endpoint, change FROM @schema@.settle_webhooks(%s::bigint[], %s::int[],"
+        " %s::text[], %s::text[], %s::float8[], make_interval(secs => %s), make_interval(secs => %s),"
+        " make_interval(secs => %s), %s::int)",
+        (*map(list, columns), *PAUSE_SECONDS, keep_seconds, EACH),
+    )
+    return [Change(*row) for row in rows]
+
+
+def trim(connection: Connection, age_seconds: float, most: int) -> int:
+    """Forget deliveries that failed longer ago than that, at most `most`; return how many."""
+    deleted = connection.execute(
+        "DELETE FROM @schema@.webhook_deliveries WHERE seq = ANY (ARRAY("
+        "SELECT seq FROM @schema@.webhook_deliveries WHERE failed_at < now() - make_interval(secs => %s)"
+        " ORDER BY failed_at LIMIT %s))",
+        (age_seconds, most),
+    )
+    return deleted.rowcount
 
 
 def retry(connection: Connection, seq: int | None) -> int:
-    """Have a delivery be due now, also one that was given up, whose time begins anew; return how many are.
+    """Have a delivery be due now, also one that failed, which has all its time again; return how many are.
+
+    Its endpoint is no longer dead. Of an invoice, the oldest that is left goes first in any case.
 
     Args:
         connection: The database's.
-        seq: Which one; None: all that were given up.
+        seq: Which one; None: all that failed.
 
     Raises:
         NotFound: it is not there, or was delivered.
     """
-    due = connection.execute(
-        "UPDATE @schema@.webhook_deliveries SET due_at = clock_timestamp(), failed_at = NULL,"
-        " since = CASE WHEN failed_at IS NULL THEN since ELSE clock_timestamp() END"
-        " WHERE CASE WHEN %(seq)s::bigint IS NULL THEN failed_at IS NOT NULL ELSE seq = %(seq)s END",
-        {"seq": seq},
-    )
-    if seq is not None and not due.rowcount:
-        raise NotFound("Delivery not found, or delivered")
-    return due.rowcount
+    ((now,),) = connection.execute("SELECT clock_timestamp()")
+    retried: int = 0
+    while True:
+        ((some,),) = connection.execute(
+            "SELECT @schema@.retry_webhooks(%s::bigint, %s::timestamptz, %s::int)",
+            (seq, now, RETRIED_AT_ONCE),
+        )
+        if seq is not None and not some:
+            raise NotFound("Delivery not found, or delivered")
+        retried += some
+        if seq is not None or some < RETRIED_AT_ONCE:
+            return retried
 
 
 def list_deliveries(connection: Connection, account_id: int | None, *, failed: bool) -> list[Row]:
-    """Return deliveries that wait or were given up, the oldest first.
+    """Return deliveries that wait or failed, the oldest first.
 
-    Each is its number, account, invoice, type, endpoint, attempts, when it was given up or else is due,
-    whether it was given up, and the last error.
+    Each is its number, account, invoice, type, endpoint, attempts, "failed", "due" or "waits", when that is,
+    or since when, and the last error. One waits for an older one of its invoice, or for its endpoint.
     """
     return connection.execute(
         "SELECT seq, account_id, invoice, type, endpoint, attempts,"
-        " @schema@.wire_time(coalesce(failed_at, due_at)), failed_at IS NOT NULL, error FROM"
-        " @schema@.webhook_deliveries"
+        " CASE WHEN failed_at IS NOT NULL THEN 'failed' WHEN due_at IS NOT NULL THEN 'due' ELSE 'waits' END,"
+        " @schema@.wire_time(coalesce(failed_at, greatest(due_at, since), since)), error"
+        " FROM @schema@.webhook_deliveries"
         " WHERE (%(account)s::bigint IS NULL OR account_id = %(account)s)"
         " AND (failed_at IS NOT NULL OR NOT %(failed)s) ORDER BY seq",
         {"account": account_id, "failed": failed},
+    ).fetchall()
+
+
+def list_failing_endpoints(connection: Connection, account_id: int | None) -> list[Row]:
+    """Return endpoints whose last attempt failed, of the longest first.
+
+    Each is its account, endpoint, whether it is dead, since when its attempts fail, when the next attempt
+    may be made, or None where nothing waits, and the last error.
+    """
+    return connection.execute(
+        "SELECT account_id, endpoint, paused_until IS NOT NULL, @schema@.wire_time(failing_since),"
+        " @schema@.wire_time(due_at), error FROM @schema@.webhook_endpoints WHERE failing_since IS NOT NULL"
+        " AND (%(account)s::bigint IS NULL OR account_id = %(account)s)"
+        " ORDER BY failing_since, account_id, endpoint",
+        {"account": account_id},
     ).fetchall()
 
 

@@ -12,5 +12,5 @@ PAUSE_SECONDS = 0.1  # between batches, so that a long backlog leaves room for o
 async def trim_log(database: Database, retention_seconds: float) -> float:
     """Delete events older than that, as a background step. Of many processes, one does it at a time."""
     trimmed = await database.run(queries.trim_events, retention_seconds, BATCH, lane=Lane.UPKEEP)
-    await database.run(webhooks.trim, retention_seconds, lane=Lane.UPKEEP)
-    return PAUSE_SECONDS if trimmed == BATCH else POLL_SECONDS
+    forgotten = await database.run(webhooks.trim, retention_seconds, BATCH, lane=Lane.UPKEEP)
+    return PAUSE_SECONDS if BATCH in (trimmed, forgotten) else POLL_SECONDS

@@ -1,8 +1,10 @@
 """Webhooks without PostgreSQL and without a network: the queue of deliveries, and whom they go to."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -10,11 +12,12 @@ import msgspec
 import trio
 
 from trio_ws.database import webhooks
-from trio_ws.database.webhooks import Delivery
+from trio_ws.database.webhooks import Change, Claim, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
 from trio_ws.messages import Event
 
 SECRETS = ("whsec_new", "whsec_old")  # every account's
+FAILURES = 4  # in a row, after which an endpoint is dead: `settle_webhooks` of the schema
 
 
 class _Named(msgspec.Struct):
@@ -33,20 +36,33 @@ class _Queued:
     account_id: int
     url: str
     since: datetime
-    due_at: datetime
+    due_at: datetime  # where nothing older of its invoice is left
     attempts: int = 0
     leased_until: datetime | None = None
     failed_at: datetime | None = None
-    error: str | None = None
 
-    @property
-    def endpoint(self) -> str:
+    @cached_property
+    def key(self) -> tuple[int, str]:
+        """Its account and endpoint."""
         parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+        return self.account_id, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+
+    def is_held(self, now: datetime) -> bool:
+        return self.leased_until is not None and self.leased_until > now
+
+
+@dataclass
+class _Endpoint:
+    """What is known of an account's endpoint."""
+
+    turn: int = 0  # when it had its turn, as a number of turns
+    failures: int = 0
+    is_failing: bool = False
+    paused_until: datetime | None = None  # of a dead one
 
 
 class SimulatedQueue:
-    """What `webhook_deliveries` and `claim_webhooks` of the schema are.
+    """What the tables and functions of the schema are that are about webhooks.
 
     Args:
         now: The database's clock.
@@ -55,6 +71,9 @@ class SimulatedQueue:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._queued: dict[int, _Queued] = {}
+        self._endpoints: defaultdict[tuple[int, str], _Endpoint] = defaultdict(_Endpoint)
+        self._turns: Counter[tuple[int, bool]] = Counter()  # when an account had its turn
+        self._last_turn = 0
 
     @property
     def waiting(self) -> list[int]:
@@ -63,8 +82,13 @@ class SimulatedQueue:
 
     @property
     def failed(self) -> list[int]:
-        """The events that were given up."""
+        """The events whose delivery failed for good."""
         return [seq for seq, queued in self._queued.items() if queued.failed_at is not None]
+
+    @property
+    def dead(self) -> list[str]:
+        """The endpoints that are dead."""
+        return [name for (_, name), endpoint in self._endpoints.items() if endpoint.paused_until is not None]
 
     def add(self, event: Event, epoch: str) -> None:
         """Queue an event that has its number, if it is to be POSTed."""
@@ -78,87 +102,152 @@ class SimulatedQueue:
     def _open(self) -> list[_Queued]:
         return [queued for queued in self._queued.values() if queued.failed_at is None]
 
-    def _claim(self, most: int, each: int, lease_seconds: float) -> list[Delivery]:
-        now = self._now()
+    def _oldest(self) -> list[_Queued]:
+        """Of each invoice, the oldest that is left."""
         oldest: dict[str, _Queued] = {}
-        held: dict[str, int] = {}
         for queued in self._open():
             oldest.setdefault(queued.invoice, queued)
-            held[queued.endpoint] = held.get(queued.endpoint, 0) + _is_held(queued, now)
-        due = [queued for queued in oldest.values() if queued.due_at <= now and not _is_held(queued, now)]
-        places: list[tuple[int, datetime, int]] = []
-        for queued in sorted(due, key=lambda queued: (queued.due_at, queued.event.seq)):
-            held[queued.endpoint] += 1
-            if held[queued.endpoint] <= each:
-                places.append((held[queued.endpoint], queued.due_at, queued.event.seq))
-        taken = [self._queued[seq] for *_, seq in sorted(places)[:most]]
-        for queued in taken:
-            queued.attempts += 1
-            queued.leased_until = now + timedelta(seconds=lease_seconds)
-        taken.sort(key=lambda queued: queued.event.seq)
-        return [
-            Delivery(
-                msgspec.structs.replace(queued.event, topics=()),
-                *(queued.epoch, queued.account_id, queued.url, queued.attempts, SECRETS),
-            )
-            for queued in taken
-        ]
+        return list(oldest.values())
 
-    def _finish(self, seq: int) -> None:
-        if queued := self._queued.pop(seq, None):
-            self._have_due(queued.invoice, self._now())
+    def _claim(self, most: int, lease_seconds: float, held: Sequence[Delivery]) -> Claim:
+        now = self._now()
+        due = self._due(now)
+        places = [(delivery.account_id, delivery.is_failing) for delivery in held]
+        taken: list[Delivery] = []
+        for is_failing in (False, True):
+            accounts: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
+            for key in due:
+                if self._endpoints[key].is_failing is is_failing:
+                    accounts[key[0]].append(key)
+            while accounts and (free := _free(most, places, is_failing=is_failing)) > 0:
+                account = min(accounts, key=lambda account: self._turns[account, is_failing])
+                keys = [key for key in accounts[account] if due[key]]
+                if not keys or places.count((account, is_failing)) >= free:
+                    del accounts[account]
+                    continue
+                key = min(keys, key=lambda key: self._endpoints[key].turn)
+                self._last_turn += 1
+                self._turns[account, is_failing] = self._endpoints[key].turn = self._last_turn
+                places.append((account, is_failing))
+                queued = due[key].pop(0)
+                queued.attempts += 1
+                queued.leased_until = queued.due_at = now + timedelta(seconds=lease_seconds)
+                taken.append(
+                    Delivery(
+                        msgspec.structs.replace(queued.event, topics=()),
+                        *(queued.epoch, account, queued.url, queued.attempts, is_failing, SECRETS),
+                    )
+                )
+        taken.sort(key=lambda delivery: delivery.event.seq)
+        return Claim(taken, has_more=False)
 
-    def _put_off(self, delivery: Delivery, error: str, pause_seconds: float, most_seconds: float) -> bool:
-        queued = self._queued.get(delivery.event.seq)
-        if queued is None or queued.attempts != delivery.attempts or queued.failed_at is not None:
-            return False
-        now, end = self._now(), queued.since + timedelta(seconds=most_seconds)
-        queued.leased_until, queued.error = None, error
-        if now >= end:
+    def _figures(self) -> Figures:
+        return Figures(len(self._open()), len(self.dead))
+
+    def _due(self, now: datetime) -> dict[tuple[int, str], list[_Queued]]:
+        """Return what may be sent now, by endpoint: no more of each than it may have besides what it has."""
+        under_way = Counter(queued.key for queued in self._open() if queued.is_held(now))
+        due: defaultdict[tuple[int, str], list[_Queued]] = defaultdict(list)
+        for queued in sorted(self._oldest(), key=lambda queued: (queued.due_at, queued.event.seq)):
+            if queued.due_at <= now:
+                due[queued.key].append(queued)
+        for key, waiting in due.items():
+            endpoint = self._endpoints[key]
+            is_paused = endpoint.paused_until is not None and endpoint.paused_until > now
+            most = 0 if is_paused else 1 if endpoint.is_failing else webhooks.EACH
+            del waiting[max(0, most - under_way[key]) :]
+        return due
+
+    def _settle(self, outcomes: Sequence[Outcome], keep_seconds: float) -> list[Change]:
+        changes: list[Change] = []
+        for outcome in outcomes:
+            queued = self._queued.get(outcome.delivery.event.seq)
+            if queued is None:
+                continue
+            endpoint = self._endpoints[queued.key]
+            change = partial(Change, queued.event.seq, *queued.key)
+            if outcome.result is Result.DELIVERED:
+                del self._queued[queued.event.seq]
+                if endpoint.paused_until is not None:
+                    changes.append(change("alive"))
+                self._endpoints[queued.key] = _Endpoint(endpoint.turn)
+            elif queued.attempts != outcome.delivery.attempts or queued.leased_until is None:
+                continue
+            else:
+                queued.leased_until, queued.due_at = None, self._now()
+                if outcome.result is Result.FAILED:
+                    keep = timedelta(seconds=keep_seconds)
+                    changes += map(change, self._fail(queued, endpoint, outcome, keep))
+            self._advance(queued.invoice)
+        return changes
+
+    def _advance(self, invoice: str) -> None:
+        """Have what waited for an older one of its invoice come after what was due before."""
+        of_it = [queued for queued in self._open() if queued.invoice == invoice]
+        if of_it and not of_it[0].attempts:
+            of_it[0].due_at = self._now()
+
+    def _fail(self, queued: _Queued, endpoint: _Endpoint, outcome: Outcome, keep: timedelta) -> Iterator[str]:
+        now = self._now()
+        first, longest = webhooks.PAUSE_SECONDS
+
+        def pause(failures: int) -> timedelta:
+            return timedelta(seconds=outcome.chance * min(longest, first * 2.0 ** min(failures - 1, 30)))
+
+        queued.due_at = min(now + pause(queued.attempts), queued.since + keep)
+        if now >= queued.since + keep:
             queued.failed_at = now
-            self._have_due(queued.invoice, now)
-            return True
-        self._have_due(queued.invoice, min(end, now + timedelta(seconds=pause_seconds)))
-        return False
+            yield "failed"
+        was_dead = endpoint.paused_until is not None
+        endpoint.is_failing = True
+        endpoint.failures += queued.attempts == 1 or was_dead
+        if endpoint.failures >= FAILURES:
+            endpoint.paused_until = now + pause(endpoint.failures - FAILURES + 1)
+            if not was_dead:
+                yield "dead"
+            for other in self._oldest():
+                if other.key == queued.key and other.since < now - keep and not other.is_held(now):
+                    other.failed_at = now
+                    self._advance(other.invoice)
 
-    def _have_due(self, invoice: str, when: datetime) -> None:
-        for queued in self._open():
-            if queued.invoice == invoice:
-                queued.due_at = when
-
-    def _release(self, seqs: list[int]) -> None:
-        for seq in seqs:
-            if queued := self._queued.get(seq):
-                queued.leased_until = None
-
-    def _trim(self, age_seconds: float) -> None:
+    def _trim(self, age_seconds: float, most: int) -> int:
         oldest = self._now() - timedelta(seconds=age_seconds)
-        for seq, queued in list(self._queued.items()):
-            if queued.failed_at is not None and queued.failed_at < oldest:
-                del self._queued[seq]
+        old = [
+            seq
+            for seq, queued in self._queued.items()
+            if queued.failed_at is not None and queued.failed_at < oldest
+        ]
+        for seq in old[:most]:
+            del self._queued[seq]
+        return len(old[:most])
 
     def _retry(self, seq: int | None) -> int:
         wanted = self.failed if seq is None else [seq for seq in (seq,) if seq in self._queued]
         if seq is not None and not wanted:
             raise NotFound("Delivery not found, or delivered")
+        now = self._now()
         for queued in map(self._queued.__getitem__, wanted):
-            queued.due_at = self._now()
-            queued.since = queued.since if queued.failed_at is None else self._now()
-            queued.failed_at = None
+            if queued.failed_at is not None:
+                queued.failed_at, queued.since = None, now
+            queued.due_at = max(now, queued.leased_until or now)
+            endpoint = self._endpoints[queued.key]
+            if endpoint.paused_until is not None:
+                endpoint.failures, endpoint.paused_until = 0, None
         return len(wanted)
 
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         webhooks.claim: _claim,
-        webhooks.finish: _finish,
-        webhooks.put_off: _put_off,
-        webhooks.release: _release,
+        webhooks.figures: _figures,
+        webhooks.settle: _settle,
         webhooks.trim: _trim,
         webhooks.retry: _retry,
     }
 
 
-def _is_held(queued: _Queued, now: datetime) -> bool:
-    return queued.leased_until is not None and queued.leased_until > now
+def _free(most: int, places: list[tuple[int, bool]], *, is_failing: bool) -> int:
+    """How many places are left to endpoints that fail, or to those that don't."""
+    share = max(1, most // 2 if is_failing else most - most // 8)
+    return min(most - len(places), share - sum(failing is is_failing for _, failing in places))
 
 
 class Posted(NamedTuple):

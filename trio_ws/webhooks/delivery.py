@@ -1,10 +1,11 @@
 """Deliveries: claimed from the queue, POSTed, and settled, by any number of processes on one database.
 
-    event log ─ number_events ─→ webhook_deliveries ─ claim ─→ a task each ─ POST ─→ finish, or put off
+    event log ─ number_events ─→ webhook_deliveries ─ claim ─→ a task each ─ POST ─→ settle
 
-An invoice's deliveries are claimed one after the other, in order. A receiver that is slow or away takes up a
-few places and no more. Whatever happens to this process, the queue has what it had not settled, so each event
-is delivered at least once; `trio-ws-delivery` says which one it is.
+An invoice's deliveries are claimed one after the other, in order. The queue gives each account its turn, and
+each of its endpoints; one that is slow or dead takes up a few places and no more. Whatever happens to this
+process, the queue has what it had not settled, so each event is delivered at least once. `trio-ws-delivery`
+says which one it is.
 """
 
 import contextlib
@@ -13,17 +14,16 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from trio_ws import metrics
 from trio_ws.background import forever
 from trio_ws.codec import encode_event
 from trio_ws.database import webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection
-from trio_ws.database.webhooks import Delivery
+from trio_ws.database.webhooks import Change, Delivery, Outcome, Result
 from trio_ws.errors import ActionError
 from trio_ws.events.log import Log
 from trio_ws.messages import Position
@@ -33,20 +33,14 @@ from trio_ws.webhooks.post import PostError
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Arguments = TypeVarTuple("Arguments")
 Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]  # URL, headers, body; the answer's status
 
 MOST = 64  # POSTs at a time, in this process
-EACH = 4  # of them to one endpoint, by all processes together
-LOOK_SECONDS = (
-    2.0  # pause between looks at the queue when nothing wakes us: who failed waits longer than that
-)
-AGAIN_SECONDS = 0.05  # between looks all the same, so that a busy log without webhooks costs little
+POLL_SECONDS = 2.0  # pause between claims when nothing wakes us: most that failed waits longer than that
+FIGURES_SECONDS = 15.0  # between counts of what waits: as often as metrics are usually collected
+AGAIN_SECONDS = 0.05  # between claims all the same, so that a busy log without webhooks costs little
 LEASE_SECONDS = 20.0  # for a claim besides the POST's own deadline: for the database to be back
-OUTAGE_SECONDS = 0.5  # pause while the database is away
 RELEASE_SECONDS = 1.0  # for giving back what was claimed, when the server stops
-PAUSE_SECONDS = (2.0, 3600.0)  # before the second attempt at most, and before any
 ERROR_CHARACTERS = 200
 
 
@@ -78,7 +72,8 @@ class Deliverer:
         self._post = post
         self._now = now
         self._chance = chance or random.Random(random.getrandbits(64))  # noqa: S311 - spreads, hides nothing
-        self._claimed: set[int] = set()
+        self._held: dict[int, Delivery] = {}  # claimed, and not settled
+        self._outcomes: list[Outcome] = []  # of some of these
         self._woken = trio.Event()
         self._poll_seconds = 0.0  # at the start, there may be something due
 
@@ -87,53 +82,57 @@ class Deliverer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wake_when_the_log_has_one)
-                await forever("webhooks", partial(self._deliver_what_is_due, nursery))
+                nursery.start_soon(forever, "webhook figures", self._count)
+                await forever("webhooks", partial(self._take_turn, nursery))
         finally:
-            if self._claimed:
+            if self._held:
                 with trio.move_on_after(RELEASE_SECONDS, shield=True):
                     await self._release()
 
-    async def _deliver_what_is_due(self, nursery: trio.Nursery) -> float:
-        """Wait until something may be due, and start to deliver it."""
+    async def _take_turn(self, nursery: trio.Nursery) -> float:
+        """Wait until there may be something to do, note what came of deliveries, and begin what is due."""
         with trio.move_on_after(self._poll_seconds):
             await self._woken.wait()
         self._woken = trio.Event()
-        self._poll_seconds = LOOK_SECONDS
-        for delivery in await self._claim():
-            self._claimed.add(delivery.event.seq)
-            nursery.start_soon(self._deliver, delivery)
-        return AGAIN_SECONDS
+        self._poll_seconds = 0.0  # unless all of this is done
+        await self._settle()
+        has_more = await self._begin(nursery)
+        self._poll_seconds = 0.0 if has_more else POLL_SECONDS
+        return 0.0 if has_more else AGAIN_SECONDS
+
+    async def _count(self) -> float:
+        """Have the metrics say how the queue is."""
+        figures = await self._database.run(webhooks.figures, lane=Lane.UPKEEP)
+        metrics.WEBHOOKS_WAITING.set(figures.waiting)
+        metrics.WEBHOOK_ENDPOINTS_DEAD.set(figures.dead)
+        return FIGURES_SECONDS
 
     async def _wake_when_the_log_has_one(self) -> None:
-        # A look for each event was a third of what an event without a webhook cost.
+        # A query for each event was a third of what an event without a webhook cost.
         while True:
             await self._log.next_webhook()
             self._woken.set()
 
-    async def _claim(self) -> list[Delivery]:
-        room = MOST - len(self._claimed)
+    async def _begin(self, nursery: trio.Nursery) -> bool:
+        """Claim what is due, and start to deliver it; return whether there is more at once."""
+        if len(self._held) >= MOST:
+            return False
         lease = self._settings.webhook_seconds + LEASE_SECONDS
-        if not room:
-            return []
-        return await self._database.run(webhooks.claim, room, EACH, lease, lane=Lane.UPKEEP)
+        held = list(self._held.values())
+        claim = await self._database.run(webhooks.claim, MOST, lease, held, lane=Lane.UPKEEP)
+        for delivery in claim.deliveries:
+            self._held[delivery.event.seq] = delivery
+            nursery.start_soon(self._deliver, delivery)
+        return claim.has_more
 
     async def _deliver(self, delivery: Delivery) -> None:
-        """Make one attempt, and note what came of it."""
-        seq = delivery.event.seq
+        """Make one attempt, and have it noted what came of it."""
         error = await self._attempt(delivery)
-        try:
-            if error is None:
-                await self._settle(webhooks.finish, seq)
-            else:
-                pause, most = self._pause(delivery.attempts), self._settings.webhook_retry_seconds
-                logger.debug("webhook %d, attempt %d: %s", seq, delivery.attempts, error)
-                if await self._settle(webhooks.put_off, delivery, error, pause, most):
-                    figures = {"webhook": seq, "account": delivery.account_id}
-                    logger.warning("a webhook was given up", extra={"figures": figures})
-        except Exception:
-            logger.exception("settling a webhook failed; it comes again", extra={"figures": {"webhook": seq}})
-        self._claimed.discard(seq)
-        self._woken.set()  # there is room, and the invoice's next one may be due
+        if error is not None:
+            logger.debug("webhook %d, attempt %d: %s", delivery.event.seq, delivery.attempts, error)
+        result = Result.DELIVERED if error is None else Result.FAILED
+        self._outcomes.append(Outcome(delivery, result, error, self._chance.random()))
+        self._woken.set()  # there will be room, and the invoice's next one may be due
 
     async def _attempt(self, delivery: Delivery) -> str | None:
         """Return what went wrong; None: nothing."""
@@ -158,19 +157,50 @@ class Deliverer:
             return "an internal error, which the server's log has"
         return None if 200 <= status < 300 else f"answered {status}"  # noqa: PLR2004 - RFC 9110, 15.3
 
-    def _pause(self, attempts: int) -> float:
-        """Return how long to wait after so many attempts: exponential, with full jitter."""
-        first, longest = PAUSE_SECONDS
-        return self._chance.uniform(0, min(longest, first * 2.0 ** min(attempts - 1, 32)))
-
-    async def _settle(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> T:
-        """Note it as soon as the database takes it, so that nothing is delivered twice for an outage."""
-        while True:
+    async def _settle(self) -> None:
+        """Note what came of deliveries. While the database is away it is kept: nothing is sent twice."""
+        size = MOST
+        while outcomes := self._outcomes[:size]:
+            keep = self._settings.webhook_retry_seconds
             try:
-                return await self._database.run(query, *args, lane=Lane.UPKEEP)
+                changes = await self._database.run(webhooks.settle, outcomes, keep, lane=Lane.UPKEEP)
             except ActionError:
-                await trio.sleep(OUTAGE_SECONDS)
+                raise
+            except Exception:
+                if len(outcomes) > 1:
+                    size = 1  # so that none keeps the others waiting
+                    continue
+                figures = {"webhook": outcomes[0].delivery.event.seq}
+                logger.exception("settling a webhook failed; it comes again", extra={"figures": figures})
+                changes = []
+            del self._outcomes[: len(outcomes)]
+            for outcome in outcomes:
+                seq = outcome.delivery.event.seq
+                if self._held.get(seq) is outcome.delivery:  # and not a later attempt, after its lease ended
+                    del self._held[seq]
+                metrics.WEBHOOKS.labels(outcome.result).inc()
+            for change in changes:
+                _report(change)
 
     async def _release(self) -> None:
+        """Give back what was claimed and not sent, at the end."""
+        settled = {outcome.delivery.event.seq for outcome in self._outcomes}
+        self._outcomes += [
+            Outcome(delivery, Result.RELEASED) for seq, delivery in self._held.items() if seq not in settled
+        ]
         with contextlib.suppress(ActionError):  # their leases end by themselves
-            await self._database.run(webhooks.release, list(self._claimed), lane=Lane.UPKEEP)
+            await self._settle()
+
+
+def _report(change: Change) -> None:
+    """Log what somebody may want to do something about."""
+    figures = {"webhook": change.seq, "account": change.account_id}
+    match change.change:
+        case "failed":
+            logger.warning("a webhook has failed for good", extra={"figures": figures})
+        case "dead":
+            logger.warning("an endpoint of webhooks is dead: %s", change.endpoint, extra={"figures": figures})
+        case "alive":
+            logger.info(
+                "an endpoint of webhooks is alive again: %s", change.endpoint, extra={"figures": figures}
+            )
