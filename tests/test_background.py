@@ -6,7 +6,7 @@ from trio.testing import MockClock
 
 from trio_ws import metrics
 from trio_ws.background import BACKOFF_SECONDS, forever
-from trio_ws.errors import Timeout, Unavailable
+from trio_ws.errors import Outage, Timeout, Unavailable
 
 
 class Step:
@@ -74,13 +74,14 @@ async def test_failures_are_counted_and_logged_ever_more_rarely(
     caplog.set_level("INFO")
     failures = metrics.BACKGROUND_FAILURES.labels("step")
     before = failures._value.get()  # noqa: SLF001 - prometheus-client has no other way
-    await run(Step(*[Timeout("too long")] * 5, KeyError("row"), Unavailable("away")), 60)
-    assert failures._value.get() == before + 7  # noqa: SLF001 - see above
+    errors = [Timeout("too long"), Unavailable("busy"), *[Timeout("too long")] * 3, KeyError("row")]
+    await run(Step(*errors, Outage("away"), Outage("away")), 60)
+    assert failures._value.get() == before + 8  # noqa: SLF001 - see above
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "step: failed (1 in a row); trying again: too long"),
-        ("WARNING", "step: failed (2 in a row); trying again: too long"),
+        ("WARNING", "step: failed (2 in a row); trying again: busy"),
         ("WARNING", "step: failed (4 in a row); trying again: too long"),
-        ("INFO", "step: works again, after 7 failures"),
+        ("INFO", "step: works again, after 8 failures"),
     ]
 
 

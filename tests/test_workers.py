@@ -112,6 +112,17 @@ async def test_a_worker_that_hangs_is_killed_and_started_anew(
         assert len(set(await noted(tmp_path / "note", 3))) == 3
 
 
+async def test_a_worker_that_hangs_before_it_serves_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first serves and ends, the next two sleep before they serve, and the fourth serves."""
+    hangs = "1 < len(open(orders.strip()).readlines()) < 4 and __import__('time').sleep(60)\n"
+    command = worker("import os, sys; orders = sys.stdin.readline(); ", NOTES, hangs, "print('serves'); ")
+    monkeypatch.setattr(workers, "START_SECONDS", 1.0)
+    async with running(command, tmp_path / "note", count=1):
+        assert len(set(await noted(tmp_path / "note", 4))) >= 4
+
+
 async def test_workers_hear_of_what_has_changed_and_so_do_those_that_come_later(tmp_path: Path) -> None:
     again = "[open(line.strip(), 'a').write(f'{os.getpid()}\\n') for line in sys.stdin if line != 'stop\\n']"
     shutdown = trio.Event()
@@ -308,10 +319,15 @@ class Quiet:
 
 
 class Listening(Workers):
-    """Workers of which one is listened to."""
+    """Workers that are no processes, of which one is listened to."""
 
-    async def listen(self, process: Any) -> None:
-        await self._listen_to(process)
+    def __init__(self, process: Any) -> None:
+        super().__init__([], b"", trio.Event(), 1)
+        self.process = process
+
+    async def listen(self) -> None:
+        while await self._hear(self.process, workers.SILENCE_SECONDS):
+            pass
 
 
 async def test_a_worker_hangs_when_it_has_made_no_progress_for_long_not_when_it_is_old(
@@ -319,7 +335,7 @@ async def test_a_worker_hangs_when_it_has_made_no_progress_for_long_not_when_it_
 ) -> None:
     process = Quiet()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Listening([], b"", trio.Event(), 1).listen, process)
+        nursery.start_soon(Listening(process).listen)
         for _ in range(100):
             await trio.sleep(workers.SILENCE_SECONDS - 1)
             await process.says.send_all(b"alive\n")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from trio_ws import metrics
-from trio_ws.errors import ActionError, Unavailable
+from trio_ws.errors import ActionError, Outage
 
 logger = logging.getLogger(__name__)
 
@@ -51,5 +51,5 @@ def _report(name: str, error: Exception, failures: int) -> None:
         return
     if is_bug:
         logger.error("%s: failed (%d in a row); trying again", name, failures, exc_info=error)
-    elif not isinstance(error, Unavailable):  # of an outage the gateway has said why
+    elif not isinstance(error, Outage):  # of that the gateway has said why
         logger.warning("%s: failed (%d in a row); trying again: %s", name, failures, error)

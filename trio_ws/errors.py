@@ -109,6 +109,10 @@ class Unavailable(ActionError):
     retry_after_seconds = 1.0
 
 
+class Outage(Unavailable):
+    """PostgreSQL, or what it takes to reach it, is away: who raises this has logged why."""
+
+
 class Timeout(ActionError):
     """PostgreSQL took too long, and what was asked of it has been undone."""
 

@@ -10,7 +10,7 @@ BATCH = 500
 
 async def expire_invoices(database: Database, tail: Tail, pause_seconds: float) -> float:
     """Expire what is overdue, as a background step. Of many processes, each leaves what another is at."""
-    expired = await database.run(queries.expire_invoices, BATCH, lane=Lane.UPKEEP)
-    if expired:
+    done = await database.run(queries.expire_invoices, BATCH, lane=Lane.UPKEEP)
+    if done:
         tail.wake()
-    return 0.0 if expired == BATCH else pause_seconds
+    return 0.0 if done == BATCH else pause_seconds

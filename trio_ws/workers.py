@@ -27,6 +27,7 @@ RESTART_SECONDS = (0.1, 10.0)  # first and longest pause before a worker that ha
 WELL_SECONDS = 10.0  # who lived so long begins with the first pause again
 BEAT_SECONDS = 2.0  # pause between the lines of a worker that makes progress
 SILENCE_SECONDS = 30.0  # no line for so long: it hangs
+START_SECONDS = 60.0  # before the first one, which takes a second: there may be many workers, and few cores
 STDIN, STDOUT = 0, 1
 
 
@@ -109,17 +110,17 @@ class Workers:
     async def _run_one(self, number: int, say_that_it_serves: Callable[[], None]) -> int:
         """Run a worker to its end, and return its exit status."""
         async with self._process(number) as process, trio.open_nursery() as nursery:
-            assert process.stdout  # noqa: S101 - a pipe
             line = _Line(process)
             line.say(self._orders + b"\n")
             self._living.append(line)
             try:
                 nursery.start_soon(line.carry)
                 nursery.start_soon(self._stop_in_time, line)
-                if await process.stdout.receive_some():
+                if await self._hear(process, START_SECONDS):
                     logger.info("worker %d serves, process %d", number, process.pid)
                     say_that_it_serves()
-                    await self._listen_to(process)
+                    while await self._hear(process, SILENCE_SECONDS):
+                        pass
                 return await process.wait()
             finally:
                 self._living.remove(line)
@@ -141,15 +142,14 @@ class Workers:
                 await process.stdio.aclose()
                 await process.wait()
 
-    async def _listen_to(self, process: trio.Process) -> None:
-        """Return when a worker has ended, or was ended because it hangs."""
+    async def _hear(self, process: trio.Process, seconds: float) -> bytes | bytearray:
+        """Return what a worker says; nothing if it has ended, or was killed since it hangs."""
         assert process.stdout  # noqa: S101 - a pipe
-        with trio.move_on_after(SILENCE_SECONDS) as silence:
-            while await process.stdout.receive_some():
-                silence.deadline = trio.current_time() + SILENCE_SECONDS
-        if silence.cancelled_caught:
-            logger.warning("worker process %d hangs: killing it", process.pid)
-            process.kill()
+        with trio.move_on_after(seconds):
+            return await process.stdout.receive_some()
+        logger.warning("worker process %d hangs: killing it", process.pid)
+        process.kill()
+        return b""
 
     async def _stop_in_time(self, line: "_Line") -> None:
         await self._shutdown.wait()

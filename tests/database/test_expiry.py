@@ -78,7 +78,15 @@ def test_expiring_reads_what_is_overdue_whatever_the_statistics_say(
         assert rows_read(connection) - before <= 5
 
 
-@pytest.mark.parametrize("refusal", ["RAISE 'not this one: %', NEW.memo;", "PERFORM pg_sleep(60);"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "RAISE 'not this one: %', NEW.memo;",
+        "PERFORM pg_sleep(60);",
+        "RETURN NULL;",
+        "NEW.status := OLD.status;",
+    ],
+)
 def test_one_that_another_program_lets_nobody_change_keeps_no_other(
     connection: Connection,
     other: Other,
@@ -91,7 +99,8 @@ def test_one_that_another_program_lets_nobody_change_keeps_no_other(
     insert(other, 20, "now() - interval '1 hour'")
     other.execute("UPDATE invoices SET memo = 'a secret'")
     other.execute(REFUSE.format(refusal).encode())
-    assert queries.expire_invoices(connection, 500) == 19
+    assert queries.expire_invoices(connection, 500) == 20
+    assert expired(other) == 19
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert line.startswith("invoice 2 can't expire (")
     assert line.endswith("; see expiry_failures): again in 5 s")
@@ -99,7 +108,30 @@ def test_one_that_another_program_lets_nobody_change_keeps_no_other(
     # It costs no more until then, and no other waits for it.
     insert(other, 1, "now()")
     assert queries.expire_invoices(connection, 500) == 1
+    assert expired(other) == 20
     assert other.execute("SELECT invoice_id, attempts FROM expiry_failures").fetchall() == [(2, 1)]
+
+
+def expired(other: Other) -> int:
+    ((count,),) = other.execute("SELECT count(*) FROM invoices WHERE status = 'expired'")
+    return int(str(count))
+
+
+def test_hundreds_that_a_trigger_keeps_as_they_are_cost_one_try_and_one_line(
+    connection: Connection, other: Other, caplog: pytest.LogCaptureFixture
+) -> None:
+    insert(other, 500, "now() - interval '1 hour'")
+    other.execute(
+        "CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+        " CREATE TRIGGER veto BEFORE UPDATE ON invoices FOR EACH ROW WHEN (OLD.id <= 500)"
+        " EXECUTE FUNCTION veto()"
+    )
+    insert(other, 3, "now() - interval '1 minute'")
+    assert queries.expire_invoices(connection, 500) == 500
+    assert queries.expire_invoices(connection, 500) == 3
+    assert expired(other) == 3
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "and 499 others can't expire (a trigger keeps it as it was; " in line
 
 
 def test_it_is_tried_again_with_growing_pauses_until_it_does(connection: Connection, other: Other) -> None:

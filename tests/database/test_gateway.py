@@ -21,13 +21,15 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests import clusters
+from trio_ws import metrics
 from trio_ws.database import gateway as gateway_module
 from trio_ws.database import lanes, queries
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.gateway import Gateway, QueryFailedError
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
-from trio_ws.errors import NotFound, Timeout, Unavailable
+from trio_ws.errors import NotFound, Timeout, Unauthorized, Unavailable
+from trio_ws.identity import hash_token
 from trio_ws.messages import CreateInvoice
 from trio_ws.settings import Settings
 
@@ -184,6 +186,37 @@ async def test_no_lane_keeps_another_waiting(gateway: Gateway, lane: Lane) -> No
             with pytest.raises(Unavailable, match="The database is busy"):
                 await gateway.run(queries.check, lane=lane)
         held.set()
+
+
+async def test_many_tokens_are_looked_up_together(gateway: Gateway, conninfo: str) -> None:
+    def queries_made() -> float:
+        named = ({"query": "identify_all"}, {"query": "identify"})
+        return sum(
+            metrics.REGISTRY.get_sample_value("trio_ws_database_seconds_count", name) or 0 for name in named
+        )
+
+    async def look_up(number: int) -> None:
+        try:
+            found.append(
+                (await gateway.run(queries.identify, hash_token(str(number)), lane=Lane.IDENTIFY)).account_id
+            )
+        except Unauthorized:
+            unknown.append(number)
+
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute("INSERT INTO accounts (name) VALUES ('second')")
+        other.execute(
+            "INSERT INTO tokens (account_id, hash, scopes) VALUES (2, %s, '{read}')", (hash_token("7"),)
+        )
+    found: list[int | None] = []
+    unknown: list[int] = []
+    async with watching(gateway):
+        before = queries_made()
+        async with trio.open_nursery() as nursery:
+            for number in range(700):
+                nursery.start_soon(look_up, number)
+        assert queries_made() - before < 10
+    assert (found, len(unknown)) == ([2], 699)
 
 
 async def test_lists_leave_half_of_the_connections_to_other_requests(gateway: Gateway) -> None:

@@ -16,7 +16,9 @@ from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, re
 from tests.end_to_end.test_hostile import port_of, serving_with
 from tests.programs import Psql
 from trio_ws.database import gateway as gateway_module
+from trio_ws.database import queries
 from trio_ws.database.gateway import Gateway
+from trio_ws.errors import Unavailable
 from trio_ws.settings import Settings
 from trio_ws.testing import simulated_server
 
@@ -84,6 +86,29 @@ async def test_events_come_by_polling_while_the_line_of_notifications_is_dead(co
                     uid = await program.create_invoice(account_id=1, amount=1, currency="USD")
                     assert (await client.receive())["data"]["uid"] == str(uid)
         assert line.swallowed > 0
+
+
+async def test_a_pooler_that_falls_silent_while_a_session_begins_keeps_no_connection(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(connection: queries.Connection) -> None:
+        line.black_hole()
+        right(connection)
+
+    right = queries.prepare_pooled_connection
+    with (
+        Proxy.to_postgres(conninfo) as line,
+        closing(
+            Gateway(line.conninfo(conninfo), Settings(listen_url=conninfo, statement_seconds=0.5))
+        ) as gateway,
+    ):
+        async with watching(gateway):
+            with monkeypatch.context() as patch, trio.fail_after(PATIENCE_SECONDS):
+                patch.setattr(queries, "prepare_pooled_connection", prepare)
+                with pytest.raises(Unavailable):
+                    await gateway.run(queries.check)
+            line.heal()
+            await gateway.run(queries.check)
 
 
 async def test_a_dead_line_of_notifications_is_noticed_and_replaced(

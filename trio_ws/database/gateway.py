@@ -26,7 +26,7 @@ from trio_ws.database.batches import WORKERS, Batches, one_by_one
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.database.sessions import ENCODING
-from trio_ws.errors import Timeout, Unavailable
+from trio_ws.errors import Outage, Timeout, Unavailable
 from trio_ws.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Gateway:
             if NO_THREAD not in str(error):
                 raise
             self._report(error)
-            raise Unavailable("The server has no thread for it") from None
+            raise Outage("The server has no thread for it") from None
 
     async def watch(self, wake: Wake) -> None:
         """Call `wake` at each notification and after each reconnection; cut silent connections; batch."""
@@ -183,11 +183,11 @@ class Gateway:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(forever, "LISTEN", partial(self._listen, wake))
-                    for query, many in queries.TOGETHER.items():
+                    for query, joined in queries.TOGETHER.items():
                         batches = self._batches[query] = Batches(
-                            many.__name__,
-                            partial(self._run_alone, many),
-                            partial(self._run_alone, query),
+                            joined.query.__name__,
+                            partial(self._run_alone, joined.query, lane=joined.lane),
+                            partial(self._run_alone, query, lane=joined.lane),
                             self._statement_seconds,
                         )
                         nursery.start_soon(batches.refuse_the_late)
@@ -248,7 +248,7 @@ class Gateway:
             return QueryFailedError(query, error)
         if isinstance(error, _OUTAGES):
             self._report(error)
-            return Unavailable("The database failed; whether this was done is not known")
+            return Outage("The database failed; whether this was done is not known")
         return QueryFailedError(query, error) if isinstance(error, psycopg.Error) else error
 
     def _use(self, connection: Connection, query: Callable[..., T], *args: Any) -> T:
@@ -280,7 +280,7 @@ class Gateway:
         except _OUTAGES as error:
             metrics.DATABASE_FAILURES.labels("connect").inc()
             self._report(error)
-            raise Unavailable("The database can't be reached") from None
+            raise Outage("The database can't be reached") from None
 
     def _report(self, error: Exception | None) -> None:
         """Log the first failure and the recovery, not each request that meets them.
@@ -323,7 +323,7 @@ class Gateway:
             if self._is_listening:  # and not again until it has listened
                 logger.warning("can't LISTEN, events come by polling: %s", _summary(error))
             self._is_listening = False
-            raise Unavailable("Can't LISTEN") from None
+            raise Outage("Can't LISTEN") from None
         self._is_listening = True
         with connection:
             try:
@@ -348,7 +348,7 @@ class Gateway:
             if connection.info.parameter_status("in_hot_standby") == "on":
                 raise psycopg.OperationalError("it is a standby, which only reads")
             if is_pooled:
-                queries.prepare_pooled_connection(connection)
+                self._use(connection, queries.prepare_pooled_connection)
             else:
                 self._use(connection, queries.prepare_connection, self._statement_seconds)
         except BaseException:

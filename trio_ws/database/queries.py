@@ -19,6 +19,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
 from trio_ws.database import sessions
+from trio_ws.database.lanes import Lane
 from trio_ws.database.sessions import begin_pooled_session, begin_session
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
 from trio_ws.identity import SCOPES, Identity
@@ -240,36 +241,46 @@ def change_status(connection: Connection, uid: UUID, status: Status, owner: int 
 
 
 def expire_invoices(connection: Connection, most: int) -> int:
-    """Note that invoices have expired, the longest overdue first, at most `most`; return how many.
+    """Note that invoices have expired, the longest overdue first, at most `most`.
 
     What another process is at is left to it, and so is what is being paid. An invoice that can't be changed,
-    because another program's trigger refuses or delays it, stops no other: if all together fail, each is
-    tried alone, and those that fail are tried again later, with growing pauses.
+    because another program's trigger refuses, delays or undoes it, stops no other: if all together fail, each
+    is tried alone, and those that fail are tried again later, with growing pauses.
+
+    Returns:
+        How many have expired or were put off.
     """
     try:
         with connection.transaction():
             _limit(connection, EXPIRE_TOGETHER_TIMEOUT)
             # Never prepared: a plan from when the table was small would read all of it, later.
-            return connection.execute(_EXPIRE_OVERDUE, {"most": most}, prepare=False).rowcount
+            tried = connection.execute(_EXPIRE_OVERDUE, {"most": most}, prepare=False).fetchall()
     except psycopg.Error as error:
         if not _is_of_a_row(error):
             raise
+        return _expire_each(connection, most)
+    _put_off_expiry(connection, [invoice_id for invoice_id, has_expired in tried if not has_expired])
+    return len(tried)
+
+
+def _expire_each(connection: Connection, most: int) -> int:
     deadline = time.monotonic() + EXPIRE_ALONE_SECONDS
-    expired = 0
     overdue = connection.execute(f"SELECT ARRAY({_OVERDUE})", {"most": most}, prepare=False)
     ((ids,),) = overdue.fetchall()
-    for invoice_id in ids:
+    for tried, invoice_id in enumerate(ids):
         if time.monotonic() > deadline:
-            break  # the next call goes on from here
+            return tried  # the next call goes on from here
         try:
             with connection.transaction():
                 _limit(connection, EXPIRE_ALONE_TIMEOUT)
-                expired += connection.execute(_EXPIRE_ONE, (invoice_id,)).rowcount
+                has_expired = connection.execute(_EXPIRE_ONE, (invoice_id,)).fetchall() == [("expired",)]
         except psycopg.Error as error:
             if not _is_of_a_row(error):
                 raise
-            _put_off_expiry(connection, invoice_id, error)
-    return expired
+            _put_off_expiry(connection, [invoice_id], error)
+        else:
+            _put_off_expiry(connection, [] if has_expired else [invoice_id])
+    return len(ids)
 
 
 # All of these together stay below `statement_seconds`, or the gateway would think that PostgreSQL is silent.
@@ -287,36 +298,49 @@ _OVERDUE = (
 )
 # By an array, which is read by the index, whatever the planner thinks of the size of the table.
 _EXPIRE_OVERDUE = (
-    "WITH expired AS (UPDATE @schema@.invoices SET status = 'expired'"  # noqa: S608
-    f" WHERE id = ANY(ARRAY({_OVERDUE})) RETURNING id),"
-    " forgotten AS (DELETE FROM @schema@.expiry_failures WHERE invoice_id IN (SELECT id FROM expired))"
-    " SELECT FROM expired"
+    f"WITH overdue AS MATERIALIZED (SELECT ARRAY({_OVERDUE}) AS ids),"  # noqa: S608
+    " changed AS (UPDATE @schema@.invoices SET status = 'expired'"
+    " WHERE id = ANY ((SELECT ids FROM overdue)::bigint[]) RETURNING id, status),"
+    " forgotten AS (DELETE FROM @schema@.expiry_failures"
+    " WHERE invoice_id IN (SELECT id FROM changed WHERE status = 'expired'))"
+    " SELECT tried.id, changed.status IS NOT DISTINCT FROM 'expired'"
+    " FROM overdue CROSS JOIN unnest(ids) tried (id) LEFT JOIN changed ON changed.id = tried.id"
 )
 _EXPIRE_ONE = (
     "UPDATE @schema@.invoices SET status = 'expired'"
-    " WHERE id = %s AND status = 'unpaid' AND expires_at <= now()"
+    " WHERE id = %s AND status = 'unpaid' AND expires_at <= now() RETURNING status"
+)
+# What has been paid meanwhile needs no second try.
+_PUT_OFF_EXPIRY = (
+    "WITH forgotten AS (DELETE FROM @schema@.expiry_failures WHERE retry_at < now() - interval '1 day')"
+    " INSERT INTO @schema@.expiry_failures AS known (invoice_id, retry_at, error)"
+    " SELECT id, now() + make_interval(secs => %(first)s), %(error)s FROM @schema@.invoices"
+    " WHERE id = ANY (%(ids)s) AND status = 'unpaid'"
+    " ON CONFLICT (invoice_id) DO UPDATE SET attempts = known.attempts + 1, error = excluded.error,"
+    " retry_at = now()"
+    " + make_interval(secs => least(%(first)s * 2.0 ^ least(known.attempts, 30), %(longest)s))"
+    " RETURNING invoice_id, round(extract(epoch FROM retry_at - now()))::int"
 )
 
 
-def _put_off_expiry(connection: Connection, invoice_id: int, error: psycopg.Error) -> None:
+def _put_off_expiry(connection: Connection, ids: Sequence[int], error: psycopg.Error | None = None) -> None:
+    if not ids:
+        return
     first, longest = EXPIRE_AGAIN_SECONDS
-    ((seconds,),) = connection.execute(
-        "WITH forgotten AS (DELETE FROM @schema@.expiry_failures WHERE retry_at < now() - interval '1 day')"
-        " INSERT INTO @schema@.expiry_failures AS known (invoice_id, retry_at, error)"
-        " VALUES (%(id)s, now() + make_interval(secs => %(first)s), %(error)s)"
-        " ON CONFLICT (invoice_id) DO UPDATE SET attempts = known.attempts + 1, error = excluded.error,"
-        " retry_at = now()"
-        " + make_interval(secs => least(%(first)s * 2.0 ^ least(known.attempts, 30), %(longest)s))"
-        " RETURNING round(extract(epoch FROM retry_at - now()))::int",
-        {"id": invoice_id, "first": first, "longest": longest, "error": str(error)[:1000]},
-    )
-    # PostgreSQL's words may quote the row, so that only the table has them.
-    logger.warning(
-        "invoice %s can't expire (%s; see expiry_failures): again in %s s",
-        invoice_id,
-        error.sqlstate,
-        seconds,
-    )
+    what = "a trigger keeps it as it was" if error is None else str(error)[:1000]
+    put_off = connection.execute(
+        _PUT_OFF_EXPIRY, {"ids": list(ids), "first": first, "longest": longest, "error": what}
+    ).fetchall()
+    if put_off:
+        (invoice_id, seconds), others = put_off[0], len(put_off) - 1
+        # PostgreSQL's words may quote the row, so that only the table has them.
+        logger.warning(
+            "invoice %s%s can't expire (%s; see expiry_failures): again in %s s",
+            invoice_id,
+            f" and {others} others" if others else "",
+            error.sqlstate if error else what,
+            seconds,
+        )
 
 
 def _limit(connection: Connection, timeout: str) -> None:
@@ -603,22 +627,36 @@ def identify(connection: Connection, digest: bytes) -> Identity:
     Raises:
         Unauthorized: it is unknown, expired or revoked.
     """
-    found = connection.execute(
-        "SELECT id, account_id, scopes, @schema@.wire_time(expires_at),"
-        " extract(epoch FROM expires_at - clock_timestamp())::float8 FROM @schema@.tokens WHERE hash = %s"
-        " AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())",
-        (digest,),
+    (found,) = identify_all(connection, [(digest,)])
+    if isinstance(found, Unauthorized):
+        raise found
+    return found
+
+
+def identify_all(connection: Connection, many: Sequence[tuple[bytes]]) -> list[Identity | Unauthorized]:
+    """Return whom tokens stand for, as `identify` does, or what it raises."""
+    rows = connection.execute(
+        "SELECT number, id, account_id, scopes, @schema@.wire_time(expires_at),"
+        " extract(epoch FROM expires_at - clock_timestamp())::float8"
+        " FROM unnest(%s::bytea[]) WITH ORDINALITY AS wanted (hash, number)"
+        " JOIN @schema@.tokens t ON t.hash = wanted.hash"
+        " WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())",
+        ([digest for (digest,) in many],),
     )
-    if not (row := found.fetchone()):
-        raise Unauthorized("The token is unknown, expired or revoked")
-    token_id, account_id, scopes, expires_at, seconds_left = row
-    return Identity(
-        token_id=token_id,
-        account_id=account_id,
-        scopes=tuple(scope for scope in SCOPES if scope in scopes),
-        expires_at=expires_at,
-        seconds_left=seconds_left,
-    )
+    found = {
+        number: Identity(
+            token_id=token_id,
+            account_id=account_id,
+            scopes=tuple(scope for scope in SCOPES if scope in scopes),
+            expires_at=expires_at,
+            seconds_left=seconds_left,
+        )
+        for number, token_id, account_id, scopes, expires_at, seconds_left in rows
+    }
+    return [
+        found.get(number) or Unauthorized("The token is unknown, expired or revoked")
+        for number in range(1, len(many) + 1)
+    ]
 
 
 def find_ended(connection: Connection, held: Sequence[Identity]) -> list[Identity]:
@@ -707,8 +745,21 @@ def _json(row: Row) -> msgspec.Raw:
     return json
 
 
-# What answers many requests of a kind at once: a list of their arguments in, of what comes of each out.
-TOGETHER: dict[Callable[..., Any], Callable[..., list[Any]]] = {
-    create_invoice: create_invoices,
-    fetch_invoice: fetch_invoices,
+class Joined(NamedTuple):
+    """What answers many requests of a kind at once.
+
+    Args:
+        query: Takes a list of their arguments, and returns what comes of each.
+        lane: Where it runs.
+    """
+
+    query: Callable[..., list[Any]]
+    lane: Lane = Lane.CLIENTS
+
+
+TOGETHER: dict[Callable[..., Any], Joined] = {
+    create_invoice: Joined(create_invoices),
+    fetch_invoice: Joined(fetch_invoices),
+    # Many who try wrong tokens must keep nobody from coming, and no revocation from being noticed.
+    identify: Joined(identify_all, Lane.IDENTIFY),
 }

@@ -25,7 +25,7 @@ from trio_ws.database.batches import one_by_one
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, LogRead, Snapshot
-from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Timeout, Unauthorized, Unavailable
+from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import (
     PAGE_BYTES,
@@ -139,7 +139,7 @@ class SimulatedDatabase:
                 if self.delay:
                     await trio.sleep(min(self.delay, self.statement_seconds))
         if self.away:
-            raise Unavailable("The database can't be reached")
+            raise Outage("The database can't be reached")
         if self.delay > self.statement_seconds:
             raise Timeout("The database took too long")
         answer: T
@@ -148,7 +148,7 @@ class SimulatedDatabase:
         else:
             answer = self.answers[query](self, *args)
         if self.lose_answers:
-            raise Unavailable("The database failed; whether this was done is not known")
+            raise Outage("The database failed; whether this was done is not known")
         return answer
 
     async def run_many(
