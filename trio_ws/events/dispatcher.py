@@ -106,7 +106,7 @@ class Dispatcher:
         """Go on from the end of another log, of which nobody knows what of it our followers have."""
         self.log.restart(end)
         for follower in dict.fromkeys(one for group in self._followers.values() for one in _as_dict(group)):
-            follower.end(CloseCode.LOG_LOST, "the event log is another one now")
+            follower.end(CloseCode.LOG_LOST, "the event log was replaced; positions are no longer valid")
         for watcher in [watcher for group in self._watches.values() for watcher in group]:
             watcher.on_lost_log()
 

@@ -191,7 +191,7 @@ class Log:
         """
         read = await self._database.run(query, *args, lane=Lane.CATCH_UP)
         if read.end.epoch != self.end.epoch:
-            raise Unavailable("The event log is another one now")
+            raise Unavailable("The event log was replaced; positions are no longer valid")
         return read
 
     async def _read_page(self, number: int) -> list[Event]:
@@ -228,7 +228,7 @@ class Log:
         try:
             events = await self._read_page(number)
             if self._loads.get(number) is not load:
-                raise Unavailable("The event log is another one now")
+                raise Unavailable("The event log was replaced; positions are no longer valid")
         except ActionError as error:
             load.error = error
             raise
