@@ -165,17 +165,6 @@ def resume_one_too_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Follower, "follow", lambda self, topics, after: right(self, topics, after + 1))
 
 
-def forget_what_came_while_reading(patch: pytest.MonkeyPatch) -> None:
-    async def read_on(self: Follower, cursor: int) -> bytes:
-        frames = await right(self, cursor)
-        if not self._ahead:
-            self._cursor = None
-        return frames
-
-    right = Follower._read_on  # noqa: SLF001
-    patch.setattr(Follower, "_read_on", read_on)
-
-
 def tell_twice(patch: pytest.MonkeyPatch) -> None:
     right = Follower._read_from  # noqa: SLF001
     patch.setattr(Follower, "_read_from", lambda self, cursor: right(self, cursor - 1))
@@ -307,7 +296,6 @@ MUTATIONS = [
     skip_the_epoch_check,
     skip_the_check_of_what_was_trimmed,
     resume_one_too_late,
-    forget_what_came_while_reading,
     tell_twice,
     do_not_stop,
     never_look_again_after_an_outage,
