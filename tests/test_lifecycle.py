@@ -220,18 +220,18 @@ async def test_an_invoice_that_is_being_paid_does_not_expire_and_one_that_is_not
 ) -> None:
     client = await world.connect()
     await request(client, action="subscribe", type="account", id=1)
-    for seconds in (10, 10, 3600):
+    for seconds in (10, 10, 300):
         await request(client, **INVOICE, expires_in_seconds=seconds)
     paying = (await request(client, **INVOICE, expires_in_seconds=10))["data"]["uid"]
     await request(client, action="update_invoice", uid=paying, status="confirming")
     begin = trio.current_time()
     expired: list[tuple[int, int]] = []
-    with trio.move_on_after(7200):
+    with trio.move_on_after(600):
         while True:
             event = await client.receive()
             if event["data"]["status"] == "expired":
                 expired.append((event["data"]["id"], round(trio.current_time() - begin)))
-    assert expired == [(1, 10), (2, 10), (3, 3600)]
+    assert expired == [(1, 10), (2, 10), (3, 300)]
 
 
 async def test_an_invoice_that_is_overdue_cannot_be_paid_before_anybody_noted_it(

@@ -316,13 +316,18 @@ MUTATIONS = [
 ]
 
 
+# Those that few seeds find, and one that did: it is tried first, for the others take half a minute.
+LAST_FOUND_BY = {let_an_outbox_grow: 23, tell_twice: 17, forget_keys: 11, resume_one_too_late: 7}
+
+
 @pytest.mark.logs_errors
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_a_server_that_is_broken_on_purpose_is_found_out(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch)
-    assert any(play(small(seed)).violation is not None for seed in range(SEEDS))
+    seeds = [LAST_FOUND_BY.get(mutate, 0), *range(SEEDS)]
+    assert any(play(small(seed)).violation is not None for seed in seeds)
 
 
 # Shrinking, a picture, and the shell
@@ -348,7 +353,7 @@ def test_a_broken_server_is_found_and_shrunk_and_replayed(
     forget_an_unsubscribe(monkeypatch)
     saved, plot = tmp_path / "scenario.json", tmp_path / "run.svg"
     with pytest.raises(SystemExit) as exited:
-        simulate(seeds=SEEDS, hours=0.5, clients=10, save=saved, plot=plot)
+        simulate(seeds=SEEDS, hours=0.2, clients=5, save=saved, plot=plot)
     assert exited.value.code == 1
     said = capsys.readouterr().out
     assert "was not asked for" in said
