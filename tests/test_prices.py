@@ -453,8 +453,8 @@ def test_a_way_through_another_currency_is_exact_whichever_way_prices_are_given(
 def find(known: list[tuple[str, str, Decimal, str]], quote: str, base: str) -> Rate | None:
     """What is found, where so much is known: currency, base, value, and since when."""
     rates = {(currency, its_base): Rate(Fraction(value), since) for currency, its_base, value, since in known}
-    currencies = {currency for pair in rates for currency in pair}
-    return find_rate(quote, base, lambda *pair: rates.get(pair), lambda _: currencies)
+    others = {("9", currency) for pair in rates for currency in pair}  # as late as can be: each is tried
+    return find_rate(quote, base, lambda *pair: rates.get(pair), others)
 
 
 def test_of_several_ways_the_latest_counts_and_of_several_prices_for_a_pair_the_last() -> None:

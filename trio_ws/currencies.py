@@ -6,8 +6,9 @@ Integers, decimals and fractions; never a binary float.
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
+from itertools import islice
 from math import floor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # ISO 4217, and what is usual for others; all else has 2. `currency_exponent` of the schema says the same.
 _BY_EXPONENT = {
@@ -46,35 +47,56 @@ class Rate(NamedTuple):
     since: str
 
 
+class Price(Protocol):
+    """What somebody said that one of a currency costs in another."""
+
+    @property
+    def value(self) -> Decimal | Fraction: ...  # noqa: D102 - as in Rate
+    @property
+    def since(self) -> str: ...  # noqa: D102
+
+
+WAYS = 1000  # that are compared for one conversion: 2 ms at most
+
+
 def find_rate(
     quote: str,
     base: str,
-    rate: Callable[[str, str], Rate | None],
-    neighbours: Callable[[str], Iterable[str]],
+    price: Callable[[str, str], Price | None],
+    others: Iterable[tuple[str, str]],
 ) -> Rate | None:
     """Return what one `quote` costs in `base`: directly, inversely, or through one other currency.
 
-    A way of two steps is as old as its older one; of several ways, the latest counts.
+    A way of two steps is as old as its older one. Of several ways the latest counts; of those that are
+    equally late, the one through the first currency by name. Only the way that counts is calculated.
 
     Args:
         quote: A currency.
         base: Another one.
-        rate: What a currency costs in a base currency; None: it has no price there.
-        neighbours: The currencies that one has a price in, or that have one in it.
+        price: What a currency costs in a base currency; None: it has no price there.
+        others: The currencies that have prices with one of the two, each after the time of the latest such
+            price; the latest first. WAYS of them are tried.
     """
 
-    def step(quote: str, base: str) -> Rate | None:
-        if direct := rate(quote, base):
-            return direct
-        if inverse := rate(base, quote):
-            return Rate(1 / inverse.value, inverse.since)
+    def rate(quote: str, base: str) -> Rate | None:
+        if direct := price(quote, base):
+            return Rate(Fraction(direct.value), direct.since)
+        if inverse := price(base, quote):
+            return Rate(1 / Fraction(inverse.value), inverse.since)
         return None
 
-    if one := step(quote, base):
+    if one := rate(quote, base):
         return one
-    ways = [
-        Rate(first.value * second.value, min(first.since, second.since))
-        for between in sorted({*neighbours(quote)} & {*neighbours(base)})
-        if (first := step(quote, between)) and (second := step(between, base))
-    ]
-    return max(ways, key=lambda way: way.since, default=None)
+    since, through = "", ""
+    for latest, between in islice(others, WAYS):
+        if latest < since:
+            break  # no way from here on is later
+        first = price(quote, between) or price(between, quote)
+        second = price(between, base) or price(base, between)
+        if first and second:
+            older = min(first.since, second.since)
+            if not through or older > since or (older == since and between < through):
+                since, through = older, between
+    if through and (start := rate(quote, through)) and (end := rate(through, base)):
+        return Rate(start.value * end.value, since)
+    return None
