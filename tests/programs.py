@@ -43,7 +43,7 @@ class OtherProgram(Protocol):
         """
 
     async def set_price(self, currency: str, value: Decimal) -> None:
-        """Change a price in USD."""
+        """Insert or change a price in USD."""
 
     async def delete_price(self, currency: str) -> None:
         """Delete a price in USD."""
@@ -120,8 +120,12 @@ class Psql:
         )
 
     async def set_price(self, currency: str, value: Decimal) -> None:
-        statement = sql.SQL("UPDATE prices SET value = %s WHERE currency = %s RETURNING id")
-        await trio.to_thread.run_sync(self._run, statement, value, currency)
+        statement = sql.SQL(
+            "INSERT INTO prices (account_id, currency, value) VALUES (1, %s, %s)"
+            " ON CONFLICT (account_id, currency, base_currency) DO UPDATE SET value = excluded.value"
+            " RETURNING id"
+        )
+        await trio.to_thread.run_sync(self._run, statement, currency, value)
 
     async def delete_price(self, currency: str) -> None:
         statement = sql.SQL("DELETE FROM prices WHERE currency = %s RETURNING id")

@@ -1,25 +1,31 @@
 """Setting, listing and converting prices, on the simulated database and on PostgreSQL."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, TypeVar, TypeVarTuple, cast
 
+import msgspec
 import psycopg
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 from trio.testing import MockClock
 
+from tests.programs import OtherProgram
 from tests.test_protocol import Contract, assert_nothing_more, receive, request
 from trio_ws.currencies import EXPONENTS, Rate, exponent, find_rate, in_minor_units, rounded
 from trio_ws.database import queries
-from trio_ws.database.gateway import Gateway
+from trio_ws.database.gateway import Database, Gateway
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
-from trio_ws.errors import NotFound
+from trio_ws.errors import NotFound, Timeout
+from trio_ws.events import prices
+from trio_ws.messages import Event
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
@@ -42,7 +48,7 @@ Arguments = TypeVarTuple("Arguments")
 # Setting and listing
 
 
-async def test_a_price_that_was_set_is_told_and_listed(contract: Contract) -> None:
+async def test_a_price_that_was_set_is_sent_and_listed(contract: Contract) -> None:
     world, _ = contract
     client, follower = await world.connect(), await world.connect()
     await request(follower, action="subscribe", type="price", id="BTC")
@@ -56,7 +62,7 @@ async def test_a_price_that_was_set_is_told_and_listed(contract: Contract) -> No
     assert (event["type"], event["data"]) == ("price.updated", price)
     assert event["previous"] == {"amount": 4300000, "value": 43000}
     again = (await request(client, **SET, value=43000.25))["data"]
-    assert again == {**price, "updatedAt": again["updatedAt"]}, "what is so already is said anew"
+    assert again == {**price, "updatedAt": again["updatedAt"]}, "what is so already is said again"
     event = await receive(follower)
     assert (event["data"], event["previous"]) == (again, {})
     await assert_nothing_more(follower)
@@ -89,7 +95,7 @@ async def test_the_list_is_kept_right_by_the_log_whoever_writes(contract: Contra
     await request(follower, action="subscribe", type="price", id="*")
     await program.delete_price("ETH")
     await program.set_price("BTC", Decimal(44000))
-    assert (await receive(follower))["type"] == "price.updated", "of a price that goes nobody is told"
+    assert (await receive(follower))["type"] == "price.updated", "the event of a price that goes is not sent"
     listed = (await request(client, action="list_prices"))["data"]
     assert [(price["currency"], price["value"]) for price in listed] == [("BTC", 44000), ("EUR", 1.08)]
 
@@ -129,8 +135,34 @@ async def test_an_outage_while_they_are_read_is_said_and_they_are_read_later(
     assert (await request(client, action="list_prices"))["data"][0]["value"] == 1
 
 
+class SlowByRows(SimulatedDatabase):
+    """A database in which each price that a statement reads takes a ms."""
+
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        answer = await super().run(query, *args, lane=lane)
+        if query.__name__ == "read_prices":
+            seconds = len(cast("Any", answer)[1]) / 1000
+            await trio.sleep(seconds)
+            if seconds > self.statement_seconds:
+                raise Timeout("The database took too long")
+        return answer
+
+
+async def test_however_many_prices_there_are_no_statement_takes_too_long(autojump_clock: MockClock) -> None:
+    database = SlowByRows()
+    for number in range(3000):
+        database.set_price(f"C{number:04}", Decimal(5))
+    async with simulated_server(database) as world:
+        assert await convert(world, "C0000", "USD") == await convert(world, "C2999", "USD") == 5
+        client = await world.connect()
+        reply = await request(client, action="subscribe", type="price", id="C2999", snapshot=True)
+        assert [price["value"] for price in reply["data"]["snapshot"]] == [5]
+
+
 class SlowToAnswer(SimulatedDatabase):
-    """A database whose snapshot of prices is old when it arrives: its `late` runs in between."""
+    """A database whose prices are old when they arrive: its `late` runs after each part."""
 
     def __init__(self, late: Any) -> None:
         super().__init__()
@@ -142,7 +174,7 @@ class SlowToAnswer(SimulatedDatabase):
         answer = await super().run(query, *args, lane=lane)
         if query.__name__ == "read_prices":
             self.late(self)
-            await trio.sleep(1)  # and the tail tells of it
+            await trio.sleep(1)  # and the tail reads it
         return answer
 
 
@@ -163,6 +195,121 @@ async def test_what_changes_while_they_are_read_is_in_the_list(
         assert [(f"{price['currency']} {price['value']}") for price in listed] == [
             name.replace(".00", ".0") for name in expected
         ]
+
+
+class Between:
+    """A database that other programs write to after each part of the prices that a server reads."""
+
+    def __init__(self, database: Database, change: Callable[[int], Awaitable[None]]) -> None:
+        self._database = database
+        self._change = change
+        self._read = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        answer = await self._database.run(query, *args, lane=lane)
+        if query.__name__ == "read_prices":
+            self._read += 1
+            await self._change(self._read)
+        return answer
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+@pytest.mark.parametrize("empty", [False, True])
+async def test_what_changes_between_two_parts_is_in_the_list(
+    serverless: tuple[Database, OtherProgram], monkeypatch: pytest.MonkeyPatch, part: int, *, empty: bool
+) -> None:
+    monkeypatch.setattr(prices, "PART", part)
+    database, program = serverless
+
+    async def change(number: int) -> None:
+        if number == 1:
+            await program.set_price("BTC", Decimal(5))  # which is in the first part
+            await program.delete_price("ETH")
+            await program.set_price("EUR", Decimal(6))
+            await program.set_price("ETH", Decimal(7))  # another row
+            await program.delete_price("EUR")
+            if empty:
+                await program.delete_price("BTC")
+                await program.delete_price("ETH")
+        elif number == 2:
+            await program.set_price("XMR", Decimal(8))
+
+    async with simulated_server(cast("Any", Between(database, change))) as world:
+        client = await world.connect()
+        await request(client, action="list_prices")
+        await request(client, action="subscribe", type="price", id="*")
+        await program.set_price("ZZZ", Decimal(9))
+        while (await receive(client))["data"]["currency"] != "ZZZ":
+            pass
+        listed = (await request(client, action="list_prices"))["data"]
+        read = await database.run(queries.read_prices, 0, 100)
+        assert listed == [msgspec.json.decode(price) for price in read.prices]
+        currencies = [price["currency"] for price in listed]
+        assert currencies[:1] == (["XMR"] if empty else ["BTC"])
+        assert currencies[-1] == "ZZZ"
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_happens_while_parts_are_read_no_price_goes_back_and_all_are_right(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(prices, "PART", chance.randint(1, 3))
+    database = OneByOne()
+
+    def change_some() -> None:
+        for _ in range(chance.randint(0, 4)):
+            currency = f"C{chance.randint(10, 17)}"
+            if database.has_price(currency) and chance.random() < 0.4:
+                database.delete_price(currency)
+            else:
+                database.set_price(currency, Decimal(chance.randint(1, 1000)))
+        if chance.random() < 0.7:  # by another server, which is ahead of this one
+            database.answers[queries.number_events](database, chance.randint(1, 9))
+
+    async def change(_: int) -> None:
+        assert database.turns is not None
+        await trio.sleep(0.5)
+        change_some()
+        database.turns.release()
+        await trio.sleep(0.5)
+
+    change_some()
+    async with simulated_server(cast("Any", Between(database, change))) as world:
+        database.turns = trio.Semaphore(0)
+        client = await world.connect()
+        seen: dict[int, str] = {}
+        for step in range(60):
+            if step < 20:
+                change_some()
+            database.turns.release()
+            await trio.sleep(1)
+            for price in (await request(client, action="list_prices"))["data"]:
+                assert price["updatedAt"] >= seen.get(price["id"], ""), "an older event changes nothing"
+                seen[price["id"]] = price["updatedAt"]
+        for _ in range(len(database.written)):
+            database.turns.release()
+            await trio.sleep(1)
+        listed = (await request(client, action="list_prices"))["data"]
+        assert listed == [msgspec.json.decode(price) for price in database.prices]
+
+
+async def test_after_an_event_that_all_prices_went_they_are_read_again(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    assert len((await request(client, action="list_prices"))["data"]) == 3
+    for currency in ("BTC", "ETH", "EUR"):
+        database.delete_price(currency)
+    end = database.numbered
+    database.log_event(Event(end + 1, "price.deleted", ("prices",), Raw(b'{"id":null}'), None, 0.0))
+    await trio.sleep(1)
+    assert (await request(client, action="list_prices"))["data"] == []
 
 
 class OneByOne(SimulatedDatabase):
@@ -208,7 +355,7 @@ async def test_an_older_event_that_comes_later_does_not_set_the_list_back(autoju
         assert await bitcoin() == 7, "and what is new comes in"
 
 
-async def test_after_a_log_that_was_lost_they_are_read_anew(
+async def test_after_a_log_that_was_lost_they_are_read_again(
     autojump_clock: MockClock, world: World, database: SimulatedDatabase
 ) -> None:
     client = await world.connect()
@@ -352,7 +499,7 @@ async def test_ones_own_price_goes_before_those_of_others_and_of_those_the_lates
     assert await converted() == [80, 80, 80]
     await request(second, **litecoin, value=1)
     assert await converted() == [80, 1, 1]
-    await request(first, **litecoin, value=80)  # as it was, and said anew
+    await request(first, **litecoin, value=80)  # as it was, and said again
     assert await converted() == [80, 1, 80]
 
 

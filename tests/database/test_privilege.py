@@ -236,7 +236,7 @@ def ask_everything(connection: queries.Connection) -> None:
     queries.create_invoice(connection, msgspec.structs.replace(plain, expires_in_seconds=1e-6))
     assert queries.expire_invoices(connection, 10) == 1
     queries.set_price(connection, 1, "XMR", "USD", Decimal("1.5"))
-    assert queries.read_prices(connection)[1]
+    assert queries.read_prices(connection, 0, 100).prices
     for topic in (Topic("invoice", str(uid)), Topic("account", "1"), Topic("address", "a")):
         queries.read_snapshot(connection, topic, 1)
     for wanted in (InvoiceFilter(), InvoiceFilter(account_id=1), InvoiceFilter(address="a", before=9)):

@@ -85,8 +85,42 @@ async def test_a_price_is_told_in_digits_however_it_was_given(serverless: Server
     digits = f"{Decimal(value):f}"
     assert f'"value":{digits}}}'.encode() in bytes(price)
     assert bytes(price) == bytes((await new_events(database))[-1].data)
-    _, all_prices = await database.run(queries.read_prices)
-    assert bytes(all_prices[-1]) == bytes(price)
+    assert bytes((await database.run(queries.read_prices, 0, 10)).prices[-1]) == bytes(price)
+
+
+async def test_prices_are_read_in_parts_by_id(serverless: Serverless) -> None:
+    database, program = serverless
+    await program.delete_price("ETH")
+    await program.set_price("XYZ", Decimal(5))
+    position = await database.run(queries.read_position)
+
+    async def part(after: int, most: int) -> tuple[list[int], int | None]:
+        read = await database.run(queries.read_prices, after, most)
+        assert read.position == position
+        return [msgspec.json.decode(price)["id"] for price in read.prices], read.next
+
+    assert await part(0, 2) == ([1, 3], 3)
+    assert await part(3, 2) == ([4], None)
+    assert await part(1, 2) == ([3, 4], 4), "there may be more"
+    assert await part(4, 2) == ([], None)
+
+
+def test_a_part_of_the_prices_costs_what_it_holds_whatever_the_statistics_say(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        prepare(connection, 5.0)
+        for _ in range(6):  # so that the plan is made before there is anything
+            queries.read_prices(connection, 0, 100)
+        connection.execute("ALTER TABLE prices SET (autovacuum_enabled = off)")
+        connection.execute(
+            "INSERT INTO prices (account_id, currency, value)"
+            " SELECT 1, 'C' || n, 1 FROM generate_series(1000, 6000) n"
+        )
+        count = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'prices'"
+        with connection.transaction():
+            ((before,),) = connection.execute(count)
+            assert len(queries.read_prices(connection, 2500, 100).prices) == 100
+            ((after,),) = connection.execute(count)
+            assert after - before <= 101
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_rows_are_the_structs_of_the_protocol(conninfo: str, connection: Connect
     assert list(data(event)) == [field.encode_name for field in msgspec.structs.fields(Invoice)]
     assert data(event)["expiresAt"] == "2030-01-01T10:00:00.000000+00:00"
     assert struct.currency == "BTC"
-    _, (price, *_) = queries.read_prices(connection)
+    (price,) = queries.read_prices(connection, 0, 1).prices
     names = [field.encode_name for field in msgspec.structs.fields(Price)]
     assert list(msgspec.json.decode(price)) == names
     assert msgspec.json.decode(price, type=Price).value == Decimal("43000.00")

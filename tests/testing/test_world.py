@@ -148,7 +148,7 @@ async def test_a_restored_backup_has_the_prices_that_it_had(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
     def prices() -> bytes:
-        return b",".join(map(bytes, database.answers[queries.read_prices](database)[1]))
+        return b",".join(map(bytes, database.prices))
 
     database.set_price("BTC", Decimal(50_000))
     database.delete_price("EUR")

@@ -364,7 +364,7 @@ def _is_of_a_row(error: psycopg.Error) -> bool:
 def set_price(
     connection: Connection, account_id: int, currency: str, base_currency: str, value: Decimal
 ) -> msgspec.Raw:
-    """Store what a currency costs, and return it as PRICE, which is told also where it was so already.
+    """Store what a currency costs, and return it as PRICE. Its event comes also where it was so already.
 
     Raises:
         NotFound: the account does not exist.
@@ -507,13 +507,33 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
     return Snapshot(Position(*rows[0][:2]), page.items, page.next)
 
 
-def read_prices(connection: Connection) -> tuple[Position, list[msgspec.Raw]]:
-    """Return all prices, and the position that they are the prices at, in one statement."""
+class PricePart(NamedTuple):
+    """Some of the prices.
+
+    Args:
+        position: Where the log was: what these prices are the state at.
+        prices: By id.
+        next: The id of the last one, where there may be more.
+    """
+
+    position: Position
+    prices: list[msgspec.Raw]
+    next: int | None
+
+
+def read_prices(connection: Connection, after: int, most: int) -> PricePart:
+    """Return the prices with ids above `after`, the lowest first, at most `most`.
+
+    One statement, so that prices and position are of one database snapshot.
+    """
     rows = connection.execute(
-        "SELECT epoch, last, @schema@.price_json(p) FROM @schema@.event_end"
-        " LEFT JOIN @schema@.prices p ON true ORDER BY p.id"
+        "SELECT epoch, last, price.* FROM @schema@.event_end LEFT JOIN ("
+        "SELECT id, @schema@.price_json(p) FROM @schema@.prices p WHERE id > %s ORDER BY id LIMIT %s"
+        ") price ON true ORDER BY id",
+        (after, most),
     ).fetchall()
-    return Position(*rows[0][:2]), [json for _, _, json in rows if json is not None]
+    prices = [json for _, _, _, json in rows if json is not None]
+    return PricePart(Position(*rows[0][:2]), prices, rows[-1][2] if len(prices) == most else None)
 
 
 def read_position(connection: Connection) -> Position:

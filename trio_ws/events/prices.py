@@ -5,10 +5,12 @@ log has from there on is put on top of it. An event costs what it changes, and a
 many prices there are; a conversion compares a limited number of ways.
 """
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from decimal import Decimal
 from heapq import merge
+from operator import itemgetter
 from sys import intern
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +23,7 @@ from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.events.dispatcher import Dispatcher
-from trio_ws.messages import PAGE_BYTES, Cursor, Event, Topic
+from trio_ws.messages import MAX_BIGINT, PAGE_BYTES, Cursor, Event, Topic
 
 EVERY_PRICE = Topic("price", "*")
 DELETED = "prices"  # the topic of prices that go away, which clients can't follow
@@ -44,8 +46,8 @@ class _Price(msgspec.Struct, rename="camel"):
     value: Decimal
 
 
-class _Deleted(msgspec.Struct):
-    """Which price went away; None: all. 0.2.0 wrote the latter."""
+class _Changed(msgspec.Struct):
+    """Which price an event is of; None: all went away. 0.2.0 wrote the latter."""
 
     id: int | None
 
@@ -205,6 +207,9 @@ def _as_list(items: list[bytes]) -> Raw:
 class Prices:
     """The prices as this process knows them.
 
+    They are read in parts, as one statement for all would take too long. Each part is of another moment:
+    of each price, only what the log has after its part's position is put on top.
+
     Args:
         database: Where they are read from, once.
         dispatcher: Passes on what changes.
@@ -217,9 +222,10 @@ class Prices:
         self._database = database
         self._dispatcher = dispatcher
         self.book: Book | None = None
-        self._as_of = 0  # the number of the last event that was in the book when it was read
+        # Of each part the last id, and the number of the last event that was in it when it was read.
+        self._parts: list[tuple[float, int]] = []
         self._reading = trio.Lock()
-        self._meanwhile: list[Event] | None = None  # what the log brings while the book is read
+        self._meanwhile: list[tuple[int, Event]] | None = None  # what the log brings while the book is read
         self._awaited: dict[bytes, trio.Event] = {}
         for name in (str(EVERY_PRICE), DELETED):
             dispatcher.watch(name, self)
@@ -236,7 +242,7 @@ class Prices:
             return self.book
 
     async def wait_for(self, price: Raw, seconds: float) -> None:
-        """Wait until a price that was just set has come by, so that who set it reads no older one."""
+        """Wait for the event of a price that was just set, so that who set it reads no older one."""
         if self.book is None or self.book.has(price):
             return
         name = bytes(price)
@@ -246,14 +252,17 @@ class Prices:
 
     async def reach(self, seconds: float) -> bool:
         """Wait until the log has all that the book was read with, and tell whether it has."""
-        return await self._dispatcher.log.reach(self._as_of, seconds)
+        _, last = max(self._parts, default=(0, 0))
+        return await self._dispatcher.log.reach(last, seconds)
 
     def on_event(self, event: Event) -> None:
         """Take a change in."""
-        if self._meanwhile is not None:
-            self._meanwhile.append(event)
-        if self.book is not None and event.seq > self._as_of:
-            _apply(event, self.book)
+        if (id_ := msgspec.json.decode(event.data, type=_Changed).id) is None:
+            self.on_lost_log()  # with parts of several moments, reading them again is what is always right
+        elif self._meanwhile is not None:
+            self._meanwhile.append((id_, event))
+        elif self.book is not None:
+            self._apply(id_, event, self.book)
         if (waiting := self._awaited.pop(bytes(event.data), None)) is not None:
             waiting.set()
 
@@ -262,36 +271,43 @@ class Prices:
         self.book = self._meanwhile = None
 
     async def _read(self) -> Book | None:
-        """Return the book as of now; None where the log was lost meanwhile."""
+        """Return the book as of now; None where it has to be read again, as the log was lost meanwhile."""
         meanwhile = self._meanwhile = []
+        book = Book()
+        self._parts = []
+        epoch = None
+        after: int | None = -MAX_BIGINT
         try:
-            position, prices = await self._database.run(queries.read_prices, lane=Lane.LISTS)
-            if self._meanwhile is not meanwhile:
-                return None
-            book = Book()
-            for number, price in enumerate(prices, start=1):
-                book.put(price)
-                if number % TURN == 0:
-                    await trio.lowlevel.checkpoint()
-            if self._meanwhile is not meanwhile:
-                return None
+            while after is not None:
+                position, prices, after = await self._database.run(
+                    queries.read_prices, after, PART, lane=Lane.LISTS
+                )
+                if epoch not in (None, position.epoch):
+                    return None
+                epoch = position.epoch
+                self._parts.append((math.inf if after is None else after, position.seq))
+                for number, price in enumerate(prices, start=1):
+                    book.put(price)
+                    if number % TURN == 0:
+                        await trio.lowlevel.checkpoint()
+                if self._meanwhile is not meanwhile:
+                    return None
         finally:
             self._meanwhile = None
-        self._as_of = position.seq
-        for event in meanwhile:
-            if event.seq > position.seq:
-                _apply(event, book)
+        for id_, event in meanwhile:
+            self._apply(id_, event, book)
         return book
 
+    def _apply(self, id_: int, event: Event, book: Book) -> None:
+        """Have the book be as an event leaves a price, unless the price was read later."""
+        _, read_at = self._parts[bisect_left(self._parts, id_, key=itemgetter(0))]
+        if event.seq <= read_at:
+            return
+        if event.type == "price.updated":
+            book.put(event.data)
+        else:
+            book.drop(id_)
 
-TURN = 100  # prices of a book that is read, before others have their turn: half a ms
 
-
-def _apply(event: Event, book: Book) -> None:
-    """Have the book be as an event leaves the prices."""
-    if event.type == "price.updated":
-        book.put(event.data)
-    elif (gone := msgspec.json.decode(event.data, type=_Deleted).id) is not None:
-        book.drop(gone)
-    else:
-        book.__init__()  # type: ignore[misc] # all are gone
+PART = 2000  # prices: 0.1 s of a statement that may take `statement_seconds`
+TURN = 100  # prices of a part, before others have their turn: 2 ms

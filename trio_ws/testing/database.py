@@ -24,7 +24,7 @@ from trio_ws.database import queries
 from trio_ws.database.batches import one_by_one
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, LogRead, Snapshot
+from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, LogRead, PricePart, Snapshot
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import (
@@ -202,7 +202,7 @@ class SimulatedDatabase:
     def _set_price(self, account_id: int, currency: str, base_currency: str, value: Decimal) -> Raw:
         if account_id not in self._accounts:
             raise NotFound("Account not found")
-        return _json(self._upsert_price(account_id, currency, base_currency, value, is_said_anew=True))
+        return _json(self._upsert_price(account_id, currency, base_currency, value, is_said_again=True))
 
     def _read_position(self) -> Position:
         return Position(self.epoch, self._numbered)
@@ -235,8 +235,10 @@ class SimulatedDatabase:
         last = found[len(items) - 1].id if len(items) < len(found) else None
         return InvoicePage(Raw(b"[" + b",".join(items) + b"]"), last)
 
-    def _read_prices(self) -> tuple[Position, list[Raw]]:
-        return self._read_position(), [_json(price) for price in self._prices.values()]
+    def _read_prices(self, after: int, most: int) -> PricePart:
+        found = sorted((price for price in self._prices.values() if price.id > after), key=lambda one: one.id)
+        last = found[most - 1].id if len(found) >= most else None
+        return PricePart(self._read_position(), [_json(price) for price in found[:most]], last)
 
     def _number_events(self, most: int, read_upto: int | None = None) -> None:  # noqa: ARG002 - none is slow
         before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
@@ -323,6 +325,11 @@ class SimulatedDatabase:
     def first(self) -> int:
         """The number of the first event that is still there."""
         return self._trimmed + 1
+
+    @property
+    def prices(self) -> Sequence[Raw]:
+        """All prices, as the protocol shows them, by id."""
+        return [_json(price) for price in sorted(self._prices.values(), key=lambda one: one.id)]
 
     @property
     def uids(self) -> Sequence[uuid.UUID]:
@@ -463,10 +470,10 @@ class SimulatedDatabase:
         base_currency: str,
         value: Decimal,
         *,
-        is_said_anew: bool = False,
+        is_said_again: bool = False,
     ) -> Price:
         old = self._prices.get((account_id, currency, base_currency))
-        if old and old.value == value and not is_said_anew:
+        if old and old.value == value and not is_said_again:
             return old
         self._last_price += not old
         new = Price(

@@ -9,7 +9,6 @@ from datetime import datetime
 
 import msgspec
 
-from trio_ws.database import queries
 from trio_ws.messages import Event, Position
 from trio_ws.testing.database import SimulatedDatabase
 
@@ -61,8 +60,7 @@ class Truth:
     @property
     def prices(self) -> bytes:
         """All prices, as they are now."""
-        _, prices = self._database.answers[queries.read_prices](self._database)
-        return b"[" + b",".join(map(bytes, prices)) + b"]"
+        return b"[" + b",".join(map(bytes, self._database.prices)) + b"]"
 
     def check_what_is_stored(self) -> None:
         """Raise unless each invoice was made once, and has expired if it was to."""
