@@ -299,6 +299,25 @@ async def test_whatever_happens_while_parts_are_read_no_price_goes_back_and_all_
         assert listed == [msgspec.json.decode(price) for price in database.prices]
 
 
+async def test_parts_of_two_logs_are_no_list(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prices, "PART", 1)
+    database = OneByOne()
+    kept = len(database.written)
+    database.set_price("BTC", Decimal(5))
+
+    async def restore(number: int) -> None:
+        if number == 1:
+            database.restore(kept)
+
+    async with simulated_server(cast("Any", Between(database, restore))) as world:
+        database.turns = trio.Semaphore(0)  # and the server has not noticed it by its log
+        client = await world.connect()
+        listed = (await request(client, action="list_prices"))["data"]
+        assert [price["value"] for price in listed] == [43000, 2300, 1.08]
+
+
 async def test_after_an_event_that_all_prices_went_they_are_read_again(
     autojump_clock: MockClock, world: World, database: SimulatedDatabase
 ) -> None:
