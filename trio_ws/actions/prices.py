@@ -26,7 +26,7 @@ from trio_ws.messages import (
 
 FIRST_ACCOUNT = 1  # 0002_first_account.sql makes it; whose prices are set where nobody says whose
 DIGITS = 36  # as many as 18 on either side of the point: more than any currency has
-OWN_PRICE_SECONDS = 1.0  # until the log has told of it
+OWN_PRICE_SECONDS = 1.0  # until its event comes
 
 
 def list_prices(

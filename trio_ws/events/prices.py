@@ -310,4 +310,4 @@ class Prices:
 
 
 PART = 2000  # prices: 0.1 s of a statement that may take `statement_seconds`
-TURN = 100  # prices of a part, before others have their turn: 2 ms
+TURN = 50  # prices of a part, before others have their turn: 1 ms

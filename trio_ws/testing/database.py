@@ -49,7 +49,7 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 NOTIFY_SECONDS = 0.01  # number_events() of the schema notifies no more often
 STATEMENT_SECONDS = 2.0  # the server's default
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # where its clock starts
-UNTOLD = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
+NOT_SHOWN = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
 
 MAY_BECOME = {  # the protocol's section 3
     "unpaid": ("confirming", "expired", "cancelled"),
@@ -69,7 +69,7 @@ UNCHANGEABLE = ("id", "uid", "account_id", "amount", "currency", "created_at")
 
 
 class CheckViolation(Exception):
-    """What PostgreSQL's triggers tell another program whose change is against the rules."""
+    """The error of PostgreSQL's triggers where another program's change is against the rules."""
 
 
 class _Named(msgspec.Struct):
@@ -86,8 +86,8 @@ class SimulatedDatabase:
     Attributes:
         gate: While set to an event, queries wait for it, as for a slow PostgreSQL.
         away: While true, queries fail, as without PostgreSQL.
-        delay: How long each query takes, in seconds; over `statement_seconds` it is given up, and undone.
-        lose_answers: While true, queries are done, and fail before they say so, as where the line is lost.
+        delay: How long each query takes, in seconds; over `statement_seconds` it fails, and is undone.
+        lose_answers: While true, queries are done, and then fail, as where the connection is lost.
         lose_wakes: While true, notifications do not arrive.
         stuck: Invoices that another program's trigger lets nobody change.
         epoch: Which event log this is; another one after a restore.
@@ -388,7 +388,7 @@ class SimulatedDatabase:
         self._trimmed = seq
 
     def log_event(self, event: Event) -> None:
-        """Append an event that is numbered already, and tell nobody."""
+        """Append an event that is numbered already, and notify nobody."""
         del self._events[event.seq - 1 :]
         self._events.append(event)
         self._numbered = event.seq
@@ -544,8 +544,8 @@ class SimulatedDatabase:
             before, after = _wire(old), _wire(new)
             names = dict.fromkeys((*before, *after))
             changed = [name for name in names if before.get(name) != after.get(name)]
-            told = {name: before.get(name) for name in changed if name not in UNTOLD}
-            previous = Raw(codec.encode(told))
+            shown = {name: before.get(name) for name in changed if name not in NOT_SHOWN}
+            previous = Raw(codec.encode(shown))
         at = self._now().timestamp()
         self._events.append(Event(len(self._events) + 1, type_, topics, _json(new), previous, at))
 
