@@ -317,7 +317,12 @@ MUTATIONS = [
 
 
 # Those that few seeds find, and one that did: it is tried first, for the others take half a minute.
-LAST_FOUND_BY = {let_an_outbox_grow: 23, tell_twice: 17, forget_keys: 11, resume_one_too_late: 7}
+LAST_FOUND_BY: dict[Callable[[pytest.MonkeyPatch], None], int] = {
+    let_an_outbox_grow: 23,
+    tell_twice: 17,
+    forget_keys: 11,
+    resume_one_too_late: 7,
+}
 
 
 @pytest.mark.logs_errors
@@ -353,7 +358,7 @@ def test_a_broken_server_is_found_and_shrunk_and_replayed(
     forget_an_unsubscribe(monkeypatch)
     saved, plot = tmp_path / "scenario.json", tmp_path / "run.svg"
     with pytest.raises(SystemExit) as exited:
-        simulate(seeds=SEEDS, hours=0.2, clients=5, save=saved, plot=plot)
+        simulate(seeds=SEEDS, hours=0.25, clients=10, save=saved, plot=plot)
     assert exited.value.code == 1
     said = capsys.readouterr().out
     assert "was not asked for" in said
