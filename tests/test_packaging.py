@@ -223,7 +223,7 @@ def test_the_version_is_the_same_wherever_it_stands(checkout: Path) -> None:
     command = [sys.executable, "-m", "trio_ws", "--version"]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == f"{version}\n"
     readme = (checkout / "README.md").read_text()
-    newest = re.search(r"^## Changelog\n+### (\S+)", readme, re.MULTILINE)
+    newest = re.search(r"^## Changelog\n.*?^### (\d\S+)", readme, re.MULTILINE | re.DOTALL)
     assert newest
     assert newest[1] == version
     assert set(re.findall(r"trio_ws-([\d.]+)-py3", readme)) <= {version}

@@ -18,7 +18,10 @@ Serverless = tuple[Database, OtherProgram]
 INVOICE = {"amount": 5, "currency": "EUR", "account_id": 1}
 INSERT = "INSERT INTO invoices (account_id, amount, currency,"
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
-URLS = st.from_regex(r"(https?|ftp|javascript|HTTP)?:?/{0,2}[a-z.:@]{0,3}[/?#]?\S{0,3}\s?", fullmatch=True)
+# No program can send a NUL to PostgreSQL.
+URLS = st.from_regex(
+    r"(https?|ftp|javascript|HTTP)?:?/{0,2}[a-z.:@]{0,3}[/?#]?[^\s\0]{0,3}\s?", fullmatch=True
+)
 
 
 def fits(field: str, value: str) -> bool:

@@ -25,4 +25,4 @@ def test_others_are_served_and_miss_nothing(tmp_path: Path, name: str) -> None:
     assert figures.refused == {}, str(figures)
     assert figures.unready == 0, str(figures)
     assert figures.grown < MOST_GROWTH, str(figures)
-    assert min(figures.probes, len(figures.requests), len(figures.events)) > 3, str(figures)
+    assert min(figures.probes, len(figures.requests), len(figures.events)) > 1, str(figures)
