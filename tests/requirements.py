@@ -5,9 +5,12 @@ Where all of it has to be there, as in CI, `TEST_REQUIRES=chromium,node` makes t
 
 import os
 import shutil
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import pytest
+
+Test = TypeVar("Test", bound=Callable[..., Any])
 
 PACKAGES = {
     "chromium": "chromium",
@@ -17,6 +20,12 @@ PACKAGES = {
     "pgbouncer": "pgbouncer",
     "podman": "podman",
 }  # Debian's
+
+
+def slow(test: Test) -> Test:
+    """Leave a test that takes a quarter of a minute to `.ci/run --long`."""
+    marked: Test = pytest.mark.skipif(not is_required("slow"), reason="takes long: TEST_REQUIRES=slow")(test)
+    return marked
 
 
 def need(program: str) -> str:

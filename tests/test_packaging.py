@@ -21,7 +21,7 @@ import pytest
 
 import trio_ws
 from tests.end_to_end.serving import INVOICE, call, running
-from tests.requirements import lack, need
+from tests.requirements import lack, need, slow
 from trio_ws import metrics
 
 CHECKOUT = Path(__file__).parent.parent
@@ -301,6 +301,7 @@ def home() -> Iterator[Path]:
         yield Path(folder)
 
 
+@slow
 def test_pipx_installs_it_and_it_serves_and_pipx_removes_it(
     wheel: Path, pipx: tuple[Path, Path], home: Path
 ) -> None:

@@ -82,6 +82,10 @@ def test_expiring_reads_what_is_overdue_whatever_the_statistics_say(
     "refusal",
     [
         "RAISE 'not this one: %', NEW.memo;",
+        *(
+            f"RAISE SQLSTATE '{state}' USING MESSAGE = NEW.memo;"
+            for state in ("08006", "40001", "53100", "HV000")
+        ),
         "PERFORM pg_sleep(60);",
         "RETURN NULL;",
         "NEW.status := OLD.status;",
@@ -132,6 +136,16 @@ def test_hundreds_that_a_trigger_keeps_as_they_are_cost_one_try_and_one_line(
     assert expired(other) == 3
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "and 499 others can't expire (a trigger keeps it as it was; " in line
+
+
+def test_where_nothing_can_be_written_none_is_put_off(connection: Connection, other: Other) -> None:
+    insert(other, 3, "now() - interval '1 hour'")
+    connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        queries.expire_invoices(connection, 500)
+    connection.execute("SET default_transaction_read_only = off")
+    assert queries.expire_invoices(connection, 500) == 3
+    assert expired(other) == 3
 
 
 def test_it_is_tried_again_with_growing_pauses_until_it_does(connection: Connection, other: Other) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.requirements import slow
 
+
+@slow
 @pytest.mark.skipif(not shutil.which("cc"), reason="scripts/bench needs a C compiler, and there is no cc")
 def test_a_short_round_measures_ours_and_another(checkout: Path, tmp_path: Path) -> None:
     told, chart = tmp_path / "told.json", tmp_path / "chart.svg"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests import clusters
 from tests.end_to_end.chaos import Chaos
+from tests.requirements import slow
 
 
 async def test_every_change_reaches_each_follower_once_and_in_order_through_all_faults(
@@ -14,6 +15,7 @@ async def test_every_change_reaches_each_follower_once_and_in_order_through_all_
     assert report.expected > 1000, report
 
 
+@slow
 async def test_it_would_notice_events_read_by_id(tmp_path: Path) -> None:
     report = await Chaos(clusters.copy_to(tmp_path), pace=0.5, outage=0.1, by_id=True, patience=5).run(print)
     assert report.lost > 0, report

@@ -17,6 +17,15 @@ from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, SERVE, call, fre
 from tests.requirements import need
 
 TRIO_WS = SERVE[:-1]
+REFUSED = (
+    ["migrate"],
+    ["serve", "--port", "0"],
+    ["doctor", "--port", "0"],
+    ["token", "list"],
+    ["account", "create", "--name", "shop"],
+    ["webhooks", "list"],
+    ["events", "tail", "--after", "0"],
+)
 CLIENTS = 8
 SESSIONS = 3  # of the pooler in PostgreSQL, for all of them
 # What the README tells to give the role.
@@ -110,10 +119,14 @@ def test_all_that_clients_ask_is_answered_through_a_pooler(conninfo: str, role: 
 
 def test_a_pooler_is_refused_where_a_session_must_be_ours_alone(empty_database: str, tmp_path: Path) -> None:
     with pooling(empty_database, "transaction", tmp_path) as through:
-        for command in (["migrate"], ["serve", "--port", "0"]):
+        reason = "a pooler stands between us and PostgreSQL: have `listen_url` lead past it"
+        for command in REFUSED:
             done = trio_ws(*command, "--database-url", through)
-            reason = "a pooler stands between us and PostgreSQL: have `listen_url` lead past it"
-            assert (done.returncode, done.stderr.strip()) == (1, f"trio-ws: {reason}")
+            assert done.returncode == 1
+            assert reason in done.stderr + done.stdout, command
+            with psycopg.connect(through, autocommit=True) as session:  # which others get after us
+                changed = session.execute("SELECT name FROM pg_settings WHERE source = 'session'").fetchall()
+                assert {name for (name,) in changed} <= {"client_encoding", "DateStyle", "TimeZone"}, command
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall() == []
 

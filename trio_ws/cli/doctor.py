@@ -27,7 +27,7 @@ import trio_ws
 from trio_ws.cli.database import MORE_SESSIONS, sessions_of
 from trio_ws.cli.options import NO_SERVE_OPTIONS, AsJson, ServeOptions
 from trio_ws.database import embedded, migrations, programs
-from trio_ws.database.sessions import ENCODING, Connection, begin_session
+from trio_ws.database.sessions import ENCODING, Connection, begin_session, refuse_pooler
 from trio_ws.errors import StartupError
 from trio_ws.settings import Settings, data_dir
 
@@ -94,6 +94,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     try:
         _connect(conninfo).close()
         connection = _connect(direct)
+        refuse_pooler(connection, direct)
         begin_session(connection, {"statement_timeout": f"'{DEADLINE_SECONDS}s'"})
     except psycopg.Error as error:
         yield Finding("fail", "database", f"can't be reached ({_reason(error)})", migrations.ADVICE)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from trio_ws.database.sessions import ENCODING, SCHEMA, Connection, Row, begin_session
+from trio_ws.database.sessions import ENCODING, SCHEMA, Connection, Row, begin_session, refuse_pooler
 from trio_ws.errors import StartupError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,6 @@ _THEIR_FUNCTIONS = (
 )
 # Whoever comes to a table after an ALTER that waits for it waits behind it. A client's statement has 2 s.
 TABLE_LOCK_TIMEOUT = "'1s'"
-POOLER_TRIES = 5  # a pooler hands out what came back last, unless another program takes it first
 TABLE_LOCK_PAUSE_SECONDS = (0.5, 1.5)  # until the next try, so that the others get on
 
 
@@ -147,29 +146,12 @@ def _connect(conninfo: str) -> Iterator[Connection]:
         if (encoding := connection.info.parameter_status("server_encoding")) != ENCODING:
             raise StartupError(f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'")
         try:
-            _refuse_pooler(connection, conninfo)
+            refuse_pooler(connection, conninfo)
             begin_session(connection, {"lock_timeout": TABLE_LOCK_TIMEOUT})
             yield connection
         except psycopg.Error as error:
             reason = str(error).strip().splitlines()[0]
             raise StartupError(f"the database refuses its migration ({reason}): see to it there") from None
-
-
-def _refuse_pooler(connection: Connection, conninfo: str) -> None:
-    """Refuse a pooler that has a session for whoever asks next: they would get our settings and our lock."""
-    if connection.info.backend_pid == _process_id(connection):
-        return  # nobody stands between
-    with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as other:
-        for _ in range(POOLER_TRIES):
-            if _process_id(connection) == _process_id(other):
-                raise StartupError(
-                    "a pooler stands between us and PostgreSQL: have `listen_url` lead past it"
-                )
-
-
-def _process_id(connection: Connection) -> object:
-    ((process_id,),) = connection.execute("SELECT pg_catalog.pg_backend_pid()")
-    return process_id
 
 
 def _take_lock(connection: Connection) -> None:

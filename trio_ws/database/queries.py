@@ -255,8 +255,8 @@ def expire_invoices(connection: Connection, most: int) -> int:
             _limit(connection, EXPIRE_TOGETHER_TIMEOUT)
             # Never prepared: a plan from when the table was small would read all of it, later.
             tried = connection.execute(_EXPIRE_OVERDUE, {"most": most}, prepare=False).fetchall()
-    except psycopg.Error as error:
-        if not _is_of_a_row(error):
+    except psycopg.Error:
+        if connection.closed:
             raise
         return _expire_each(connection, most)
     _put_off_expiry(connection, [invoice_id for invoice_id, has_expired in tried if not has_expired])
@@ -264,6 +264,7 @@ def expire_invoices(connection: Connection, most: int) -> int:
 
 
 def _expire_each(connection: Connection, most: int) -> int:
+    """Expire them one after the other. A server that can't write can't put one off either, and says so."""
     deadline = time.monotonic() + EXPIRE_ALONE_SECONDS
     overdue = connection.execute(f"SELECT ARRAY({_OVERDUE})", {"most": most}, prepare=False)
     ((ids,),) = overdue.fetchall()
@@ -275,7 +276,7 @@ def _expire_each(connection: Connection, most: int) -> int:
                 _limit(connection, EXPIRE_ALONE_TIMEOUT)
                 has_expired = connection.execute(_EXPIRE_ONE, (invoice_id,)).fetchall() == [("expired",)]
         except psycopg.Error as error:
-            if not _is_of_a_row(error):
+            if connection.closed:
                 raise
             _put_off_expiry(connection, [invoice_id], error)
         else:
@@ -349,16 +350,6 @@ def _limit(connection: Connection, timeout: str) -> None:
         "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
         (timeout, timeout),
     )
-
-
-def _is_of_a_row(error: psycopg.Error) -> bool:
-    """Tell whether an error is of what was to be changed, and not of the connection or the server."""
-    of_a_row = (
-        *(psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable),
-        psycopg.errors.ProgramLimitExceeded,
-    )
-    of_the_server = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
-    return isinstance(error, of_a_row) or not isinstance(error, of_the_server)
 
 
 def set_price(

@@ -51,6 +51,8 @@ SETTINGS = {
 NO_SETTINGS: Mapping[str, str] = {}
 TRANSACTION_TIMEOUT_SINCE = 170000  # the version of PostgreSQL, as libpq says it
 
+POOLER_TRIES = 5  # a pooler hands out what came back last, unless another program takes it first
+
 SEARCH_PATH = "pg_catalog, pg_temp"  # pg_temp last, or it would come first
 
 # Where `schema_migrations` is seen, else where a new table would go. The path is still the role's here, so
@@ -62,6 +64,29 @@ _FIND_SCHEMA = (
     " pg_catalog.to_regclass('schema_migrations'::pg_catalog.text)::pg_catalog.oid),"
     " pg_catalog.current_schema())"
 )
+
+
+def refuse_pooler(connection: Connection, conninfo: str) -> None:
+    """Refuse a pooler that has a session for whoever asks next: they would get our settings and our lock.
+
+    Before anything is set; where a pooler keeps a session for its client, it is as good as none.
+
+    Raises:
+        StartupError: there is one.
+    """
+    if connection.info.backend_pid == _process_id(connection):
+        return  # nobody stands between
+    with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as other:
+        for _ in range(POOLER_TRIES):
+            if _process_id(connection) == _process_id(other):
+                raise StartupError(
+                    "a pooler stands between us and PostgreSQL: have `listen_url` lead past it"
+                )
+
+
+def _process_id(connection: Connection) -> object:
+    ((process_id,),) = connection.execute("SELECT pg_catalog.pg_backend_pid()")
+    return process_id
 
 
 def begin_session(connection: Connection, settings: Mapping[str, str] = NO_SETTINGS) -> None:
@@ -97,7 +122,7 @@ def _find_schema(connection: Connection, statements: str) -> None:
     while cursor.description is None:
         cursor.nextset()
     ((schema,),) = cursor.fetchall()
-    if schema is None:
+    if schema in (None, "pg_catalog"):  # as in a session that a pooler has had from another client
         raise StartupError("the search_path leads to no schema: see ALTER ROLE … SET search_path")
     connection.cursor_factory = _cursor_for(schema)
 
