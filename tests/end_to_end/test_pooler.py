@@ -24,7 +24,7 @@ REFUSED = (
     ["token", "list"],
     ["account", "create", "--name", "shop"],
     ["webhooks", "list"],
-    ["events", "tail", "--after", "0"],
+    ["events", "tail"],
 )
 CLIENTS = 8
 SESSIONS = 3  # of the pooler in PostgreSQL, for all of them
@@ -59,7 +59,7 @@ def pooling(conninfo: str, mode: str, folder: Path) -> Iterator[str]:
         config.write_text(
             f"[databases]\n{database['dbname']} = {line.conninfo(conninfo)}\n"
             "[pgbouncer]\nlisten_addr = 127.0.0.1\nunix_socket_dir =\nauth_type = any\n"
-            f"listen_port = {port}\npool_mode = {mode}\ndefault_pool_size = {SESSIONS}\n"
+            f"listen_port = {port}\npool_mode = {mode}\nserver_login_retry = 1\ndefault_pool_size = {SESSIONS}\n"
         )
         with subprocess.Popen([program, "-q", *user, str(config)]) as process:
             through = make_conninfo(
