@@ -123,7 +123,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = for
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
   few constant int := 16;           -- transactions of the backlog that have their turn in one step
-  rate constant int := 20;          -- events of the backlog that are numbered in a ms: a third of a core of a reader
+  share constant int := 5;          -- of a step, the part of the backlog: what is new waits for a step or two
   idle constant int := 100000;      -- transactions after which a step is noted also where it numbers nothing
   step @schema@.event_step;
   again @schema@.event_step;
@@ -143,7 +143,7 @@ BEGIN
   END IF;
   SELECT count(*) INTO served FROM (SELECT FROM @schema@.event_backlog LIMIT few) entries;
   IF served > 0 THEN
-    quota := least(most / 2, rate * greatest(1, extract(epoch FROM clock_timestamp() - step.at) * 1000)::int);
+    quota := most / share;
   END IF;
   SELECT * INTO new FROM @schema@.events_of_the_finished(step.below, step.open, most - quota);
   IF new.ids = '{}' AND served = 0 AND new.upto BETWEEN step.below AND step.below + idle
@@ -194,7 +194,7 @@ BEGIN
 
   -- The backlog, each transaction in its turn. Each stops where a row has an earlier event in another one.
   SELECT count(*) INTO served FROM (SELECT FROM @schema@.event_backlog LIMIT few) entries;  -- with new ones
-  quota := greatest(1, greatest(quota, least(most / 2, most - cardinality(new.ids))) / greatest(1, served));
+  quota := greatest(1, least(most / share, most - cardinality(new.ids)) / greatest(1, served));
   FOR entry IN SELECT * FROM @schema@.event_backlog ORDER BY served, tx LIMIT few LOOP
     part := ARRAY(SELECT id FROM @schema@.event
                   WHERE seq IS NULL AND (tx, id) > (entry.tx, entry.after) AND tx <= entry.tx
