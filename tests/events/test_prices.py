@@ -5,18 +5,21 @@ from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from tests.test_lists import price
 from trio_ws.currencies import WAYS, Rate
+from trio_ws.database.queries import PricePart
 from trio_ws.events import prices
-from trio_ws.events.prices import Book, Page
-from trio_ws.messages import Cursor
+from trio_ws.events.prices import Book, Page, Prices
+from trio_ws.messages import Cursor, Event, Position
 
 CURRENCIES = ["AAA", "BBB", "CCC", "DDD", "EEE"]
 ACCOUNTS = [None, 1, 2, 3]
@@ -40,9 +43,9 @@ class Plain:
         return max(ids, key=lambda id_: (self.rows[id_].since, id_), default=None)
 
     def price(self, pair: tuple[str, str], account: int | None) -> Row | None:
-        own = [row for row in self.rows.values() if (row.account, row.pair) == (account, pair)]
-        id_ = self.latest(pair)
-        return own[0] if own else None if id_ is None else self.rows[id_]
+        own = [id_ for id_, row in self.rows.items() if (row.account, row.pair) == (account, pair)]
+        id_ = max(own) if own else self.latest(pair)
+        return None if id_ is None else self.rows[id_]
 
     def step(self, quote: str, base: str, account: int | None) -> tuple[Fraction, int] | None:
         if row := self.price((quote, base), account):
@@ -96,7 +99,7 @@ def test_a_book_is_the_same_as_its_plain_definition(steps: list[Any]) -> None:
         if change == "drop":
             book.drop(id_)
             plain.rows.pop(id_, None)
-        elif all((row.account, row.pair) != (account, pair) or i == id_ for i, row in plain.rows.items()):
+        else:  # also where the account has one of the pair: see Parts
             book.put(price(id_, account, pair, number, since))
             plain.rows[id_] = Row(account, pair, number, since)
     assert len(book) == len(plain.rows)
@@ -109,6 +112,108 @@ def test_a_book_is_the_same_as_its_plain_definition(steps: list[Any]) -> None:
     for id_ in list(plain.rows):
         book.drop(id_)
     assert not any(vars(book).values()), "nothing is left of what is gone"
+
+
+class Parts:
+    """A table of prices and its log, from which a server reads as it is written, in turns as the steps say.
+
+    Each part is of another moment, so that for a while the server has rows of one account and pair that were
+    never there together.
+    """
+
+    def __init__(self, steps: list[Any]) -> None:
+        self.steps = iter(steps)
+        self.rows: dict[int, Raw] = {}
+        self.ids: dict[tuple[int, tuple[str, str]], int] = {}
+        self.count = 0  # of ids, which are never used again
+        self.seq = 0
+        self.unread: list[Event] = []  # what the server's log has not brought yet
+        self.prices = Prices(cast("Any", self), cast("Any", self))
+
+    def watch(self, _name: str, _watcher: object) -> None:
+        pass
+
+    async def run(self, _query: object, after: int, most: int, lane: object) -> PricePart:
+        del lane
+        self.go_on()
+        ids = [id_ for id_ in sorted(self.rows) if id_ > after][:most]
+        end = ids[-1] if len(ids) == most else None
+        return PricePart(Position("epoch", self.seq), [self.rows[id_] for id_ in ids], end)
+
+    def go_on(self) -> None:
+        """Do what is next, until a part is to be read."""
+        for step in self.steps:
+            if step == "part":
+                return
+            self.do(step)
+
+    def do(self, step: Any) -> None:
+        if step == "log":
+            self.follow()
+        else:
+            self.change(*step)
+
+    def follow(self) -> None:
+        for event in self.unread:
+            self.prices.on_event(event)
+        self.unread = []
+
+    def change(self, account: int, pair: tuple[str, str], change: str) -> None:
+        self.seq += 1
+        id_ = self.ids.get((account, pair))
+        if change == "set":
+            if id_ is None:
+                id_ = self.count = self.count + 1
+            self.ids[account, pair] = id_
+            data = self.rows[id_] = price(id_, account, pair, self.seq, self.seq)
+            self.unread.append(Event(self.seq, "price.updated", (), data, None))
+        elif id_ is not None:
+            del self.ids[account, pair], self.rows[id_]
+            self.unread.append(Event(self.seq, "price.deleted", (), Raw(b'{"id":%d}' % id_), None))
+
+    def read(self) -> Book:
+        """Do it all, and return what the server has then."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prices, "PART", 1)
+            book = trio.run(self.prices.read)
+        for step in self.steps:
+            if step != "part":
+                self.do(step)
+        self.follow()
+        return book
+
+
+PAIRS = st.sampled_from([("AAA", "BBB")] * 3 + [("BBB", "CCC")])  # few, so that one goes and comes again
+CHANGES = st.tuples(st.integers(1, 2), PAIRS, st.sampled_from(["set", "set", "delete"]))
+TURNS = st.lists(
+    st.lists(CHANGES, min_size=1, max_size=8), min_size=2, max_size=4
+)  # of each the changes, before a part is read
+
+
+@given(TURNS, st.sampled_from([["part"], ["log", "part"]]))
+def test_a_book_that_was_read_in_parts_while_prices_changed_is_the_one_that_would_be_read(
+    turns: list[Any], between: list[str]
+) -> None:
+    parts = Parts([step for turn in turns for step in [*turn, *between]])
+    book, expected = parts.read(), Book(parts.rows.values())
+    assert len(book) == len(expected)
+    for account in ACCOUNTS:
+        for kind in ("*", *CURRENCIES):
+            assert book.page(account, Cursor(kind, 0)) == expected.page(account, Cursor(kind, 0))
+        for quote in CURRENCIES:
+            for base in {*CURRENCIES} - {quote}:
+                assert book.find_rate(quote, base, account) == expected.find_rate(quote, base, account)
+
+
+def test_an_account_keeps_its_price_that_goes_and_is_set_again_while_prices_are_read() -> None:
+    pair = ("AAA", "BBB")
+    parts = Parts(
+        [
+            *((1, pair, "set"), "part"),
+            *((1, pair, "set"), (1, pair, "delete"), (1, pair, "set"), (2, pair, "set"), "part"),
+        ]
+    )
+    assert parts.read().find_rate(*pair, 1) == Rate(Fraction(4), "000000004")
 
 
 def work(do: Callable[[], object]) -> int:

@@ -86,7 +86,9 @@ class Book:
     def __init__(self, prices: Iterable[Raw] = ()) -> None:
         self._entries: dict[int, Entry] = {}
         self._of_pair: dict[Pair, list[Entry]] = {}  # the latest last
-        self._of_account: dict[int, dict[Pair, int]] = {}  # id
+        # Ids: the highest counts. There are several only while the log has yet to say that older ones went,
+        # as what is read in parts is of several moments.
+        self._of_account: dict[int, dict[Pair, list[int]]] = {}
         # What is listed, by id: an account's own, or with None the latest of each pair; by currency, and `*`.
         self._ids: dict[tuple[int | None, str], list[int]] = {}
         # Of a currency, those with which it has prices, each after the time of the latest; the latest last.
@@ -107,21 +109,15 @@ class Book:
             self.drop(new.id)
             old = None
         self._entries[new.id] = new
-        self._of_account.setdefault(new.account_id, {})[pair] = new.id
         if old is None:
-            self._list(new.account_id, pair, None, new.id)
+            self._list_own(new.account_id, pair, None, new.id)
         self._replace(pair, old, new)
 
     def drop(self, id_: int) -> None:
         """Forget a price, if it is there."""
         if (old := self._entries.pop(id_, None)) is None:
             return
-        own = self._of_account[old.account_id]
-        if own.get(old.pair) == id_:
-            del own[old.pair]
-        if not own:
-            del self._of_account[old.account_id]
-        self._list(old.account_id, old.pair, id_, None)
+        self._list_own(old.account_id, old.pair, id_, None)
         self._replace(old.pair, old, None)
 
     def has(self, json: Raw) -> bool:
@@ -135,7 +131,7 @@ class Book:
 
         def price(currency: str, base_currency: str) -> Entry | None:
             pair = (currency, base_currency)
-            return self._entries[id_] if (id_ := own.get(pair)) else self._latest_of(pair)
+            return self._entries[ids[-1]] if (ids := own.get(pair)) else self._latest_of(pair)
 
         # By way of the one that has fewer others; either direction goes by the same one.
         others = min((len(found := self._others.get(one, [])), one, found) for one in (quote, base))[2]
@@ -160,6 +156,14 @@ class Book:
             size += len(entry.json)
             last = id_
         return Page(_as_list(found), None)
+
+    def _list_own(self, account_id: int, pair: Pair, old: int | None, new: int | None) -> None:
+        """Have a price take the place of another one of its account in what is listed of that."""
+        own = self._of_account.setdefault(account_id, {})
+        _replace(own, pair, old, new)
+        if not own:
+            del self._of_account[account_id]
+        self._list(account_id, pair, old, new)
 
     def _list(self, owner: int | None, pair: Pair, old: int | None, new: int | None) -> None:
         for kind in ("*", pair[0]):
