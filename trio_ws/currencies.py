@@ -6,7 +6,7 @@ Integers, decimals and fractions; never a binary float.
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from math import floor
 from typing import NamedTuple, Protocol
 
@@ -56,7 +56,7 @@ class Price(Protocol):
     def since(self) -> str: ...  # noqa: D102
 
 
-WAYS = 1000  # that are compared for one conversion: 2 ms at most
+WAYS = 1000  # that are compared for one conversion, and as many through one's own prices: 2 ms each at most
 
 
 def find_rate(
@@ -64,6 +64,7 @@ def find_rate(
     base: str,
     price: Callable[[str, str], Price | None],
     others: Iterable[tuple[str, str]],
+    own: Iterable[str] = (),
 ) -> Rate | None:
     """Return what one `quote` costs in `base`: directly, inversely, or through one other currency.
 
@@ -76,6 +77,8 @@ def find_rate(
         price: What a currency costs in a base currency; None: it has no price there.
         others: The currencies that have prices with one of the two, each after the time of the latest such
             price; the latest first. WAYS of them are tried.
+        own: Those with which the account itself has prices. WAYS of them are tried apart from the others, so
+            that nobody else's prices keep one's own from being found.
     """
 
     def rate(quote: str, base: str) -> Rate | None:
@@ -88,8 +91,8 @@ def find_rate(
     if one := rate(quote, base):
         return one
     since, through = "", ""
-    for latest, between in islice(others, WAYS):
-        if latest < since:
+    for latest, between in chain(((None, one) for one in islice(own, WAYS)), islice(others, WAYS)):
+        if latest is not None and latest < since:
             break  # no way from here on is later
         first = price(quote, between) or price(between, quote)
         second = price(between, base) or price(base, between)

@@ -7,7 +7,7 @@ many prices there are; a conversion compares a limited number of ways.
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from heapq import merge
 from operator import itemgetter
@@ -91,6 +91,7 @@ class Book:
         self._of_account: dict[int, dict[Pair, list[int]]] = {}
         # What is listed, by id: an account's own, or with None the latest of each pair; by currency, and `*`.
         self._ids: dict[tuple[int | None, str], list[int]] = {}
+        self._in_base: dict[tuple[int, str], list[int]] = {}  # an account's own, by base currency
         # Of a currency, those with which it has prices, each after the time of the latest; the latest last.
         self._others: dict[str, list[tuple[str, str]]] = {}
         for price in prices:
@@ -135,7 +136,7 @@ class Book:
 
         # By way of the one that has fewer others; either direction goes by the same one.
         others = min((len(found := self._others.get(one, [])), one, found) for one in (quote, base))[2]
-        return find_rate(quote, base, price, reversed(others))
+        return find_rate(quote, base, price, reversed(others), self._own_others(account_id, quote, base))
 
     def page(self, account_id: int | None, cursor: Cursor) -> Page:
         """Return prices with ids above the cursor's, of its currency or of all, the lowest id first."""
@@ -157,6 +158,19 @@ class Book:
             last = id_
         return Page(_as_list(found), None)
 
+    def _own_others(self, account_id: int | None, *currencies: str) -> Iterator[str]:
+        """Say with which others an account has prices: those of the currency that has fewer, newest first."""
+        if account_id is None:
+            return
+        known = [
+            (one, self._ids.get((account_id, one), []), self._in_base.get((account_id, one), []))
+            for one in currencies
+        ]
+        for one, of_it, in_it in sorted(known, key=lambda lists: len(lists[1]) + len(lists[2])):
+            for id_ in merge(reversed(of_it), reversed(in_it), reverse=True):
+                currency, base = self._entries[id_].pair
+                yield base if currency == one else currency
+
     def _list_own(self, account_id: int, pair: Pair, old: int | None, new: int | None) -> None:
         """Have a price take the place of another one of its account in what is listed of that."""
         own = self._of_account.setdefault(account_id, {})
@@ -164,6 +178,7 @@ class Book:
         if not own:
             del self._of_account[account_id]
         self._list(account_id, pair, old, new)
+        _replace(self._in_base, (account_id, pair[1]), old, new)
 
     def _list(self, owner: int | None, pair: Pair, old: int | None, new: int | None) -> None:
         for kind in ("*", pair[0]):
