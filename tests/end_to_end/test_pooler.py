@@ -59,7 +59,8 @@ def pooling(conninfo: str, mode: str, folder: Path) -> Iterator[str]:
         config.write_text(
             f"[databases]\n{database['dbname']} = {line.conninfo(conninfo)}\n"
             "[pgbouncer]\nlisten_addr = 127.0.0.1\nunix_socket_dir =\nauth_type = any\n"
-            f"listen_port = {port}\npool_mode = {mode}\nserver_login_retry = 1\ndefault_pool_size = {SESSIONS}\n"
+            f"listen_port = {port}\npool_mode = {mode}\ndefault_pool_size = {SESSIONS}\n"
+            "server_login_retry = 1\n"
         )
         with subprocess.Popen([program, "-q", *user, str(config)]) as process:
             through = make_conninfo(
