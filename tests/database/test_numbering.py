@@ -126,6 +126,21 @@ def test_a_row_of_a_large_transaction_keeps_the_order_of_its_events(
     in_order(numbered(server))
 
 
+def test_a_row_keeps_the_order_of_its_events_where_a_step_ends_between_two_transactions(
+    server: Connection, programs: list[psycopg.Connection[Any]]
+) -> None:
+    older, newer, *_ = programs
+    newer.execute(INSERT.encode(), (1, 1))
+    number_all(server)
+    older.execute("BEGIN")
+    older.execute("SELECT pg_current_xact_id()")
+    for program in (newer, older):  # so the older one has the later event
+        program.execute("UPDATE invoices SET memo = gen_random_uuid()::text WHERE id = 1")
+    older.execute("COMMIT")
+    number_all(server, most=1)
+    in_order(numbered(server))
+
+
 def in_order(events: list[Any]) -> None:
     """Check that the events of each row come in the order in which they were written."""
     last: dict[int, int] = {}
@@ -186,6 +201,7 @@ def test_whatever_transactions_do_each_event_has_one_number_in_the_order_of_its_
     for program in programs:
         program.execute("SET lock_timeout = '1ms'")
     open_: set[int] = set()
+    often = chance.choice([0.5, 0.05])  # or the steps are behind, and each ends between transactions
 
     def act(number: int) -> None:
         program = programs[number]
@@ -213,7 +229,7 @@ def test_whatever_transactions_do_each_event_has_one_number_in_the_order_of_its_
 
     for _ in range(250):
         act(chance.randrange(len(programs)))
-        if chance.random() < 0.5:
+        if chance.random() < often:
             server.execute("SELECT number_events(%s)", (chance.choice([1, 5, 10, 50]),))
     for number in open_:
         programs[number].execute("COMMIT")

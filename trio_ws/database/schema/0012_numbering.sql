@@ -97,18 +97,18 @@ BEGIN
 END
 $$;
 
--- Return the first of some events whose row has an earlier event without a number in one of some transactions.
-CREATE FUNCTION @schema@.first_that_waits(ids bigint[], txs bigint[]) RETURNS bigint
+-- Return the first of some events whose row has an earlier event that has no number and is not among them. Where one
+-- of them comes just before another, that one's turn says it all: so only the nearest earlier event is found.
+CREATE FUNCTION @schema@.first_that_waits(ids bigint[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 BEGIN
   RETURN (
     SELECT min(e.id) FROM @schema@.event e
-    WHERE e.id = ANY (ids) AND EXISTS (
-      -- `tx + 0` is no condition for an index, and OFFSET has it be done for each event of `ids`, of which there are few.
-      SELECT FROM @schema@.event earlier
-      WHERE earlier.seq IS NULL AND earlier.subject = e.subject AND earlier.id < e.id AND earlier.tx + 0 = ANY (txs)
-      OFFSET 0));
+    CROSS JOIN LATERAL (
+      SELECT id FROM @schema@.event
+      WHERE seq IS NULL AND subject = e.subject AND id < e.id ORDER BY subject DESC, id DESC LIMIT 1) earlier
+    WHERE e.id = ANY (ids) AND earlier.id <> ALL (ids));
 END
 $$;
 
@@ -132,7 +132,7 @@ DECLARE
   before bigint;
   part bigint[];
   cut bigint;                       -- transactions below are whole
-  waiting bigint[];                 -- transactions of the backlog
+  some_are_left bool;               -- finished, and not among the new ones of this step
   stop bigint;
   quota int := 0;
   served int;
@@ -166,6 +166,7 @@ BEGIN
 
   -- New events.
   cut := greatest(new.upto, step.below);
+  some_are_left := cardinality(new.ids) > most - quota OR EXISTS (SELECT FROM @schema@.event_backlog);
   IF cardinality(new.ids) > most - quota THEN
     cut := new.txs[cardinality(new.txs)];
     IF new.txs[1] = cut THEN  -- more than a step takes
@@ -176,9 +177,8 @@ BEGIN
       new.ids := new.ids[1 : array_position(new.txs, cut) - 1];
     END IF;
   END IF;
-  waiting := ARRAY(SELECT tx FROM @schema@.event_backlog);
-  IF waiting <> '{}' AND @schema@.first_that_waits(new.ids, waiting) IS NOT NULL THEN
-    -- The backlog has an earlier event of one of these rows. All of these wait there, each for what it must.
+  IF some_are_left AND @schema@.first_that_waits(new.ids) IS NOT NULL THEN
+    -- What is left has an earlier event of one of these rows. All of these wait in the backlog, each for what it must.
     INSERT INTO @schema@.event_backlog (tx, served)
       SELECT DISTINCT tx, before FROM unnest(new.txs) tx WHERE tx < cut;
     new.ids := '{}';
@@ -192,15 +192,14 @@ BEGIN
     UNION SELECT x FROM unnest(step.open) x WHERE x >= cut);
   step.below := greatest(step.below, cut);
 
-  -- The backlog, each transaction in its turn. Each stops where a row has an earlier event in another one.
+  -- The backlog, each transaction in its turn. Each stops where a row has an earlier event elsewhere.
   SELECT count(*) INTO served FROM (SELECT FROM @schema@.event_backlog LIMIT few) entries;  -- with new ones
   quota := greatest(1, least(most / share, most - cardinality(new.ids)) / greatest(1, served));
   FOR entry IN SELECT * FROM @schema@.event_backlog ORDER BY served, tx LIMIT few LOOP
     part := ARRAY(SELECT id FROM @schema@.event
                   WHERE seq IS NULL AND (tx, id) > (entry.tx, entry.after) AND tx <= entry.tx
                   ORDER BY tx, id LIMIT quota);
-    waiting := ARRAY(SELECT tx FROM @schema@.event_backlog WHERE tx <> entry.tx);
-    stop := CASE WHEN waiting <> '{}' THEN @schema@.first_that_waits(part, waiting) END;
+    stop := @schema@.first_that_waits(part);
     IF stop IS NULL AND cardinality(part) < quota THEN
       DELETE FROM @schema@.event_backlog WHERE tx = entry.tx;
     ELSE
@@ -379,5 +378,5 @@ DROP TRIGGER log_event ON @schema@.tokens;
 DROP FUNCTION @schema@.log_token();
 
 REVOKE EXECUTE ON FUNCTION @schema@.number_events(int, bigint), @schema@.trim_events(interval, int),
-  @schema@.adopt_events(), @schema@.first_that_waits(bigint[], bigint[]),
+  @schema@.adopt_events(), @schema@.first_that_waits(bigint[]),
   @schema@.events_of_the_finished(bigint, bigint[], int) FROM PUBLIC;
