@@ -276,6 +276,29 @@ def test_an_endpoint_is_dead_for_all_processes_and_after_a_restart(
         assert len(claim(other)) == EACH
 
 
+def test_endpoints_that_fail_together_drop_little_at_a_time_and_all_in_the_end(
+    connection: Connection,
+) -> None:
+    endpoints, each = 32, 300
+    fill(connection, endpoints * each, "n % 32", "'https://' || n % 32")
+    connection.execute("UPDATE webhook_deliveries SET since = since - interval '4 days'")
+    assert admit(connection)
+    connection.execute("UPDATE webhook_deliveries SET leased_until = NULL")
+    later(connection, 120)
+    connection.execute(
+        "UPDATE webhook_endpoints SET failures = 9, failing_since = now(), paused_until = now(),"
+        " due_at = now()"
+    )
+    connection.execute("UPDATE webhook_accounts SET is_failing = true, due_at = now()")
+    left = endpoints * each
+    while left:
+        held = claim(connection, most=2 * endpoints)
+        assert held, "what is left comes without a pause"
+        settle(connection, held, Result.FAILED, 0.999)
+        before, left = left, webhooks.figures(connection).waiting
+        assert 0 < before - left <= 500 + len(held)
+
+
 def test_a_clock_that_is_set_back_delays_nothing_new(connection: Connection) -> None:
     """What has a pause or is under way waits for the old time, as far as one can know."""
     create(connection)

@@ -16,6 +16,7 @@ from trio_ws.database import webhooks
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.database.webhooks import EACH, PAUSE_SECONDS, Outcome
+from trio_ws.errors import Timeout
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, SimulatedReceiver, World, simulated_server
@@ -280,19 +281,46 @@ async def test_the_figures_say_what_waits_and_which_endpoints_are_dead(
     assert metrics.WEBHOOKS.labels("failed")._value.get() >= failed + 4  # noqa: SLF001
 
 
+async def test_outcomes_that_take_too_long_together_are_noted_in_smaller_parts(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settle = SimulatedQueue.answers[webhooks.settle]
+    sizes: list[int] = []
+
+    def take_too_long(queue: SimulatedQueue, outcomes: list[Outcome], keep_seconds: float) -> object:
+        sizes.append(len(outcomes))
+        if len(outcomes) > 2:
+            raise Timeout("The database took too long")
+        return settle(queue, outcomes, keep_seconds)
+
+    monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, take_too_long)
+    for number in range(8):
+        database.create_invoice(**invoice(f"https://{number}.example/"))
+    await world.receiver.receive(8)
+    await until(lambda: not database.webhooks.waiting)
+    assert (max(sizes), min(sizes)) == (8, 2)
+    assert len(world.receiver.posted) == 8
+
+
 @pytest.mark.logs_errors
+@pytest.mark.parametrize("error", [ZeroDivisionError(), Timeout("The database took too long")])
 async def test_an_outcome_that_cannot_be_noted_keeps_no_other_waiting(
     autojump_clock: MockClock,
     database: SimulatedDatabase,
     world: World,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    *,
+    error: Exception,
 ) -> None:
     settle = SimulatedQueue.answers[webhooks.settle]
 
     def refuse(queue: SimulatedQueue, outcomes: list[Outcome], keep_seconds: float) -> object:
         if any(outcome.delivery.url == HOOK for outcome in outcomes):
-            raise ZeroDivisionError
+            raise error
         return settle(queue, outcomes, keep_seconds)
 
     monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, refuse)

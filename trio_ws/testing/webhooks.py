@@ -18,6 +18,7 @@ from trio_ws.messages import Event
 
 SECRETS = ("whsec_new", "whsec_old")  # every account's
 FAILURES = 4  # in a row, after which an endpoint is dead: `settle_webhooks` of the schema
+DROPPABLE = 500  # of what has waited for a dead one for too long, in one call: likewise
 
 
 class _Named(msgspec.Struct):
@@ -74,6 +75,7 @@ class SimulatedQueue:
         self._endpoints: defaultdict[tuple[int, str], _Endpoint] = defaultdict(_Endpoint)
         self._turns: Counter[tuple[int, bool]] = Counter()  # when an account had its turn
         self._last_turn = 0
+        self._droppable = 0  # by the call that is under way
 
     @property
     def waiting(self) -> list[int]:
@@ -160,6 +162,7 @@ class SimulatedQueue:
 
     def _settle(self, outcomes: Sequence[Outcome], keep_seconds: float) -> list[Change]:
         changes: list[Change] = []
+        self._droppable = DROPPABLE
         for outcome in outcomes:
             queued = self._queued.get(outcome.delivery.event.seq)
             if queued is None:
@@ -202,13 +205,19 @@ class SimulatedQueue:
         endpoint.is_failing = True
         endpoint.failures += queued.attempts == 1 or was_dead
         if endpoint.failures >= FAILURES:
-            endpoint.paused_until = now + pause(endpoint.failures - FAILURES + 1)
             if not was_dead:
                 yield "dead"
-            for other in self._oldest():
-                if other.key == queued.key and other.since < now - keep and not other.is_held(now):
-                    other.failed_at = now
-                    self._advance(other.invoice)
+            late = [
+                other
+                for other in self._oldest()
+                if other.key == queued.key and other.since < now - keep and not other.is_held(now)
+            ]
+            for other in late[: self._droppable]:
+                other.failed_at = now
+                self._advance(other.invoice)
+            has_more = len(late) > self._droppable
+            self._droppable = max(0, self._droppable - len(late))
+            endpoint.paused_until = now if has_more else now + pause(endpoint.failures - FAILURES + 1)
 
     def _trim(self, age_seconds: float, most: int) -> int:
         oldest = self._now() - timedelta(seconds=age_seconds)

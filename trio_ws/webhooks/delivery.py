@@ -24,7 +24,7 @@ from trio_ws.database import webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.database.webhooks import Change, Delivery, Outcome, Result
-from trio_ws.errors import ActionError
+from trio_ws.errors import ActionError, Unavailable
 from trio_ws.events.log import Log
 from trio_ws.messages import Position
 from trio_ws.settings import Settings
@@ -164,11 +164,11 @@ class Deliverer:
             keep = self._settings.webhook_retry_seconds
             try:
                 changes = await self._database.run(webhooks.settle, outcomes, keep, lane=Lane.UPKEEP)
-            except ActionError:
+            except Unavailable:
                 raise
             except Exception:
                 if len(outcomes) > 1:
-                    size = 1  # so that none keeps the others waiting
+                    size = len(outcomes) // 2  # so that none keeps the others waiting, nor all together
                     continue
                 figures = {"webhook": outcomes[0].delivery.event.seq}
                 logger.exception("settling a webhook failed; it comes again", extra={"figures": figures})

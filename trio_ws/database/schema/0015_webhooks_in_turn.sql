@@ -222,13 +222,12 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
   enough constant int := 4;            -- failures until it is dead: as many as may be under way at a time
-  dropped_at_once constant int := 500;
   moment timestamptz;
   r record;
   d @schema@.webhook_deliveries;
   e @schema@.webhook_endpoints;
   uid text;
-  dropped int;
+  droppable int := 500;                -- some 100 ms, however many outcomes there are
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
   FOR r IN SELECT * FROM unnest(seqs, tries, results, errors, chances) u (number, try, result, error, chance) LOOP
@@ -268,9 +267,8 @@ BEGIN
         RETURN QUERY SELECT d.seq, d.account_id, d.endpoint, 'dead';
       END IF;
       IF e.failures >= enough THEN
-        -- What has waited here for too long fails without an attempt of its own. Where there is more of it than is
-        -- dropped at once, the next attempt comes without a pause.
-        dropped := 0;
+        -- What has waited here for too long fails without an attempt of its own. Where there is more of it than one
+        -- call may drop, the next attempt comes without a pause.
         FOR uid IN
           UPDATE @schema@.webhook_deliveries
             SET due_at = NULL, leased_until = NULL, failed_at = moment,
@@ -279,15 +277,23 @@ BEGIN
               SELECT seq FROM (
                 SELECT seq, since, leased_until FROM @schema@.webhook_deliveries
                 WHERE account_id = d.account_id AND endpoint = d.endpoint AND due_at > '-infinity'
-                ORDER BY due_at LIMIT dropped_at_once) first
+                ORDER BY due_at LIMIT droppable) first
               WHERE since < moment - keep AND (leased_until > moment) IS NOT TRUE))
             RETURNING invoice
         LOOP
           PERFORM @schema@.advance_webhooks(uid, each);
-          dropped := dropped + 1;
+          droppable := droppable - 1;
         END LOOP;
-        e.paused_until := moment + CASE WHEN dropped < dropped_at_once THEN r.chance * least(
-          longest_pause, first_pause * 2.0 ^ least(30, e.failures - enough)) ELSE interval '0' END;
+        e.paused_until := moment;
+        IF droppable > 0 OR (
+          SELECT since FROM @schema@.webhook_deliveries
+          WHERE account_id = d.account_id AND endpoint = d.endpoint AND due_at > '-infinity'
+            AND (leased_until > moment) IS NOT TRUE
+          ORDER BY due_at LIMIT 1) < moment - keep IS NOT TRUE
+        THEN
+          e.paused_until := moment + r.chance * least(
+            longest_pause, first_pause * 2.0 ^ least(30, e.failures - enough));
+        END IF;
       END IF;
       UPDATE @schema@.webhook_endpoints
         SET failures = e.failures, failing_since = coalesce(failing_since, moment), paused_until = e.paused_until,
