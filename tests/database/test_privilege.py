@@ -265,6 +265,8 @@ def ask_everything(connection: queries.Connection) -> None:
         (delivery, *_) = webhooks.claim(connection, 1, 60.0, []).deliveries
         webhooks.settle(connection, [Outcome(delivery, result, "error", 0.0)], 60.0)
     webhooks.trim(connection, 60.0, 10)
+    connection.execute("UPDATE @schema@.webhook_deliveries SET due_at = NULL")
+    assert webhooks.repair(connection, None, 1) is not None
     webhooks.active_secrets(connection, 1)
     webhooks.add_secret(connection, 1)
 

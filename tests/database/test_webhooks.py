@@ -373,6 +373,107 @@ def test_deliveries_that_wait_from_before_are_sent_after_an_upgrade(
         assert webhooks.figures(connection) == (1, 0)
 
 
+# Repairing it
+
+OLD_FINISH = (
+    "WITH done AS (DELETE FROM webhook_deliveries WHERE seq = %(seq)s RETURNING invoice)"
+    " UPDATE webhook_deliveries d SET due_at = clock_timestamp() FROM done"
+    " WHERE d.invoice = done.invoice AND d.failed_at IS NULL AND d.seq <> %(seq)s"
+)
+OLD_PUT_OFF = (
+    "WITH tried AS (UPDATE webhook_deliveries SET leased_until = NULL, error = 'x',"
+    " due_at = clock_timestamp() + interval '1 s' WHERE seq = %(seq)s RETURNING seq, invoice, due_at)"
+    " UPDATE webhook_deliveries d SET due_at = tried.due_at FROM tried"
+    " WHERE d.invoice = tried.invoice AND d.seq <> tried.seq"
+)
+
+
+def repair(connection: Connection, most: int = 500) -> int:
+    """Look at all invoices, and return how many calls it took."""
+    calls, after = 1, webhooks.repair(connection, None, most)
+    while after is not None:
+        calls, after = calls + 1, webhooks.repair(connection, after, most)
+    return calls
+
+
+def test_what_an_older_server_tried_while_another_one_migrated_is_sent_after_a_repair(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "known_migrations", lambda: known_migrations()[:14])
+        migrate(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        prepare(connection, statement_seconds=10)
+        for number in range(3):
+            create(connection, f"https://{number}.example/")
+        connection.execute("UPDATE invoices SET memo = 'x'")
+        queries.number_events(connection, 1000)
+        connection.execute("SELECT claim_webhooks(64, 4, interval '30 s')")
+        migrate(empty_database)
+        connection.execute(OLD_FINISH, {"seq": 4})
+        connection.execute(OLD_PUT_OFF, {"seq": 5})
+        repair(connection)
+        seen: list[int] = []
+        for _ in range(2):
+            while deliveries := claim(connection):
+                seen.extend(delivery.event.seq for delivery in deliveries)
+                settle(connection, deliveries, Result.DELIVERED)
+            later(connection, 40)
+        assert sorted(seen) == [5, 6, 7, 8, 9], "4 was delivered"
+
+
+def test_an_invoice_goes_on_after_a_repair_when_its_oldest_delivery_was_deleted(
+    connection: Connection,
+) -> None:
+    for _ in range(2):
+        fill(connection, 3, invoice="'a'")
+    fill(connection, 2, invoice="''")
+    held = claim(connection)
+    assert [delivery.event.seq for delivery in held] == [1, 7]
+    connection.execute("DELETE FROM webhook_deliveries WHERE seq IN (1, 7)")
+    settle(connection, held, Result.DELIVERED)
+    assert claim(connection) == []
+    repair(connection)
+    assert [delivery.event.seq for delivery in claim(connection)] == [2, 8]
+    repair(connection)
+    assert claim(connection) == [], "what is under way stays so"
+
+
+def test_an_endpoint_that_was_deleted_is_there_again_after_a_repair(connection: Connection) -> None:
+    fill(connection, 5)
+    for forget in ("DELETE FROM webhook_endpoints", "UPDATE webhook_accounts SET due_at = NULL"):
+        settle(connection, claim(connection), Result.RELEASED)
+        connection.execute(forget.encode())
+        assert claim(connection) == []
+        repair(connection)
+        assert len(claim(connection)) == EACH
+        later(connection, 60)
+
+
+def test_a_repair_changes_nothing_that_is_whole_and_waits_for_nobody(
+    conninfo: str, connection: Connection
+) -> None:
+    kill_endpoint(connection)
+    fill(connection, 30, invoice="n % 10", endpoint="'https://' || n % 4")
+    assert claim(connection)
+    fill(connection, 5)
+    rows = "SELECT array_agg((seq, d.xmin)::text ORDER BY seq) FROM webhook_deliveries d"
+    before = connection.execute(rows).fetchall()
+    with psycopg.connect(conninfo) as other:
+        other.execute("SELECT pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint)")
+        connection.execute("SET statement_timeout = '2s'")
+        assert repair(connection, most=4) == 5
+    assert connection.execute(rows).fetchall() == before
+
+
+def test_a_repair_reads_of_each_invoice_only_the_oldest(unkempt: Connection) -> None:
+    fill(unkempt, MANY, invoice="n % 10")
+    admit(unkempt)
+    unkempt.execute("UPDATE webhook_deliveries SET due_at = NULL, leased_until = NULL")
+    assert buffers(unkempt, "SELECT repair_webhooks(NULL, 500)") < 10 * FEW_BUFFERS
+    assert len(claim(unkempt)) == EACH
+
+
 def test_nobody_else_may_read_webhooks_or_their_secrets_or_change_the_queue(connection: Connection) -> None:
     tables = connection.execute(
         "SELECT relname FROM pg_class WHERE relname LIKE 'webhook%' AND relacl IS NOT NULL"

@@ -475,6 +475,23 @@ async def test_a_busy_log_without_webhooks_costs_some_looks_a_second(autojump_cl
         assert database.claims < 100 / POLL_SECONDS
 
 
+async def test_the_queue_is_looked_through_at_the_start_and_now_and_then(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[float, str | None]] = []
+    answers = iter(["a", "b", None, None])
+
+    def look(queue: SimulatedQueue, after: str | None, most: int) -> str | None:
+        looks.append((round(trio.current_time() - begin), after))
+        return next(answers)
+
+    monkeypatch.setitem(SimulatedQueue.answers, webhooks.repair, look)
+    begin = trio.current_time()
+    async with simulated_server(SimulatedDatabase()):
+        await trio.sleep(100)
+    assert looks == [(0, None), (1, "a"), (2, "b"), (62, None)]
+
+
 async def test_the_first_of_them_is_looked_for_at_once(
     autojump_clock: MockClock, database: SimulatedDatabase, world: World
 ) -> None:

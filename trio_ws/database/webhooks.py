@@ -175,6 +175,24 @@ def settle(connection: Connection, outcomes: Sequence[Outcome], keep_seconds: fl
     return [Change(*row) for row in rows]
 
 
+def repair(connection: Connection, after: str | None, most: int) -> str | None:
+    """Have deliveries that nothing would ever claim be as new.
+
+    Such are left by what changes the queue beside its functions: a person at psql, or a server of a version
+    that an upgrade replaces.
+
+    Args:
+        connection: The database's.
+        after: The last invoice that was looked at; None: begin with the first.
+        most: How many invoices to look at.
+
+    Returns:
+        Where to go on; None: that was the last one.
+    """
+    ((last,),) = connection.execute("SELECT @schema@.repair_webhooks(%s::text, %s::int)", (after, most))
+    return None if last is None else str(last)
+
+
 def trim(connection: Connection, age_seconds: float, most: int) -> int:
     """Forget deliveries that failed longer ago than that, at most `most`; return how many."""
     deleted = connection.execute(

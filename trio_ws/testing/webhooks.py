@@ -219,6 +219,9 @@ class SimulatedQueue:
             self._droppable = max(0, self._droppable - len(late))
             endpoint.paused_until = now if has_more else now + pause(endpoint.failures - FAILURES + 1)
 
+    def _repair(self, after: str | None, most: int) -> None:
+        """Nothing changes this queue but its functions."""
+
     def _trim(self, age_seconds: float, most: int) -> int:
         oldest = self._now() - timedelta(seconds=age_seconds)
         old = [
@@ -247,6 +250,7 @@ class SimulatedQueue:
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         webhooks.claim: _claim,
         webhooks.figures: _figures,
+        webhooks.repair: _repair,
         webhooks.settle: _settle,
         webhooks.trim: _trim,
         webhooks.retry: _retry,

@@ -38,6 +38,8 @@ Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]  # URL, headers
 MOST = 64  # POSTs at a time, in this process
 POLL_SECONDS = 2.0  # pause between claims when nothing wakes us: most that failed waits longer than that
 FIGURES_SECONDS = 15.0  # between counts of what waits: as often as metrics are usually collected
+REPAIR_SECONDS = 60.0  # between looks for what nothing would ever claim
+REPAIRED_AT_ONCE, REPAIR_PAUSE_SECONDS = 500, 1.0  # invoices, which take some 30 ms; between these
 AGAIN_SECONDS = 0.05  # between claims all the same, so that a busy log without webhooks costs little
 LEASE_SECONDS = 20.0  # for a claim besides the POST's own deadline: for the database to be back
 RELEASE_SECONDS = 1.0  # for giving back what was claimed, when the server stops
@@ -74,6 +76,7 @@ class Deliverer:
         self._chance = chance or random.Random(random.getrandbits(64))  # noqa: S311 - spreads, hides nothing
         self._held: dict[int, Delivery] = {}  # claimed, and not settled
         self._outcomes: list[Outcome] = []  # of some of these
+        self._repaired: str | None = None  # the last invoice that was looked at
         self._woken = trio.Event()
         self._poll_seconds = 0.0  # at the start, there may be something due
 
@@ -83,6 +86,7 @@ class Deliverer:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wake_when_the_log_has_one)
                 nursery.start_soon(forever, "webhook figures", self._count)
+                nursery.start_soon(forever, "webhook repair", self._repair)
                 await forever("webhooks", partial(self._take_turn, nursery))
         finally:
             if self._held:
@@ -106,6 +110,13 @@ class Deliverer:
         metrics.WEBHOOKS_WAITING.set(figures.waiting)
         metrics.WEBHOOK_ENDPOINTS_DEAD.set(figures.dead)
         return FIGURES_SECONDS
+
+    async def _repair(self) -> float:
+        """Look at some invoices whether their deliveries are claimed one day."""
+        self._repaired = await self._database.run(
+            webhooks.repair, self._repaired, REPAIRED_AT_ONCE, lane=Lane.UPKEEP
+        )
+        return REPAIR_SECONDS if self._repaired is None else REPAIR_PAUSE_SECONDS
 
     async def _wake_when_the_log_has_one(self) -> None:
         # A query for each event was a third of what an event without a webhook cost.

@@ -333,3 +333,58 @@ BEGIN
   RETURN retried;
 END
 $$;
+
+-- Whether a delivery that is due then, the oldest that is left of its invoice, is claimed one day.
+CREATE FUNCTION @schema@.is_scheduled(account bigint, name text, due_at timestamptz) RETURNS bool
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  failing bool;
+BEGIN
+  IF due_at IS NULL OR due_at = '-infinity' THEN
+    RETURN due_at IS NOT NULL;
+  END IF;
+  SELECT e.is_failing INTO failing FROM @schema@.webhook_endpoints e
+    WHERE e.account_id = account AND e.endpoint = name AND e.due_at IS NOT NULL;
+  RETURN FOUND AND EXISTS (SELECT FROM @schema@.webhook_accounts a
+                           WHERE a.account_id = account AND a.is_failing = failing AND a.due_at IS NOT NULL);
+END
+$$;
+
+-- Have deliveries that nothing would ever claim be as new: somebody changed the tables beside these functions. Look at
+-- `most` invoices after this one, at the oldest that is left of each. It waits, or nothing says when its endpoint or
+-- account is due. Return the last invoice; NULL: there are no more. What is whole takes no lock and writes nothing.
+CREATE FUNCTION @schema@.repair_webhooks(after text, most int) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  uid text := coalesce(after, '');
+  number bigint := CASE WHEN after IS NULL THEN 0 ELSE 9223372036854775807 END;
+  oldest record;
+  lost text[] := '{}';
+BEGIN
+  FOR i IN 1 .. most LOOP
+    SELECT invoice, account_id, endpoint, due_at INTO oldest FROM @schema@.webhook_deliveries
+      WHERE (invoice, seq) > (uid, number) AND failed_at IS NULL ORDER BY invoice, seq LIMIT 1;
+    IF NOT FOUND THEN
+      uid := NULL;
+      EXIT;
+    END IF;
+    uid := oldest.invoice;
+    number := 9223372036854775807;
+    IF NOT @schema@.is_scheduled(oldest.account_id, oldest.endpoint, oldest.due_at) THEN
+      lost := lost || uid;
+    END IF;
+  END LOOP;
+  IF cardinality(lost) > 0 THEN
+    PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
+    FOR i IN 1 .. cardinality(lost) LOOP  -- once more: it may have changed meanwhile
+      SELECT seq, account_id, endpoint, due_at INTO oldest FROM @schema@.webhook_deliveries
+        WHERE (invoice, seq) > (lost[i], 0) AND invoice <= lost[i] AND failed_at IS NULL ORDER BY invoice, seq LIMIT 1;
+      IF FOUND AND NOT @schema@.is_scheduled(oldest.account_id, oldest.endpoint, oldest.due_at) THEN
+        UPDATE @schema@.webhook_deliveries SET due_at = '-infinity' WHERE seq = oldest.seq;
+      END IF;
+    END LOOP;
+  END IF;
+  RETURN uid;
+END
+$$;
