@@ -280,7 +280,8 @@ def _expire_each(connection: Connection, most: int) -> int:
                 raise
             _put_off_expiry(connection, [invoice_id], error)
         else:
-            _put_off_expiry(connection, [] if has_expired else [invoice_id])
+            if not has_expired:
+                _put_off_expiry(connection, [invoice_id])
     return len(ids)
 
 
