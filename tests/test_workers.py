@@ -175,13 +175,19 @@ async def test_new_orders_and_the_word_to_stop_may_come_at_once(tmp_path: Path) 
     "error",
     [OSError(24, "Too many open files"), OSError(11, "try again"), RuntimeError("can't start new thread")],
 )
-async def test_a_worker_that_cannot_be_started_again_costs_the_others_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+@pytest.mark.parametrize("target", ["trio.lowlevel.open_process", "trio.Process.wait"])
+async def test_a_worker_that_cannot_be_started_again_or_watched_costs_the_others_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    target: str,
+    error: Exception,
 ) -> None:
+    """Without a descriptor for it, trio waits for a process in a thread, which there may not be either."""
     tried_twice = trio.Event()
     tries = itertools.count(1)
 
-    async def open_process(*_: object, **__: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         if next(tries) == 2:
             tried_twice.set()
         raise error
@@ -189,32 +195,10 @@ async def test_a_worker_that_cannot_be_started_again_costs_the_others_nothing(
     async with running(worker(SERVES, NOTES, OBEYS), tmp_path / "note"):
         first, second = await noted(tmp_path / "note", 2)
         with monkeypatch.context() as patch:
-            patch.setattr(trio.lowlevel, "open_process", open_process)
+            patch.setattr(target, fail)
             os.kill(first, signal.SIGKILL)
             await tried_twice.wait()
             assert runs(second)
-        await noted(tmp_path / "note", 3)
-    assert f"can't be kept ({error}): starting it again" in caplog.text
-
-
-@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread")])
-async def test_a_worker_that_cannot_be_watched_costs_the_others_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
-) -> None:
-    """Without a descriptor for it, trio waits for a process in a thread, which there may not be either."""
-    failed = trio.Event()
-
-    async def wait(_: trio.Process) -> int:
-        failed.set()
-        raise error
-
-    async with running(worker(SERVES, NOTES, OBEYS), tmp_path / "note"):
-        first, second = await noted(tmp_path / "note", 2)
-        with monkeypatch.context() as patch:
-            patch.setattr(trio.Process, "wait", wait)
-            os.kill(first, signal.SIGKILL)
-            await failed.wait()
-        assert runs(second)
         await noted(tmp_path / "note", 3)
     assert f"can't be kept ({error}): starting it again" in caplog.text
 

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 
 import msgspec
@@ -335,18 +336,27 @@ def test_a_list_says_which_endpoints_fail_since_when_and_when_they_are_tried(con
     assert [row[2] for row in webhooks.list_failing_endpoints(connection, None)] == [False, False]
 
 
-def test_deliveries_that_wait_from_before_are_sent_after_an_upgrade(
-    empty_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def queue_of_an_older_release(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch, invoices: int
+) -> Iterator[Connection]:
+    """Two deliveries of each invoice, each with an endpoint of its own, before webhooks had their turn."""
     with monkeypatch.context() as older:
-        older.setattr(migrations, "known_migrations", lambda: known_migrations()[:13])
-        migrate(empty_database)
-    with psycopg.connect(empty_database) as connection:
+        older.setattr(migrations, "known_migrations", lambda: known_migrations()[:14])
+        migrate(conninfo)
+    with psycopg.connect(conninfo) as connection:
         prepare(connection, statement_seconds=10)
-        for number in range(6):
+        for number in range(invoices):
             create(connection, f"https://{number}.example/")
         connection.execute("UPDATE invoices SET memo = 'x'")
         queries.number_events(connection, 1000)
+        yield connection
+
+
+def test_deliveries_that_wait_from_before_are_sent_after_an_upgrade(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with queue_of_an_older_release(empty_database, monkeypatch, 6) as connection:
         connection.execute("SELECT claim_webhooks(4, 4, interval '1 hour')")
         change = "UPDATE webhook_deliveries SET"
         connection.execute(f"{change} leased_until = now() - interval '1 s' WHERE seq = 5".encode())
@@ -399,15 +409,7 @@ def repair(connection: Connection, most: int = 500) -> int:
 def test_what_an_older_server_tried_while_another_one_migrated_is_sent_after_a_repair(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as older:
-        older.setattr(migrations, "known_migrations", lambda: known_migrations()[:14])
-        migrate(empty_database)
-    with psycopg.connect(empty_database) as connection:
-        prepare(connection, statement_seconds=10)
-        for number in range(3):
-            create(connection, f"https://{number}.example/")
-        connection.execute("UPDATE invoices SET memo = 'x'")
-        queries.number_events(connection, 1000)
+    with queue_of_an_older_release(empty_database, monkeypatch, 3) as connection:
         connection.execute("SELECT claim_webhooks(64, 4, interval '30 s')")
         migrate(empty_database)
         connection.execute(OLD_FINISH, {"seq": 4})
