@@ -121,10 +121,11 @@ class Workers:
                     say_that_it_serves()
                     while await self._hear(process, SILENCE_SECONDS):
                         pass
-                return await process.wait()
+                status = await process.wait()
             finally:
                 self._living.remove(line)
                 nursery.cancel_scope.cancel()
+        return status
 
     @asynccontextmanager
     async def _process(self, number: int) -> AsyncIterator[trio.Process]:
