@@ -2,7 +2,9 @@
 
 import random
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -94,6 +96,33 @@ def test_a_step_does_not_read_what_a_long_snapshot_keeps(
         server.execute("SELECT number_events(500)")
     assert cost_of_one(server) < FEW_BUFFERS
     dump.execute("COMMIT")
+
+
+def test_a_step_that_waited_for_another_one_does_not_read_what_has_its_number(
+    server: Connection, programs: list[psycopg.Connection[Any]]
+) -> None:
+    importer, till, first, second = programs
+    importer.execute(INSERT.encode(), (1, MANY))
+    number_all(server)
+    second.execute("SELECT number_events(500)")  # so that its plans are made
+    first.execute("BEGIN")
+    first.execute("SELECT FROM event_log FOR UPDATE")
+    with ThreadPoolExecutor(1) as threads:
+        till.execute(INSERT.encode(), (2, 1))
+        cost = threads.submit(buffers, second, "SELECT number_events(500)")
+        deadline = time.monotonic() + 60
+        while not is_waiting(server, second):
+            assert time.monotonic() < deadline
+        till.execute(INSERT.encode(), (2, 1))  # so the step that holds the lock knows of more than the one that waits
+        first.execute("SELECT number_events(500)")
+        first.execute("COMMIT")
+        assert cost.result(60) < 2 * FEW_BUFFERS, "a step looks a second time"
+
+
+def is_waiting(connection: Connection, other: "psycopg.Connection[Any]") -> bool:
+    """Whether another session waits for a lock."""
+    locks = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+    return connection.execute(locks, (other.info.backend_pid,)).fetchone() == (True,)
 
 
 def test_a_large_transaction_delays_no_other_event(

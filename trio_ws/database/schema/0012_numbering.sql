@@ -154,12 +154,13 @@ BEGIN
 
   PERFORM FROM @schema@.event_log FOR UPDATE;
   SELECT * INTO again FROM @schema@.event_step ORDER BY last DESC LIMIT 1;
-  IF again IS DISTINCT FROM step OR new.upto < step.below THEN  -- another one has numbered meanwhile
+  IF again IS DISTINCT FROM step THEN  -- another one has numbered meanwhile, and knows of more
     step := again;
-    IF new.upto < step.below THEN  -- these are transactions of another cluster, which a dump was made of
-      step.below := 0;
-      step.open := '{}';
-    END IF;
+    SELECT * INTO new FROM @schema@.events_of_the_finished(step.below, step.open, most - quota);
+  END IF;
+  IF new.upto < step.below THEN  -- these are transactions of another cluster, which a dump was made of
+    step.below := 0;
+    step.open := '{}';
     SELECT * INTO new FROM @schema@.events_of_the_finished(step.below, step.open, most - quota);
   END IF;
   before := step.last;
@@ -215,9 +216,11 @@ BEGIN
     BEGIN
       INSERT INTO @schema@.webhook_deliveries
           (seq, epoch, invoice, account_id, endpoint, url, type, data, previous)
-        SELECT seq, (SELECT @schema@.event_epoch()), data ->> 'uid', (data ->> 'account_id')::bigint,
-               @schema@.url_endpoint(data ->> 'webhook_url'), data ->> 'webhook_url', type, data, previous
-        FROM @schema@.event WHERE seq > before AND seq <= step.last AND has_webhook
+        SELECT seq, (SELECT @schema@.event_epoch()), i.uid, i.account_id,
+               @schema@.url_endpoint(i.webhook_url), i.webhook_url, type, data, previous
+        FROM @schema@.event CROSS JOIN LATERAL
+          json_to_record(data) AS i (uid text, account_id bigint, webhook_url text)  -- parsed once: it may be large
+        WHERE seq > before AND seq <= step.last AND has_webhook
         ON CONFLICT DO NOTHING;
     EXCEPTION WHEN data_exception OR program_limit_exceeded OR integrity_constraint_violation THEN
       -- Whatever a row may hold, it does not stop the log.
