@@ -11,12 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.end_to_end.size import LARGEST
 from tests.programs import prepare
 from trio_ws.database import queries
 from trio_ws.database.queries import Connection
 
 INSERT = "INSERT INTO invoices (account_id, amount, currency) SELECT %s, 1, 'USD' FROM generate_series(1, %s)"
 MANY = 20_000  # events; read one by one, they would take thousands of buffers
+LARGE_BYTES = 600_000  # that a step takes: 500 KB and one event
 FEW_BUFFERS = 250  # of 8 KB, that a step may read: it reads some 40
 
 
@@ -141,6 +143,23 @@ def test_a_large_transaction_delays_no_other_event(
     number_all(server)
     assert len(numbered(server)) == 3 + 3000 + 3
     assert not queries.read_events(server, 0, 1).has_more
+
+
+def test_a_step_takes_few_large_rows_and_they_delay_no_other_event(
+    server: Connection, programs: list[psycopg.Connection[Any]]
+) -> None:
+    importer, till, *_ = programs
+    importer.execute(LARGEST.encode(), (1, 400))
+    server.execute("SELECT number_events(500)")
+    till.execute(INSERT.encode(), (2, 1))
+    before = queries.read_position(server).seq
+    read = queries.advance(server, before, 500)
+    assert till.execute("SELECT seq > %s FROM event ORDER BY id DESC LIMIT 1", (before,)).fetchone() == (True,)
+    assert read.has_more
+    while read.has_more:
+        assert 0 < sum(len(bytes(event.data)) for event in read.events) < LARGE_BYTES
+        read = queries.advance(server, read.events[-1].seq, 500)
+    assert len(numbered(server)) == 3 + 400 + 1
 
 
 def test_a_row_of_a_large_transaction_keeps_the_order_of_its_events(
