@@ -415,6 +415,23 @@ async def test_a_retry_has_an_endpoint_not_be_dead(serverless: Serverless) -> No
     assert (await figures(database)).dead == 0
 
 
+async def test_what_failed_and_is_retried_counts_its_attempts_anew_and_what_is_under_way_does_not(
+    serverless: Serverless,
+) -> None:
+    database, program = serverless
+    for url in (QUICK, SLOW):
+        await create(program, url)
+    lost, held = await claim(database)
+    await fail(database, [lost], keep=0)
+    for seq in (lost.event.seq, held.event.seq):
+        assert await database.run(webhooks.retry, seq) == 1
+    (again,) = await claim(database)
+    assert (again.event, again.attempts) == (lost.event, 1)
+    await settle(database, [held], Result.RELEASED)
+    (held,) = await claim(database)
+    assert held.attempts == 2
+
+
 async def test_what_is_released_is_due_at_once(serverless: Serverless) -> None:
     database, program = serverless
     await create(program)

@@ -240,7 +240,7 @@ class SimulatedQueue:
         now = self._now()
         for queued in map(self._queued.__getitem__, wanted):
             if queued.failed_at is not None:
-                queued.failed_at, queued.since = None, now
+                queued.failed_at, queued.since, queued.attempts = None, now, 0
             queued.due_at = max(now, queued.leased_until or now)
             endpoint = self._endpoints[queued.key]
             if endpoint.paused_until is not None:

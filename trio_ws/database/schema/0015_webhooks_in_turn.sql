@@ -322,7 +322,7 @@ BEGIN
   END IF;
   WITH again AS (
     UPDATE @schema@.webhook_deliveries
-    SET due_at = '-infinity', failed_at = NULL,
+    SET due_at = '-infinity', failed_at = NULL, attempts = CASE WHEN failed_at IS NULL THEN attempts ELSE 0 END,
         since = CASE WHEN failed_at IS NULL THEN since ELSE clock_timestamp() END
     WHERE seq = ANY (numbers)
     RETURNING account_id, endpoint),
