@@ -115,7 +115,7 @@ def test_a_step_that_waited_for_another_one_does_not_read_what_has_its_number(
         deadline = time.monotonic() + 60
         while not is_waiting(server, second):
             assert time.monotonic() < deadline
-        till.execute(INSERT.encode(), (2, 1))  # so the step that holds the lock knows of more than the one that waits
+        till.execute(INSERT.encode(), (2, 1))  # of which the one that waits does not know
         first.execute("SELECT number_events(500)")
         first.execute("COMMIT")
         assert cost.result(60) < 2 * FEW_BUFFERS, "a step looks a second time"
@@ -154,7 +154,8 @@ def test_a_step_takes_few_large_rows_and_they_delay_no_other_event(
     till.execute(INSERT.encode(), (2, 1))
     before = queries.read_position(server).seq
     read = queries.advance(server, before, 500)
-    assert till.execute("SELECT seq > %s FROM event ORDER BY id DESC LIMIT 1", (before,)).fetchone() == (True,)
+    newest = till.execute("SELECT seq > %s FROM event ORDER BY id DESC LIMIT 1", (before,))
+    assert newest.fetchone() == (True,)
     assert read.has_more
     while read.has_more:
         assert 0 < sum(len(bytes(event.data)) for event in read.events) < LARGE_BYTES

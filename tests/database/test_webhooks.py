@@ -67,7 +67,7 @@ def test_whatever_stands_where_a_url_should_the_log_goes_on(connection: Connecti
         " json_build_object('uid', gen_random_uuid(), 'account_id', 1, 'webhook_url', %s::text))",
         (url,),
     )
-    queries.number_events(connection, 100)
+    queries.number_events(connection, 500)
     assert queries.read_position(connection).seq == 4
     (delivery,) = claim(connection)
     assert delivery.url == url
@@ -300,6 +300,32 @@ def test_endpoints_that_fail_together_drop_little_at_a_time_and_all_in_the_end(
         assert 0 < before - left <= 500 + len(held)
 
 
+def test_what_was_delivered_leaves_nothing_behind(connection: Connection) -> None:
+    for number in range(20):
+        create(connection, f"https://till-{number}.example/hook", account=1)
+    queries.number_events(connection, 100)
+    while deliveries := claim(connection):
+        settle(connection, deliveries, Result.DELIVERED)
+    counts = "SELECT (SELECT count(*) FROM webhook_accounts), (SELECT count(*) FROM webhook_endpoints)"
+    assert connection.execute(counts).fetchone() == (0, 0)
+
+
+def test_an_endpoint_that_fails_is_forgotten_as_late_as_its_deliveries(connection: Connection) -> None:
+    for url in (HOOK, "https://other.example/hook"):
+        create(connection, url)
+    queries.number_events(connection, 100)
+    settle(connection, claim(connection), Result.FAILED)
+    endpoints = "SELECT endpoint FROM webhook_endpoints"
+    connection.execute("UPDATE webhook_deliveries SET since = since - interval '2 days'")
+    (first, *_) = claim(connection)
+    settle(connection, [first], Result.FAILED)  # for good
+    connection.execute("UPDATE webhook_endpoints SET failing_since = failing_since - interval '8 days'")
+    assert webhooks.trim(connection, 7 * DAY, 100) == 0
+    assert connection.execute(endpoints).fetchall() == [("https://other.example",)], "where one is to be sent"
+    connection.execute("UPDATE webhook_deliveries SET failed_at = failed_at - interval '8 days'")
+    assert webhooks.trim(connection, 7 * DAY, 100) == 1
+
+
 def test_a_clock_that_is_set_back_delays_nothing_new(connection: Connection) -> None:
     """What has a pause or is under way waits for the old time, as far as one can know."""
     create(connection)
@@ -443,7 +469,7 @@ def test_an_invoice_goes_on_after_a_repair_when_its_oldest_delivery_was_deleted(
 
 def test_an_endpoint_that_was_deleted_is_there_again_after_a_repair(connection: Connection) -> None:
     fill(connection, 5)
-    for forget in ("DELETE FROM webhook_endpoints", "UPDATE webhook_accounts SET due_at = NULL"):
+    for forget in ("DELETE FROM webhook_endpoints", "DELETE FROM webhook_accounts"):
         settle(connection, claim(connection), Result.RELEASED)
         connection.execute(forget.encode())
         assert claim(connection) == []

@@ -194,14 +194,14 @@ def repair(connection: Connection, after: str | None, most: int) -> str | None:
 
 
 def trim(connection: Connection, age_seconds: float, most: int) -> int:
-    """Forget deliveries that failed longer ago than that, at most `most`; return how many."""
-    deleted = connection.execute(
-        "DELETE FROM @schema@.webhook_deliveries WHERE seq = ANY (ARRAY("
-        "SELECT seq FROM @schema@.webhook_deliveries WHERE failed_at < now() - make_interval(secs => %s)"
-        " ORDER BY failed_at LIMIT %s))",
-        (age_seconds, most),
+    """Forget deliveries that failed longer ago than that, at most `most`; return how many.
+
+    Endpoints that fail for longer and have nothing to be sent are forgotten, too.
+    """
+    ((trimmed,),) = connection.execute(
+        "SELECT @schema@.trim_webhooks(make_interval(secs => %s), %s::int)", (age_seconds, most)
     )
-    return deleted.rowcount
+    return int(trimmed)
 
 
 def retry(connection: Connection, seq: int | None) -> int:

@@ -61,9 +61,8 @@ CREATE VIEW @schema@.event_end AS
 -- would take 1 ms of 1.4.
 
 -- What an event takes of a step: one, and one more for each KB. Decompressed: 1 MB may take 12 KB on the disk.
-CREATE FUNCTION @schema@.event_cost(data json, previous json) RETURNS int LANGUAGE sql IMMUTABLE AS $$
-  SELECT 1 + (octet_length(data::text) + coalesce(octet_length(previous::text), 0)) / 1024
-$$;
+CREATE FUNCTION @schema@.event_cost(data json, previous json) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 1 + (octet_length(data::text) + coalesce(octet_length(previous::text), 0)) / 1024;
 
 -- Find events of transactions that have finished, by (transaction, id), until there are none or their `cost` is more
 -- than `most`. `below` and `open` are those of the last step. `upto` and `unfinished` say what this snapshot sees.

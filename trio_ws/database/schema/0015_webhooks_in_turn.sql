@@ -8,15 +8,17 @@
 -- An endpoint whose attempts fail is in a queue of its own, which has half of the places. Once several deliveries in a
 -- row have failed it is dead: it gets one attempt at a time, with growing pauses, until one succeeds.
 --
+-- An account or an endpoint has a row only while something is due there, and an endpoint also while it fails.
+--
 -- All that changes the queue holds one lock: claim_, settle_ and retry_webhooks().
 
 CREATE TABLE @schema@.webhook_accounts (
   account_id bigint,
   is_failing bool,
-  due_at     timestamptz,           -- the earliest of its endpoints that do or don't fail
+  due_at     timestamptz NOT NULL,  -- the earliest of its endpoints that do or don't fail
   PRIMARY KEY (account_id, is_failing)
 );
-CREATE INDEX webhook_accounts_due ON @schema@.webhook_accounts (is_failing, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX webhook_accounts_due ON @schema@.webhook_accounts (is_failing, due_at);
 
 -- Two accounts with the same URL have nothing to do with each other.
 CREATE TABLE @schema@.webhook_endpoints (
@@ -62,7 +64,9 @@ BEGIN
   IF next_at <= moment THEN
     next_at := CASE WHEN served THEN moment ELSE least(turn, moment) END;
   END IF;
-  IF next_at IS DISTINCT FROM turn THEN
+  IF next_at IS NULL THEN
+    DELETE FROM @schema@.webhook_accounts WHERE account_id = account AND is_failing = failing;
+  ELSIF next_at IS DISTINCT FROM turn THEN
     INSERT INTO @schema@.webhook_accounts (account_id, is_failing, due_at) VALUES (account, failing, next_at)
       ON CONFLICT (account_id, is_failing) DO UPDATE SET due_at = EXCLUDED.due_at;
   END IF;
@@ -78,9 +82,7 @@ DECLARE
   next_at timestamptz;
 BEGIN
   SELECT * INTO e FROM @schema@.webhook_endpoints WHERE account_id = account AND endpoint = name;
-  IF NOT FOUND THEN
-    INSERT INTO @schema@.webhook_endpoints (account_id, endpoint) VALUES (account, name) RETURNING * INTO e;
-  END IF;
+  e.is_failing := coalesce(e.is_failing, false);
   SELECT min(leased_until) INTO next_at FROM @schema@.webhook_deliveries
     WHERE account_id = account AND endpoint = name AND leased_until > moment
     HAVING count(*) >= CASE WHEN e.is_failing THEN 1 ELSE each END;
@@ -94,8 +96,11 @@ BEGIN
   IF next_at <= moment THEN
     next_at := CASE WHEN served THEN moment ELSE least(e.due_at, moment) END;
   END IF;
-  IF next_at IS DISTINCT FROM e.due_at THEN
-    UPDATE @schema@.webhook_endpoints SET due_at = next_at WHERE account_id = account AND endpoint = name;
+  IF next_at IS NULL AND NOT e.is_failing THEN
+    DELETE FROM @schema@.webhook_endpoints WHERE account_id = account AND endpoint = name;
+  ELSIF next_at IS DISTINCT FROM e.due_at THEN
+    INSERT INTO @schema@.webhook_endpoints (account_id, endpoint, due_at) VALUES (account, name, next_at)
+      ON CONFLICT (account_id, endpoint) DO UPDATE SET due_at = EXCLUDED.due_at;
   END IF;
   PERFORM @schema@.schedule_account(account, e.is_failing, served);
 END
@@ -262,7 +267,7 @@ BEGIN
       IF d.failed_at IS NOT NULL THEN
         RETURN QUERY SELECT d.seq, d.account_id, d.endpoint, 'failed';
       END IF;
-      e.failures := e.failures + (d.attempts = 1 OR e.paused_until IS NOT NULL)::int;
+      e.failures := coalesce(e.failures, 0) + (d.attempts = 1 OR e.paused_until IS NOT NULL)::int;
       IF e.failures >= enough AND e.paused_until IS NULL THEN
         RETURN QUERY SELECT d.seq, d.account_id, d.endpoint, 'dead';
       END IF;
@@ -295,10 +300,13 @@ BEGIN
             longest_pause, first_pause * 2.0 ^ least(30, e.failures - enough));
         END IF;
       END IF;
-      UPDATE @schema@.webhook_endpoints
-        SET failures = e.failures, failing_since = coalesce(failing_since, moment), paused_until = e.paused_until,
-            error = r.error, due_at = CASE WHEN e.is_failing THEN due_at END
-        WHERE account_id = d.account_id AND endpoint = d.endpoint;
+      INSERT INTO @schema@.webhook_endpoints AS known
+          (account_id, endpoint, failures, failing_since, paused_until, error)
+        VALUES (d.account_id, d.endpoint, e.failures, moment, e.paused_until, r.error)
+        ON CONFLICT (account_id, endpoint) DO UPDATE
+        SET failures = EXCLUDED.failures, failing_since = coalesce(known.failing_since, moment),
+            paused_until = EXCLUDED.paused_until, error = EXCLUDED.error,
+            due_at = CASE WHEN e.is_failing THEN known.due_at END;
     END IF;
     PERFORM @schema@.schedule_endpoint(d.account_id, d.endpoint, each, false);
     PERFORM @schema@.advance_webhooks(d.invoice, each);
@@ -331,6 +339,28 @@ BEGIN
     WHERE paused_until IS NOT NULL AND (account_id, endpoint) IN (SELECT account_id, endpoint FROM again))
   SELECT count(*) INTO retried FROM again;
   RETURN retried;
+END
+$$;
+
+-- Forget deliveries that failed longer ago than `age`, and endpoints that fail for longer and have nothing to be sent,
+-- at most `most` of each.
+CREATE FUNCTION @schema@.trim_webhooks(age interval, most int) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  upto constant timestamptz := clock_timestamp() - age;
+  trimmed int;
+BEGIN
+  DELETE FROM @schema@.webhook_deliveries WHERE seq = ANY (ARRAY(
+    SELECT seq FROM @schema@.webhook_deliveries WHERE failed_at < upto ORDER BY failed_at, seq LIMIT most));
+  GET DIAGNOSTICS trimmed = ROW_COUNT;
+  IF EXISTS (SELECT FROM @schema@.webhook_endpoints WHERE failing_since < upto AND due_at IS NULL) THEN
+    PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
+    DELETE FROM @schema@.webhook_endpoints WHERE (account_id, endpoint) IN (
+      SELECT account_id, endpoint FROM @schema@.webhook_endpoints
+      WHERE failing_since < upto AND due_at IS NULL ORDER BY failing_since LIMIT most);
+  END IF;
+  RETURN trimmed;
 END
 $$;
 
