@@ -14,7 +14,7 @@ from tests.database.test_numbering import buffers
 from tests.programs import prepare
 from trio_ws.database import migrations, queries, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
-from trio_ws.database.queries import Connection
+from trio_ws.database.queries import Connection, Row
 from trio_ws.database.webhooks import EACH, Delivery, Outcome, Result
 from trio_ws.errors import NotFound
 from trio_ws.messages import CreateInvoice
@@ -253,6 +253,22 @@ def test_what_a_killed_process_held_is_due_when_its_lease_ends(connection: Conne
     again = claim(connection)
     assert [one.event.seq for one in again] == [one.event.seq for one in held]
     assert {one.attempts for one in again} == {2}
+
+
+def test_what_was_claimed_is_sent_where_the_session_ends_at_that_moment(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(connection)
+    queries.number_events(connection, 100)
+
+    def execute_and_end(statement: bytes, arguments: Sequence[object] = ()) -> list[Row]:
+        rows = psycopg.Connection.execute(connection, statement, arguments).fetchall()
+        connection.close()
+        return rows
+
+    monkeypatch.setattr(connection, "execute", execute_and_end)
+    deliveries, has_more = webhooks.claim(connection, 64, 60, ())
+    assert (len(deliveries), has_more) == (1, True)
 
 
 def test_an_endpoint_is_dead_for_all_processes_and_after_a_restart(
