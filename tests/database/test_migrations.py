@@ -101,6 +101,13 @@ def test_a_migration_names_our_schema_whatever_its_name_is(
     require_migrated(conninfo)
 
 
+def test_a_schema_whose_name_would_end_a_dollar_quoted_text_is_refused(empty_database: str) -> None:
+    execute(empty_database, 'CREATE SCHEMA "a$$b"')
+    conninfo = make_conninfo(empty_database, options='-csearch_path="a$$b"')
+    with pytest.raises(StartupError, match=r"the schema a\$\$b has a \$ in its name: rename it"):
+        migrate(conninfo)
+
+
 def test_a_migration_that_names_our_schema_sees_nothing_of_it_by_chance(
     conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,8 @@ def _find_schema(connection: Connection, statements: str) -> None:
     ((schema,),) = cursor.fetchall()
     if schema in (None, "pg_catalog"):  # as in a session that a pooler has had from another client
         raise StartupError("the search_path leads to no schema: see ALTER ROLE … SET search_path")
+    if "$" in schema:  # which would end a dollar-quoted text that names it
+        raise StartupError(f"the schema {schema} has a $ in its name: rename it")
     connection.cursor_factory = _cursor_for(schema)
 
 
