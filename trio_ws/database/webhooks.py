@@ -141,9 +141,7 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
     try:
         new = "SELECT EXISTS (SELECT FROM @schema@.webhook_deliveries WHERE due_at = '-infinity')"
         ((has_more,),) = connection.execute(new)
-    except (
-        psycopg.Error
-    ):  # what was claimed is ours nevertheless, for the time of its lease
+    except psycopg.Error:  # what was claimed is ours nevertheless, for the time of its lease
         has_more = True
     return Claim(deliveries, has_more)
 
