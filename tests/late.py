@@ -5,7 +5,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from trio_ws.database import queries
+from trio_ws.database import event_log
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.testing import SimulatedDatabase
@@ -23,6 +23,6 @@ class LateDatabase(SimulatedDatabase):
         self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
     ) -> T:
         answer = await super().run(query, *args, lane=lane)
-        if self.arrival is not None and query is queries.advance:  # type: ignore[comparison-overlap]
+        if self.arrival is not None and query is event_log.advance:  # type: ignore[comparison-overlap]
             await self.arrival.wait()
         return answer

@@ -9,7 +9,7 @@ import psycopg
 import trio
 from psycopg import sql
 
-from trio_ws.database import queries
+from trio_ws.database import queries, tokens
 from trio_ws.identity import SCOPES, Scope, hash_token, new_token
 from trio_ws.testing import SimulatedDatabase
 from trio_ws.testing.database import CheckViolation
@@ -132,13 +132,13 @@ class Psql:
         await trio.to_thread.run_sync(self._run, statement, currency)
 
     async def create_account(self) -> int:
-        return int(await self._query(queries.create_account, "another"))
+        return int(await self._query(tokens.create_account, "another"))
 
     async def create_token(
         self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
     ) -> str:
         token = new_token()
-        await self._query(queries.create_token, account_id, hash_token(token), list(scopes), seconds)
+        await self._query(tokens.create_token, account_id, hash_token(token), list(scopes), seconds)
         return token
 
     async def revoke_token(self, token: str) -> None:

@@ -14,7 +14,7 @@ from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected
 
 from tests import raw
 from tests.test_protocol import INVOICE, Contract, request
-from trio_ws.database import queries
+from trio_ws.database import event_log
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Unavailable
@@ -443,8 +443,8 @@ async def test_a_revocation_does_not_need_the_event_log(
     database.restore(seq=2)
     await trio.sleep(5)
     assert (await request(client, action="ping"))["type"] == "pong"
-    log = database.answers[queries.advance]
-    database.answers = {**database.answers, queries.advance: lambda *_: log(database, 0, 0)}
+    log = database.answers[event_log.advance]
+    database.answers = {**database.answers, event_log.advance: lambda *_: log(database, 0, 0)}
     begin = trio.current_time()
     database.revoke_token(token)
     code, reason, when = await closes(client)

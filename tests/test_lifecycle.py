@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from tests.programs import OtherProgram, Refused
 from tests.test_protocol import INVOICE, Contract, assert_nothing_more, receive, request, seq
-from trio_ws.database import queries
+from trio_ws.database import event_log, queries
 from trio_ws.database.gateway import Gateway
 from trio_ws.errors import Conflict, IdempotencyMismatch
 from trio_ws.messages import CreateInvoice, Status
@@ -368,8 +368,8 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def the_events_tell_what_happened_and_nothing_else(self) -> None:
-        trio.run(self.database.run, queries.number_events, 1000, None)
-        read = trio.run(self.database.run, queries.read_events, 0, 1000)
+        trio.run(self.database.run, event_log.number_events, 1000, None)
+        read = trio.run(self.database.run, event_log.read_events, 0, 1000)
         told = [_decode(event.data) for event in read.events if event.type.startswith("invoice")]
         assert [(data["uid"], data["status"]) for data in told] == self.told
 

@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from tests.programs import OtherProgram
 from tests.test_protocol import Contract, assert_nothing_more, receive, request
 from trio_ws.currencies import EXPONENTS, Rate, exponent, find_rate, in_minor_units, rounded
-from trio_ws.database import queries
+from trio_ws.database import event_log, queries
 from trio_ws.database.gateway import Database, Gateway
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
@@ -270,7 +270,7 @@ async def test_whatever_happens_while_parts_are_read_no_price_goes_back_and_all_
             else:
                 database.set_price(currency, Decimal(chance.randint(1, 1000)))
         if chance.random() < 0.7:  # by another server, which is ahead of this one
-            database.answers[queries.number_events](database, chance.randint(1, 9))
+            database.answers[event_log.number_events](database, chance.randint(1, 9))
 
     async def change(_: int) -> None:
         assert database.turns is not None
@@ -360,7 +360,7 @@ async def test_an_older_event_that_comes_later_does_not_set_the_list_back(autoju
         database.turns = trio.Semaphore(0)
         database.set_price("BTC", Decimal(5))
         database.set_price("BTC", Decimal(6))
-        database.answers[queries.number_events](
+        database.answers[event_log.number_events](
             database, 500
         )  # by another server, which is ahead of this one
         assert await bitcoin() == 6
@@ -406,7 +406,7 @@ async def test_setting_waits_no_longer_for_the_log_than_a_moment(
 ) -> None:
     client = await world.connect()
     await request(client, action="list_prices")
-    database.answers = {**database.answers, queries.number_events: lambda *_: None}  # nobody numbers it
+    database.answers = {**database.answers, event_log.number_events: lambda *_: None}  # nobody numbers it
     assert (await request(client, **SET, value=5))["status"] == "success"
     assert trio.current_time() <= 2
 

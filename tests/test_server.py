@@ -13,7 +13,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected
 
 from tests import raw
 from tests.late import LateDatabase
-from trio_ws.database import queries
+from trio_ws.database import event_log
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
@@ -323,7 +323,7 @@ async def test_a_snapshot_waits_until_this_server_has_told_of_what_it_holds(
         await client.request(action="subscribe", type="price", id="*")
         database.lose_wakes = True
         database.set_price("BTC", Decimal(5))
-        await database.run(queries.number_events, 100)  # by another process
+        await database.run(event_log.number_events, 100)  # by another process
         await client.send(action="subscribe", type="account", id=1, snapshot=True)
         assert (await client.receive())["type"] == "price.updated", "before the reply, not after"
         assert (await client.receive())["data"]["position"] == f"{database.epoch}.4"

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from scripts.benchmarks.target import serving
-from trio_ws.database import migrations, queries, webhooks
+from trio_ws.database import event_log, migrations, queries, webhooks
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.webhooks import Outcome, Result
 
@@ -111,7 +111,7 @@ def _claim_one(database):
         "INSERT INTO @schema@.invoices (account_id, amount, currency, webhook_url)"
         " VALUES (1, 1, 'USD', 'https://x.example')"
     )
-    queries.number_events(database, 100)
+    event_log.number_events(database, 100)
     begin = time.monotonic()
     claim = webhooks.claim(database, 64, 30, [])
     assert claim.deliveries

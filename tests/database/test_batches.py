@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.programs import prepare
 from trio_ws.database import batches as batches_module
-from trio_ws.database import queries
+from trio_ws.database import queries, tokens
 from trio_ws.database.batches import MOST, WORKERS, Batches
 from trio_ws.database.gateway import Gateway
 from trio_ws.database.queries import Connection
@@ -288,7 +288,7 @@ def test_a_key_that_another_holds_is_not_waited_for_long(connection: Connection,
 
 
 def test_many_are_fetched_as_each_would_be_alone(connection: Connection) -> None:
-    queries.create_account(connection, "another")
+    tokens.create_account(connection, "another")
     uids = [
         UUID(msgspec.json.decode(queries.create_invoice(connection, invoice(account_id=account)))["uid"])
         for account in (1, 2)

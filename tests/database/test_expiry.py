@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.programs import prepare
-from trio_ws.database import queries
+from trio_ws.database import expiry
 from trio_ws.database.queries import Connection
 from trio_ws.testing import SimulatedDatabase
 
@@ -64,17 +64,17 @@ def test_expiring_reads_what_is_overdue_whatever_the_statistics_say(
     if analyzed_at != "never":
         other.execute("ANALYZE invoices")
     for _ in range(10):  # so that whatever is planned once has been
-        queries.expire_invoices(connection, 500)
+        expiry.expire_invoices(connection, 500)
     insert(other, 20_000, "now() + n * interval '1 hour'")
     insert(other, 5, "now() - n * interval '1 hour'")
     with connection.transaction():
         before = rows_read(connection)
-        assert queries.expire_invoices(connection, 500) == 5
+        assert expiry.expire_invoices(connection, 500) == 5
         # Once to find it, once to lock it, once to change it, and once for each index.
         assert rows_read(connection) - before <= 5 * 10
     with connection.transaction():
         before = rows_read(connection)
-        assert queries.expire_invoices(connection, 500) == 0
+        assert expiry.expire_invoices(connection, 500) == 0
         assert rows_read(connection) - before <= 5
 
 
@@ -98,12 +98,12 @@ def test_one_that_another_program_lets_nobody_change_keeps_no_other(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(queries, "EXPIRE_TOGETHER_TIMEOUT", "200ms")
-    monkeypatch.setattr(queries, "EXPIRE_ALONE_SECONDS", 60.0)
+    monkeypatch.setattr(expiry, "EXPIRE_TOGETHER_TIMEOUT", "200ms")
+    monkeypatch.setattr(expiry, "EXPIRE_ALONE_SECONDS", 60.0)
     insert(other, 20, "now() - interval '1 hour'")
     other.execute("UPDATE invoices SET memo = 'a secret'")
     other.execute(REFUSE.format(refusal).encode())
-    assert queries.expire_invoices(connection, 500) == 20
+    assert expiry.expire_invoices(connection, 500) == 20
     assert expired(other) == 19
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert line.startswith("invoice 2 can't expire (")
@@ -111,7 +111,7 @@ def test_one_that_another_program_lets_nobody_change_keeps_no_other(
     assert "a secret" not in line
     # It costs no more until then, and no other waits for it.
     insert(other, 1, "now()")
-    assert queries.expire_invoices(connection, 500) == 1
+    assert expiry.expire_invoices(connection, 500) == 1
     assert expired(other) == 20
     assert other.execute("SELECT invoice_id, attempts FROM expiry_failures").fetchall() == [(2, 1)]
 
@@ -131,8 +131,8 @@ def test_hundreds_that_a_trigger_keeps_as_they_are_cost_one_try_and_one_line(
         " EXECUTE FUNCTION veto()"
     )
     insert(other, 3, "now() - interval '1 minute'")
-    assert queries.expire_invoices(connection, 500) == 500
-    assert queries.expire_invoices(connection, 500) == 3
+    assert expiry.expire_invoices(connection, 500) == 500
+    assert expiry.expire_invoices(connection, 500) == 3
     assert expired(other) == 3
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "and 499 others can't expire (a trigger keeps it as it was; " in line
@@ -142,9 +142,9 @@ def test_where_nothing_can_be_written_none_is_put_off(connection: Connection, ot
     insert(other, 3, "now() - interval '1 hour'")
     connection.execute("SET default_transaction_read_only = on")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        queries.expire_invoices(connection, 500)
+        expiry.expire_invoices(connection, 500)
     connection.execute("SET default_transaction_read_only = off")
-    assert queries.expire_invoices(connection, 500) == 3
+    assert expiry.expire_invoices(connection, 500) == 3
     assert expired(other) == 3
 
 
@@ -153,13 +153,13 @@ def test_it_is_tried_again_with_growing_pauses_until_it_does(connection: Connect
     other.execute(REFUSE.format("RAISE 'not this one';").encode())
     pauses = []
     for _ in range(12):
-        queries.expire_invoices(connection, 500)
+        expiry.expire_invoices(connection, 500)
         ((pause,),) = other.execute("SELECT round(extract(epoch FROM retry_at - now())) FROM expiry_failures")
         pauses.append(int(str(pause)))
         other.execute("UPDATE expiry_failures SET retry_at = now()")
     assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
     other.execute("DROP TRIGGER refuse_it ON invoices")
-    assert queries.expire_invoices(connection, 500) == 1
+    assert expiry.expire_invoices(connection, 500) == 1
     assert other.execute("SELECT status FROM invoices WHERE id = 2").fetchall() == [("expired",)]
     assert other.execute("SELECT FROM expiry_failures").fetchall() == []
 
@@ -168,8 +168,8 @@ def test_one_that_is_locked_is_left_to_who_has_it(connection: Connection, other:
     insert(other, 3, "now() - interval '1 hour'")
     with other.transaction():
         other.execute("UPDATE invoices SET memo = 'x' WHERE id = 2")
-        assert queries.expire_invoices(connection, 500) == 2
-    assert queries.expire_invoices(connection, 500) == 1
+        assert expiry.expire_invoices(connection, 500) == 2
+    assert expiry.expire_invoices(connection, 500) == 1
     assert other.execute("SELECT FROM expiry_failures").fetchall() == []
 
 
@@ -177,7 +177,7 @@ async def test_a_stuck_invoice_keeps_no_other_in_the_simulated_database_either()
     database = SimulatedDatabase()
     uids = [database.create_invoice(**INVOICE, expires_in_seconds=1e-9) for _ in range(3)]
     database.stuck.add(uids[0])
-    assert await database.run(queries.expire_invoices, 10) == 2
-    assert await database.run(queries.expire_invoices, 10) == 0
+    assert await database.run(expiry.expire_invoices, 10) == 2
+    assert await database.run(expiry.expire_invoices, 10) == 0
     database.stuck.clear()
-    assert await database.run(queries.expire_invoices, 10) == 1
+    assert await database.run(expiry.expire_invoices, 10) == 1

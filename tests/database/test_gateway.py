@@ -22,8 +22,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests import clusters
 from trio_ws import metrics
+from trio_ws.database import event_log, lanes, queries, tokens
 from trio_ws.database import gateway as gateway_module
-from trio_ws.database import lanes, queries
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.gateway import Gateway, QueryFailedError
 from trio_ws.database.lanes import Lane
@@ -69,7 +69,7 @@ def terminate_others(connection: Connection) -> int:
 
 
 async def test_a_query_returns_what_it_returns_and_raises_what_it_raises(gateway: Gateway) -> None:
-    assert (await gateway.run(queries.read_position)).seq >= 0
+    assert (await gateway.run(event_log.read_position)).seq >= 0
     with pytest.raises(NotFound, match="Account not found"):
         await gateway.run(queries.create_invoice, CreateInvoice(amount=1, currency="USD", account_id=9))
 
@@ -165,7 +165,7 @@ async def test_a_read_only_database_is_unavailable(gateway: Gateway, conninfo: s
     make_read_only(conninfo)
     with pytest.raises(Unavailable):
         await gateway.run(queries.create_invoice, CreateInvoice(amount=1, currency="USD", account_id=1))
-    assert await gateway.run(queries.read_position)
+    assert await gateway.run(event_log.read_position)
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -198,7 +198,7 @@ async def test_many_tokens_are_looked_up_together(gateway: Gateway, conninfo: st
     async def look_up(number: int) -> None:
         try:
             found.append(
-                (await gateway.run(queries.identify, hash_token(str(number)), lane=Lane.IDENTIFY)).account_id
+                (await gateway.run(tokens.identify, hash_token(str(number)), lane=Lane.IDENTIFY)).account_id
             )
         except Unauthorized:
             unknown.append(number)
@@ -303,13 +303,13 @@ async def test_a_session_on_a_server_that_only_reads_is_not_kept(gateway: Gatewa
 async def test_a_table_that_changed_under_a_prepared_statement_is_read_again(
     gateway: Gateway, conninfo: str
 ) -> None:
-    await gateway.run(queries.read_events, 0, 10)
-    await gateway.run(queries.read_events, 0, 10)
+    await gateway.run(event_log.read_events, 0, 10)
+    await gateway.run(event_log.read_events, 0, 10)
     with psycopg.connect(conninfo, autocommit=True) as other:
         other.execute("ALTER TABLE event ALTER COLUMN type TYPE varchar(50)")
     with pytest.raises(QueryFailedError, match="read_events: FeatureNotSupported"):
-        await gateway.run(queries.read_events, 0, 10)
-    await gateway.run(queries.read_events, 0, 10)
+        await gateway.run(event_log.read_events, 0, 10)
+    await gateway.run(event_log.read_events, 0, 10)
 
 
 async def test_many_open_files_are_no_trouble(gateway: Gateway) -> None:
@@ -355,10 +355,10 @@ async def test_a_database_that_only_reads_is_logged_once_too(
     for _ in range(3):
         with pytest.raises(Unavailable):
             await gateway.run(queries.create_invoice, invoice)
-        await gateway.run(queries.read_position)
+        await gateway.run(event_log.read_position)
     assert_logged(caplog, "the database is away")
     monkeypatch.setattr(gateway_module, "STEADY_SECONDS", 0.0)  # enough of them have passed
-    await gateway.run(queries.read_position)
+    await gateway.run(event_log.read_position)
     assert_logged(caplog, "the database is away", "the database is back")
 
 
@@ -502,4 +502,4 @@ async def test_a_bug_in_a_query_is_told_without_what_clients_sent(gateway: Gatew
         await gateway.run(queries.create_invoice, action)
     assert str(failed.value) == "create_invoice: CheckViolation 23514 amount_check"
     assert "memo" not in "".join(traceback.format_exception(failed.value))
-    assert await gateway.run(queries.read_position), "and the next one has a connection"
+    assert await gateway.run(event_log.read_position), "and the next one has a connection"

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.programs import OtherProgram, Refused, prepare
-from trio_ws.database import queries
+from trio_ws.database import expiry
 from trio_ws.database.gateway import Database
 from trio_ws.messages import CreateInvoice, Invoice
 
@@ -110,7 +110,7 @@ def test_what_is_older_than_its_limit_can_still_be_paid_or_expire(conninfo: str)
         owner.execute("ALTER TABLE invoices ENABLE TRIGGER USER")
         owner.execute("UPDATE invoices SET status = 'confirming' WHERE id = 1")
         prepare(owner, 10)
-        assert queries.expire_invoices(owner, 10) == 1
+        assert expiry.expire_invoices(owner, 10) == 1
         with pytest.raises(psycopg.errors.CheckViolation, match=r"^memo: "):
             owner.execute("UPDATE invoices SET memo = memo || 'x' WHERE id = 1")
         with pytest.raises(psycopg.errors.CheckViolation, match=r"^redirect_url: "):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.size import LARGEST
 from tests.programs import prepare
-from trio_ws.database import queries
+from trio_ws.database import event_log
 from trio_ws.database.queries import Connection
 
 INSERT = "INSERT INTO invoices (account_id, amount, currency) SELECT %s, 1, 'USD' FROM generate_series(1, %s)"
@@ -45,7 +45,7 @@ def number_all(connection: Connection, most: int = 500) -> None:
     idle = 0
     while idle < 2:
         ((numbered,),) = connection.execute("SELECT number_events(%s)", (most,))
-        idle = 0 if numbered or queries.read_events(connection, 0, 1).has_more else idle + 1
+        idle = 0 if numbered or event_log.read_events(connection, 0, 1).has_more else idle + 1
 
 
 def numbered(connection: Connection) -> list[Any]:
@@ -67,10 +67,10 @@ def buffers(connection: Connection, statement: str) -> int:
 def cost_of_one(connection: Connection) -> int:
     """How many buffers it takes to number one event and to read it."""
     for _ in range(8):  # so that plans are as they stay, and deleted entries are marked as such
-        end = queries.read_position(connection).seq
+        end = event_log.read_position(connection).seq
         connection.execute(INSERT.encode(), (2, 1))
         cost = buffers(connection, "SELECT number_events(500)")
-        read = queries.read_events(connection, end, 500)
+        read = event_log.read_events(connection, end, 500)
         assert [event.seq for event in read.events] == [end + 1]
     return cost
 
@@ -136,13 +136,13 @@ def test_a_large_transaction_delays_no_other_event(
     for _ in range(3):
         till.execute(INSERT.encode(), (2, 1))
         (newest,) = till.execute("SELECT max(id) FROM event").fetchone() or (None,)
-        before = queries.read_position(server).seq
-        read = queries.advance(server, before, 500)
+        before = event_log.read_position(server).seq
+        read = event_log.advance(server, before, 500)
         assert read.has_more
         assert newest in [row[0] for row in numbered(server)[before:]]
     number_all(server)
     assert len(numbered(server)) == 3 + 3000 + 3
-    assert not queries.read_events(server, 0, 1).has_more
+    assert not event_log.read_events(server, 0, 1).has_more
 
 
 def test_a_step_takes_few_large_rows_and_they_delay_no_other_event(
@@ -152,14 +152,14 @@ def test_a_step_takes_few_large_rows_and_they_delay_no_other_event(
     importer.execute(LARGEST.encode(), (1, 400))
     server.execute("SELECT number_events(500)")
     till.execute(INSERT.encode(), (2, 1))
-    before = queries.read_position(server).seq
-    read = queries.advance(server, before, 500)
+    before = event_log.read_position(server).seq
+    read = event_log.advance(server, before, 500)
     newest = till.execute("SELECT seq > %s FROM event ORDER BY id DESC LIMIT 1", (before,))
     assert newest.fetchone() == (True,)
     assert read.has_more
     while read.has_more:
         assert 0 < sum(len(bytes(event.data)) for event in read.events) < LARGE_BYTES
-        read = queries.advance(server, read.events[-1].seq, 500)
+        read = event_log.advance(server, read.events[-1].seq, 500)
     assert len(numbered(server)) == 3 + 400 + 1
 
 
@@ -204,10 +204,10 @@ def test_nobody_numbers_ahead_of_what_it_has_read(
     """Or a slow process would fall ever further behind in a long import."""
     for _ in range(5):
         programs[0].execute(INSERT.encode(), (1, 100))
-    start = queries.read_position(server).seq
+    start = event_log.read_position(server).seq
     for _ in range(9):
-        queries.number_events(server, 100, start)
-    assert queries.read_position(server).seq == start + 100
+        event_log.number_events(server, 100, start)
+    assert event_log.read_position(server).seq == start + 100
 
 
 def test_a_dump_from_a_cluster_with_higher_numbers_of_transactions_is_taken_over(
@@ -216,20 +216,20 @@ def test_a_dump_from_a_cluster_with_higher_numbers_of_transactions_is_taken_over
     programs[0].execute(INSERT.encode(), (1, 5))
     server.execute("UPDATE event SET tx = tx + 1000000000 WHERE seq IS NULL")
     server.execute("UPDATE event_step SET below = below + 1000000000, open = '{7}'")
-    before = queries.start_log(server).seq
+    before = event_log.start_log(server).seq
     number_all(server)
-    assert queries.read_position(server).seq == before + 5
+    assert event_log.read_position(server).seq == before + 5
 
 
 def test_steps_go_with_the_events_that_they_numbered(server: Connection) -> None:
     for _ in range(20):
         server.execute(INSERT.encode(), (1, 10))
         server.execute("SELECT number_events(500)")
-    end = queries.read_position(server)
-    assert queries.trim_events(server, 0.0, 100_000) == end.seq
+    end = event_log.read_position(server)
+    assert event_log.trim_events(server, 0.0, 100_000) == end.seq
     ((steps,),) = server.execute("SELECT count(*) FROM event_step")
     assert steps == 1
-    assert queries.read_position(server) == end
+    assert event_log.read_position(server) == end
 
 
 def test_trimming_reads_what_it_deletes_whatever_the_statistics_say(server: Connection) -> None:
@@ -237,7 +237,7 @@ def test_trimming_reads_what_it_deletes_whatever_the_statistics_say(server: Conn
     for _ in range(40):
         server.execute(INSERT.encode(), (1, 500))
         server.execute("SELECT number_events(500)")
-    assert queries.trim_events(server, 0.0, 10) == 10
+    assert event_log.trim_events(server, 0.0, 10) == 10
     cost = buffers(server, "SELECT trim_events(interval '0', 10)")
     assert cost < FEW_BUFFERS
 

@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.database.twins import twins
-from trio_ws.database import migrations, queries, webhooks
+from trio_ws.database import event_log, expiry, migrations, queries, tokens, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import InvoiceFilter
 from trio_ws.database.webhooks import Outcome, Result
@@ -209,7 +209,7 @@ def test_the_server_calls_none_of_them_either(
 def note_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """Note which of the server's queries is called, from now on."""
     asked: dict[str, bool] = {}
-    for module in (queries, webhooks):
+    for module in (queries, event_log, tokens, expiry, webhooks):
         for name, query in vars(module).items():
             is_ours = inspect.isfunction(query) and query.__module__ == module.__name__
             if is_ours and name[0] != "_" and "connection" in inspect.signature(query).parameters:
@@ -234,27 +234,27 @@ def ask_everything(connection: queries.Connection) -> None:
     queries.fetch_invoices(connection, [(uid, 1), (uid, None)])
     queries.change_status(connection, uid, "confirming", 1)
     queries.create_invoice(connection, msgspec.structs.replace(plain, expires_in_seconds=1e-6))
-    assert queries.expire_invoices(connection, 10) == 1
+    assert expiry.expire_invoices(connection, 10) == 1
     queries.set_price(connection, 1, "XMR", "USD", Decimal("1.5"))
     assert queries.read_prices(connection, 0, 100).prices
     for topic in (Topic("invoice", str(uid)), Topic("account", "1"), Topic("address", "a")):
         queries.read_snapshot(connection, topic, 1)
     for wanted in (InvoiceFilter(), InvoiceFilter(account_id=1), InvoiceFilter(address="a", before=9)):
         queries.list_invoices(connection, wanted)
-    position = queries.start_log(connection)
-    assert queries.advance(connection, position.seq, 100).events
-    queries.number_events(connection, 100)
-    last = queries.read_position(connection).seq
-    assert queries.read_events(connection, last - 1, 100).events
-    assert queries.find_events(connection, 0, ["account:1"], last, 100).events
-    assert queries.trim_events(connection, 0.0, 2) == 2
-    account = queries.create_account(connection, "another")
-    token = queries.create_token(connection, account, bytes(32), ["read"], 60.0)
-    held = queries.identify(connection, bytes(32))
-    assert not queries.find_ended(connection, [held])
-    queries.list_tokens(connection)
-    queries.revoke_token(connection, token)
-    assert queries.find_ended(connection, [held]) == [held]
+    position = event_log.start_log(connection)
+    assert event_log.advance(connection, position.seq, 100).events
+    event_log.number_events(connection, 100)
+    last = event_log.read_position(connection).seq
+    assert event_log.read_events(connection, last - 1, 100).events
+    assert event_log.find_events(connection, 0, ["account:1"], last, 100).events
+    assert event_log.trim_events(connection, 0.0, 2) == 2
+    account = tokens.create_account(connection, "another")
+    token = tokens.create_token(connection, account, bytes(32), ["read"], 60.0)
+    held = tokens.identify(connection, bytes(32))
+    assert not tokens.find_ended(connection, [held])
+    tokens.list_tokens(connection)
+    tokens.revoke_token(connection, token)
+    assert tokens.find_ended(connection, [held]) == [held]
     queries.listen(connection)
     queries.check(connection)
     (waiting, *_) = webhooks.list_deliveries(connection, 1, failed=False)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.programs import OtherProgram, prepare
 from trio_ws.actions.tokens import as_stored
-from trio_ws.database import queries
+from trio_ws.database import event_log, queries, tokens
 from trio_ws.database.gateway import Database
 from trio_ws.identity import hash_token
 from trio_ws.messages import Event, SetPrice
@@ -23,8 +23,8 @@ ALL, AGE_SECONDS = 100, 3600.0
 
 async def new_events(database: Database) -> list[Event]:
     """All events that are there, numbered."""
-    await database.run(queries.number_events, ALL)
-    return (await database.run(queries.read_events, 0, ALL)).events
+    await database.run(event_log.number_events, ALL)
+    return (await database.run(event_log.read_events, 0, ALL)).events
 
 
 async def test_events_that_are_too_old_are_deleted_the_oldest_first(serverless: Serverless) -> None:
@@ -32,13 +32,13 @@ async def test_events_that_are_too_old_are_deleted_the_oldest_first(serverless: 
     for _ in range(5):
         await program.create_invoice(**INVOICE)
     last = (await new_events(database))[-1].seq
-    assert await database.run(queries.trim_events, AGE_SECONDS, ALL) == 0, "none is an hour old"
-    assert await database.run(queries.trim_events, 0.0, last - 2) == last - 2
-    read = await database.run(queries.read_events, 0, 1)
+    assert await database.run(event_log.trim_events, AGE_SECONDS, ALL) == 0, "none is an hour old"
+    assert await database.run(event_log.trim_events, 0.0, last - 2) == last - 2
+    read = await database.run(event_log.read_events, 0, 1)
     assert (read.first, read.end.seq) == (last - 1, last)
     assert [event.seq for event in read.events] == [last - 1], "so many that are there, not so many numbers"
-    assert await database.run(queries.trim_events, 0.0, ALL) == 2
-    read = await database.run(queries.read_events, 0, ALL)
+    assert await database.run(event_log.trim_events, 0.0, ALL) == 2
+    read = await database.run(event_log.read_events, 0, ALL)
     assert (read.first, read.end.seq, read.events) == (last + 1, last, [])
 
 
@@ -48,7 +48,7 @@ async def test_every_event_says_when_it_was(serverless: Serverless) -> None:
     await program.revoke_token(await program.create_token())
     await program.delete_price("ETH")
     events = await new_events(database)
-    now = (await database.run(queries.read_events, 0, 1)).now
+    now = (await database.run(event_log.read_events, 0, 1)).now
     late = {event.type: now - event.at for event in events if not 0 <= now - event.at < AGE_SECONDS}
     assert late == {}
 
@@ -92,7 +92,7 @@ async def test_prices_are_read_in_parts_by_id(serverless: Serverless) -> None:
     database, program = serverless
     await program.delete_price("ETH")
     await program.set_price("XYZ", Decimal(5))
-    position = await database.run(queries.read_position)
+    position = await database.run(event_log.read_position)
 
     async def part(after: int, most: int) -> tuple[list[int], int | None]:
         read = await database.run(queries.read_prices, after, most)
@@ -136,11 +136,9 @@ async def test_a_token_has_ended_once_it_is_not_what_it_was(conninfo: str, chang
     with psycopg.connect(conninfo, autocommit=True) as connection:
         prepare(connection, 5.0)
         for number, scopes in enumerate((["read", "write"], ["write", "read"], ["process"]), start=1):
-            queries.create_token(connection, 1, hash_token(f"token {number}"), scopes, 86400 * number)
-        held = [
-            as_stored(queries.identify(connection, hash_token(f"token {number}"))) for number in (1, 2, 3)
-        ]
-        assert queries.find_ended(connection, held) == []
+            tokens.create_token(connection, 1, hash_token(f"token {number}"), scopes, 86400 * number)
+        held = [as_stored(tokens.identify(connection, hash_token(f"token {number}"))) for number in (1, 2, 3)]
+        assert tokens.find_ended(connection, held) == []
         connection.execute(change.encode(), (2,))
-        assert queries.find_ended(connection, held) == [held[1]]
-        assert queries.find_ended(connection, []) == []
+        assert tokens.find_ended(connection, held) == [held[1]]
+        assert tokens.find_ended(connection, []) == []

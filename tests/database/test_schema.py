@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.programs import prepare
-from trio_ws.database import queries
+from trio_ws.database import event_log, queries
 from trio_ws.database.queries import Connection
 from trio_ws.messages import CreateInvoice, Event, Invoice, Price
 
@@ -43,8 +43,8 @@ def data(event: Event) -> dict[str, Any]:
 
 def advance(connection: Connection, after: int, most: int) -> list[Event]:
     """Number and read, as the tail does."""
-    queries.number_events(connection, most)
-    return queries.read_events(connection, after, most).events
+    event_log.number_events(connection, most)
+    return event_log.read_events(connection, after, most).events
 
 
 def new_events(connection: Connection) -> list[Event]:
@@ -65,7 +65,7 @@ def test_a_read_is_bounded_by_what_its_events_take_in_memory(conninfo: str, conn
     while len(read) < 20:
         events = advance(connection, 3 + len(read), 500)
         size = sum(len(event.data) + len(event.previous or b"") for event in events)
-        assert 0 < size < queries.READ_BYTES + 2_100_000
+        assert 0 < size < event_log.READ_BYTES + 2_100_000
         read += events
 
 
@@ -241,13 +241,13 @@ def test_a_numbering_that_is_rolled_back_leaves_no_gap(conninfo: str, connection
 
 def test_the_logs_end_comes_with_its_events(connection: Connection) -> None:
     queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
-    read = queries.read_events(connection, 3, 10)
-    assert (read.end, read.first, read.events) == (queries.read_position(connection), 1, [])
+    read = event_log.read_events(connection, 3, 10)
+    assert (read.end, read.first, read.events) == (event_log.read_position(connection), 1, [])
     (event,) = new_events(connection)
-    read = queries.read_events(connection, 3, 10)
-    assert read.end == queries.read_position(connection)
+    read = event_log.read_events(connection, 3, 10)
+    assert read.end == event_log.read_position(connection)
     assert 0 < read.now - read.events[0].at < 60, "how old it was when it was read"
-    assert queries.read_position(connection).seq == event.seq == 4
+    assert event_log.read_position(connection).seq == event.seq == 4
 
 
 def test_a_row_that_moves_concerns_both_topics(connection: Connection) -> None:
@@ -263,7 +263,7 @@ def test_a_batch_bounds_what_is_numbered_and_read(connection: Connection) -> Non
     for amount in range(1, 6):
         queries.create_invoice(connection, CreateInvoice(amount=amount, currency="USD", account_id=1))
     assert [event.seq for event in advance(connection, 3, 2)] == [4, 5]
-    assert queries.read_position(connection).seq == 5
+    assert event_log.read_position(connection).seq == 5
     assert [event.seq for event in advance(connection, 5, 2)] == [6, 7]
     assert [event.seq for event in advance(connection, 7, 2)] == [8]
 
@@ -335,23 +335,23 @@ def test_old_events_are_trimmed_in_batches_and_the_log_says_where_it_begins(conn
     new_events(connection)
     connection.execute("UPDATE event SET at = at - interval '8 days' WHERE seq <= 7")
     week = 7 * 86400
-    assert [queries.trim_events(connection, week, 3) for _ in range(4)] == [3, 3, 1, 0]
-    read = queries.read_events(connection, 0, 100)
+    assert [event_log.trim_events(connection, week, 3) for _ in range(4)] == [3, 3, 1, 0]
+    read = event_log.read_events(connection, 0, 100)
     assert (read.first, [event.seq for event in read.events]) == (8, [8, 9, 10])
 
 
 def test_what_has_no_number_yet_is_not_trimmed(connection: Connection) -> None:
     queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
     connection.execute("UPDATE event SET at = at - interval '8 days'")
-    assert queries.trim_events(connection, 86400, 100) == 3
+    assert event_log.trim_events(connection, 86400, 100) == 3
     assert [event.seq for event in new_events(connection)] == [4]
 
 
 def test_the_same_log_in_another_cluster_is_another_log(connection: Connection) -> None:
-    before = queries.read_position(connection)
-    assert queries.read_position(connection) == before
+    before = event_log.read_position(connection)
+    assert event_log.read_position(connection) == before
     connection.execute("UPDATE event_log SET epoch = gen_random_uuid()")
-    assert queries.read_position(connection).epoch != before.epoch
+    assert event_log.read_position(connection).epoch != before.epoch
 
 
 def test_notifications_come_at_most_each_10_ms(conninfo: str, connection: Connection) -> None:
@@ -360,10 +360,10 @@ def test_notifications_come_at_most_each_10_ms(conninfo: str, connection: Connec
         for _ in range(20):
             queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
             connection.execute("UPDATE event_step SET notified_at = clock_timestamp() + interval '900 ms'")
-            queries.number_events(connection, 100)
+            event_log.number_events(connection, 100)
         connection.execute("UPDATE event_step SET notified_at = '-infinity'")
         queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
-        queries.number_events(connection, 100)
+        event_log.number_events(connection, 100)
         payloads = [note.payload for note in listener.notifies(timeout=1)]
     assert payloads == ["24"]
 
@@ -373,13 +373,13 @@ def test_what_nobody_was_notified_of_is_told_by_the_next_look(conninfo: str, con
         listener.execute("LISTEN trio_ws")
         connection.execute("UPDATE event_step SET notified_at = clock_timestamp() + interval '900 ms'")
         queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
-        queries.number_events(connection, 100)
-        assert not queries.read_events(connection, 3, 100).is_told
-        queries.number_events(connection, 100)  # too soon
+        event_log.number_events(connection, 100)
+        assert not event_log.read_events(connection, 3, 100).is_told
+        event_log.number_events(connection, 100)  # too soon
         connection.execute("UPDATE event_step SET notified_at = '-infinity'")
         for _ in range(3):
-            queries.number_events(connection, 100)
-        assert queries.read_events(connection, 3, 100).is_told
+            event_log.number_events(connection, 100)
+        assert event_log.read_events(connection, 3, 100).is_told
         payloads = [note.payload for note in listener.notifies(timeout=1)]
     assert payloads == ["4"]
 
@@ -391,11 +391,11 @@ def test_a_read_of_the_log_costs_what_it_returns_however_long_the_log_is(
     connection.execute(
         "INSERT INTO invoices (account_id, amount, currency) SELECT 1, 1, 'USD' FROM generate_series(1, 5000)"
     )
-    queries.number_events(connection, 6000)
+    event_log.number_events(connection, 6000)
     connection.execute("ANALYZE")
     with connection.transaction():
         before = _rows_of_events_read(connection)
-        read = queries.read_events(connection, after, 50)
+        read = event_log.read_events(connection, after, 50)
         fetched = _rows_of_events_read(connection) - before
     assert [event.seq for event in read.events] == list(range(after + 1, after + 51))
     assert 50 <= fetched <= 2 * 50
@@ -411,14 +411,14 @@ def _rows_of_events_read(connection: Connection) -> int:
 def test_a_dump_restored_into_the_same_cluster_is_another_log(
     connection: Connection, conninfo: str, empty_database: str
 ) -> None:
-    before = queries.read_position(connection)
+    before = event_log.read_position(connection)
     connection.execute("CREATE TABLE another (LIKE event_log INCLUDING ALL)")
     connection.execute("INSERT INTO another SELECT * FROM event_log")
     ((view,),) = connection.execute("SELECT pg_get_viewdef('event_end')")
     connection.execute("DROP TABLE event_log CASCADE")  # as pg_restore --clean makes it
     connection.execute("ALTER TABLE another RENAME TO event_log")
     connection.execute(f"CREATE VIEW event_end AS {view}".encode())
-    after = queries.read_position(connection)
+    after = event_log.read_position(connection)
     assert after.seq == before.seq
     assert after.epoch != before.epoch
 
@@ -428,7 +428,7 @@ def test_a_clock_that_was_set_back_silences_nobody(conninfo: str, connection: Co
     with psycopg.connect(conninfo, autocommit=True) as listener:
         listener.execute("LISTEN trio_ws")
         queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
-        queries.number_events(connection, 100)
+        event_log.number_events(connection, 100)
         assert [notice.payload for notice in listener.notifies(timeout=10, stop_after=1)] == ["4"]
 
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from trio_ws.database import queries
+from trio_ws.database import event_log, queries, tokens
 from trio_ws.database.gateway import Gateway
 from trio_ws.database.sessions import SETTINGS
 from trio_ws.errors import ActionError
@@ -71,14 +71,14 @@ async def test_a_server_whose_role_has_every_hostile_setting_does_as_any(hostile
         assert row["createdAt"].endswith("+00:00")
         ((batched,),) = [await gateway.run(queries.create_invoices, [(invoice,)])]
         assert batched is not None
-        await gateway.run(queries.number_events, 100)
-        event = (await gateway.run(queries.read_events, 3, 100)).events[-1]
+        await gateway.run(event_log.number_events, 100)
+        event = (await gateway.run(event_log.read_events, 3, 100)).events[-1]
         assert abs(event.at - 1.7e9) < 1e9
         assert memo.encode() in bytes(event.data)
         await gateway.run(queries.read_snapshot, Topic("account", "1"), None)
         assert await gateway.run(queries.fetch_invoice, UUID(row["uid"]), 1)
         with pytest.raises(ActionError):
-            await gateway.run(queries.identify, b"nobody's")
+            await gateway.run(tokens.identify, b"nobody's")
     gateway.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.database.test_numbering import buffers
 from tests.programs import prepare
-from trio_ws.database import migrations, queries, webhooks
+from trio_ws.database import event_log, migrations, queries, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import Connection, Row
 from trio_ws.database.webhooks import EACH, Delivery, Outcome, Result
@@ -51,9 +51,9 @@ def settle(connection: Connection, deliveries: Sequence[Delivery], result: Resul
 
 def test_what_is_queued_outlives_the_trimming_of_its_event(connection: Connection) -> None:
     create(connection)
-    queries.number_events(connection, 100)
+    event_log.number_events(connection, 100)
     connection.execute("UPDATE event SET at = at - interval '8 days'")
-    assert queries.trim_events(connection, 86400, 100) == 4
+    assert event_log.trim_events(connection, 86400, 100) == 4
     (delivery,) = claim(connection)
     assert delivery.event.type == "invoice.created"
 
@@ -67,8 +67,8 @@ def test_whatever_stands_where_a_url_should_the_log_goes_on(connection: Connecti
         " json_build_object('uid', gen_random_uuid(), 'account_id', 1, 'webhook_url', %s::text))",
         (url,),
     )
-    queries.number_events(connection, 500)
-    assert queries.read_position(connection).seq == 4
+    event_log.number_events(connection, 500)
+    assert event_log.read_position(connection).seq == 4
     (delivery,) = claim(connection)
     assert delivery.url == url
 
@@ -94,7 +94,7 @@ def test_numbering_that_is_rolled_back_queues_nothing(conninfo: str, connection:
     with psycopg.connect(conninfo, autocommit=True) as other, other.transaction(force_rollback=True):
         assert other.execute("SELECT number_events(10)").fetchone() == (4,)
     assert claim(connection) == []
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     assert [delivery.event.seq for delivery in claim(connection)] == [4]
 
 
@@ -157,7 +157,7 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
             for change in range(CHANGES):
                 for number in range(1, INVOICES + 1):
                     writer.execute("UPDATE invoices SET memo = %s WHERE id = %s", (str(change), number))
-                    queries.number_events(writer, 7)
+                    event_log.number_events(writer, 7)
 
     def work(seed: int) -> None:
         random = Random(seed)
@@ -195,7 +195,7 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
 
 def test_claims_are_made_one_after_the_other(conninfo: str, connection: Connection) -> None:
     create(connection)
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     with psycopg.connect(conninfo) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks'))")
         connection.execute("SET statement_timeout = '200ms'")
@@ -206,7 +206,7 @@ def test_claims_are_made_one_after_the_other(conninfo: str, connection: Connecti
 
 def test_what_is_retried_has_all_its_time_again(connection: Connection) -> None:
     create(connection)
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     connection.execute("UPDATE webhook_deliveries SET since = since - interval '4 days'")
     settle(connection, claim(connection), Result.FAILED)
     assert [row[6] for row in webhooks.list_deliveries(connection, None, failed=True)] == ["failed"]
@@ -235,7 +235,7 @@ def later(connection: Connection, seconds: float) -> None:
 def kill_endpoint(connection: Connection) -> None:
     for _ in range(4):
         create(connection)
-        queries.number_events(connection, 10)
+        event_log.number_events(connection, 10)
         settle(connection, claim(connection), Result.FAILED, 0.999)
     assert "https://shop.example" in [
         row[1] for row in webhooks.list_failing_endpoints(connection, 1) if row[2]
@@ -245,7 +245,7 @@ def kill_endpoint(connection: Connection) -> None:
 def test_what_a_killed_process_held_is_due_when_its_lease_ends(connection: Connection) -> None:
     for _ in range(3):
         create(connection)
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     held = claim(connection)
     later(connection, 58)
     assert (len(held), claim(connection)) == (3, [])
@@ -259,7 +259,7 @@ def test_what_was_claimed_is_sent_where_the_session_ends_at_that_moment(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create(connection)
-    queries.number_events(connection, 100)
+    event_log.number_events(connection, 100)
 
     def execute_and_end(statement: bytes, arguments: Sequence[object] = ()) -> list[Row]:
         rows = psycopg.Connection.execute(connection, statement, arguments).fetchall()
@@ -279,7 +279,7 @@ def test_an_endpoint_is_dead_for_all_processes_and_after_a_restart(
         prepare(other, statement_seconds=10)
         for _ in range(EACH):
             create(other)
-        queries.number_events(other, 10)
+        event_log.number_events(other, 10)
         assert claim(other) == []
         later(other, 2)
         (probe,) = claim(other)
@@ -319,7 +319,7 @@ def test_endpoints_that_fail_together_drop_little_at_a_time_and_all_in_the_end(
 def test_what_was_delivered_leaves_nothing_behind(connection: Connection) -> None:
     for number in range(20):
         create(connection, f"https://till-{number}.example/hook", account=1)
-    queries.number_events(connection, 100)
+    event_log.number_events(connection, 100)
     while deliveries := claim(connection):
         settle(connection, deliveries, Result.DELIVERED)
     counts = "SELECT (SELECT count(*) FROM webhook_accounts), (SELECT count(*) FROM webhook_endpoints)"
@@ -329,7 +329,7 @@ def test_what_was_delivered_leaves_nothing_behind(connection: Connection) -> Non
 def test_an_endpoint_that_fails_is_forgotten_as_late_as_its_deliveries(connection: Connection) -> None:
     for url in (HOOK, "https://other.example/hook"):
         create(connection, url)
-    queries.number_events(connection, 100)
+    event_log.number_events(connection, 100)
     settle(connection, claim(connection), Result.FAILED)
     endpoints = "SELECT endpoint FROM webhook_endpoints"
     connection.execute("UPDATE webhook_deliveries SET since = since - interval '2 days'")
@@ -345,19 +345,19 @@ def test_an_endpoint_that_fails_is_forgotten_as_late_as_its_deliveries(connectio
 def test_a_clock_that_is_set_back_delays_nothing_new(connection: Connection) -> None:
     """What has a pause or is under way waits for the old time, as far as one can know."""
     create(connection)
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     settle(connection, claim(connection), Result.RELEASED)
     later(connection, -3600)
     for url in (HOOK, "https://new.example/"):
         create(connection, url)
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     assert [one.url for one in claim(connection)] == [HOOK, "https://new.example/"]
 
 
 def test_a_list_says_which_endpoints_fail_since_when_and_when_they_are_tried(connection: Connection) -> None:
     assert webhooks.list_failing_endpoints(connection, None) == []
     create(connection, "https://user:secret@sick.example/x?key=secret")
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     settle(connection, claim(connection), Result.FAILED, 0.999)
     kill_endpoint(connection)
     sick, dead = webhooks.list_failing_endpoints(connection, 1)
@@ -368,9 +368,9 @@ def test_a_list_says_which_endpoints_fail_since_when_and_when_they_are_tried(con
     states = [row[6] for row in webhooks.list_deliveries(connection, None, failed=False)]
     assert states == ["due"] * 5
     create(connection)
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     connection.execute("UPDATE invoices SET memo = 'x' WHERE id = 1")
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     claim(connection)
     *_, last, update = webhooks.list_deliveries(connection, None, failed=False)
     assert (last[6], update[6]) == ("due", "waits")
@@ -391,7 +391,7 @@ def queue_of_an_older_release(
         for number in range(invoices):
             create(connection, f"https://{number}.example/")
         connection.execute("UPDATE invoices SET memo = 'x'")
-        queries.number_events(connection, 1000)
+        event_log.number_events(connection, 1000)
         yield connection
 
 
@@ -687,7 +687,7 @@ def test_an_account_has_a_secret_from_the_start_whoever_makes_it(
 
 def test_the_newest_two_sign(connection: Connection) -> None:
     create(connection)
-    queries.number_events(connection, 10)
+    event_log.number_events(connection, 10)
     seen = webhooks.active_secrets(connection, 1)
     for _ in range(3):
         webhooks.add_secret(connection, 1)

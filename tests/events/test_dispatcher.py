@@ -17,8 +17,9 @@ from msgspec import Raw
 from trio.testing import MockClock
 
 from tests.raw import seqs_of
+from trio_ws.database.event_log import LogRead
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection, LogRead
+from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower

@@ -14,7 +14,7 @@ from trio_websocket import ConnectionClosed
 from tests.events.test_dispatcher import Ends
 from tests.programs import OtherProgram
 from tests.raw import seqs_of
-from trio_ws.database import queries
+from trio_ws.database import event_log
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
@@ -76,13 +76,13 @@ async def write(database: SimulatedDatabase, count: int) -> int:
     """Add so many events, and return the last one's number."""
     for _ in range(count):
         database.create_invoice(**INVOICE)
-    await database.run(queries.number_events, count + 3)
-    return (await database.run(queries.read_position)).seq
+    await database.run(event_log.number_events, count + 3)
+    return (await database.run(event_log.read_position)).seq
 
 
 async def tell(database: SimulatedDatabase, log: Log, count: int) -> None:
     """Append so many of the events that the log was not told of."""
-    for event in (await database.run(queries.read_events, log.end.seq, count)).events:
+    for event in (await database.run(event_log.read_events, log.end.seq, count)).events:
         log.append(event)
 
 
@@ -173,7 +173,7 @@ async def test_a_page_that_was_read_while_the_log_grew_is_read_again(autojump_cl
         database.create_invoice(**INVOICE)
         gate, database.gate = database.gate, None
         gate.set()
-    await database.run(queries.number_events, 100)
+    await database.run(event_log.number_events, 100)
     await tell(database, log, 2)
     assert await read_all(log, 8) == [9, 10, 11, 12]
 
@@ -380,8 +380,8 @@ async def test_what_is_found_for_a_client_that_is_far_behind_is_what_the_pages_h
     uids = [await program.create_invoice(**INVOICE, address=f"a{number % 3}") for number in range(12)]
     for number in range(40):
         await program.update_invoice(uids[number * 7 % 12], memo=f"{number}")
-    await database.run(queries.number_events, 1000)
-    end = await database.run(queries.read_position)
+    await database.run(event_log.number_events, 1000)
+    end = await database.run(event_log.read_position)
     log = Log(database, 10**9)
     log.restart(end)
     monkeypatch.setattr(log_module, "SCAN", 16)
@@ -425,13 +425,13 @@ async def test_far_clients_leave_others_their_turn_and_see_a_log_that_was_trimme
 
     async def run(query: Any, *args: Any, lane: Lane = Lane.CLIENTS) -> Any:
         nonlocal finds, most
-        finds += query is queries.find_events
+        finds += query is event_log.find_events
         most = max(most, finds)
         try:
             await trio.sleep(0.01)
             return await SimulatedDatabase.run(database, query, *args, lane=lane)
         finally:
-            finds -= query is queries.find_events
+            finds -= query is event_log.find_events
 
     monkeypatch.setattr(database, "run", run)
     async with trio.open_nursery() as nursery:

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.late import LateDatabase
 from trio_ws import metrics
 from trio_ws.background import BACKOFF_SECONDS
-from trio_ws.database import queries
+from trio_ws.database import event_log
 from trio_ws.database.gateway import Database, Wake
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
@@ -97,7 +97,7 @@ class HushedDatabase(SimulatedDatabase):
         self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
     ) -> T:
         answer: Any = await super().run(query, *args, lane=lane)
-        if query is queries.advance:  # type: ignore[comparison-overlap]
+        if query is event_log.advance:  # type: ignore[comparison-overlap]
             self.looks += 1
             answer = answer._replace(is_told=self.is_told)
         return cast("T", answer)
@@ -199,7 +199,7 @@ async def test_reads_that_take_too_long_are_halved_until_they_do_not(autojump_cl
         async def run(
             self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
         ) -> T:
-            if query is queries.advance:  # type: ignore[comparison-overlap]
+            if query is event_log.advance:  # type: ignore[comparison-overlap]
                 _, most = cast("tuple[int, int]", args)
                 if most > 10:
                     raise Timeout("The database took too long")
@@ -222,7 +222,7 @@ async def test_what_was_trimmed_before_it_was_read_is_no_silence(
         assert dispatcher.log.end.seq == 5
         database.lose_wakes = True
         write(database, 6)
-        await database.run(queries.number_events, 100)
+        await database.run(event_log.number_events, 100)
         database.trim(8)
         await trio.sleep(1)
         assert dispatcher.seqs == [4, 5], "6 to 8 are gone, so 9 may not follow 5"
@@ -345,7 +345,7 @@ class SetBackDatabase(SimulatedDatabase):
         self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
     ) -> T:
         answer: Any = await super().run(query, *args, lane=lane)
-        if query is queries.advance:  # type: ignore[comparison-overlap]
+        if query is event_log.advance:  # type: ignore[comparison-overlap]
             answer = answer._replace(now=answer.now - 3600)
         return cast("T", answer)
 

@@ -19,7 +19,7 @@ from trio_ws.cli.main import app
 from trio_ws.cli.simulating import simulate
 from trio_ws.codec import encode_event
 from trio_ws.connection import Connection
-from trio_ws.database import queries
+from trio_ws.database import event_log, queries
 from trio_ws.errors import ActionError, StartupError
 from trio_ws.events import dispatcher as dispatcher_module
 from trio_ws.events import follower as follower_module
@@ -122,8 +122,8 @@ def number_out_of_order(patch: pytest.MonkeyPatch) -> None:
         ]
         right(self, most)
 
-    right: Callable[..., None] = SimulatedDatabase.answers[queries.number_events]
-    patch.setitem(SimulatedDatabase.answers, queries.number_events, number_events)
+    right: Callable[..., None] = SimulatedDatabase.answers[event_log.number_events]
+    patch.setitem(SimulatedDatabase.answers, event_log.number_events, number_events)
 
 
 def deliver_before_the_reply(patch: pytest.MonkeyPatch) -> None:

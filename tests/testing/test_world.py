@@ -8,7 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
 from trio_ws.client import Event
-from trio_ws.database import queries
+from trio_ws.database import event_log, queries
 from trio_ws.database.gateway import Database
 from trio_ws.errors import Unavailable
 from trio_ws.testing import SimulatedDatabase, simulated_server
@@ -17,15 +17,15 @@ from trio_ws.testing import SimulatedDatabase, simulated_server
 async def test_the_simulated_database_knows_every_query_that_actions_and_tail_make() -> None:
     for query in (
         *(queries.create_invoice, queries.fetch_invoice, queries.set_price),
-        *(queries.read_position, queries.number_events, queries.read_events, queries.advance),
-        *(queries.read_snapshot, queries.read_prices, queries.list_invoices, queries.trim_events),
+        *(event_log.read_position, event_log.number_events, event_log.read_events, event_log.advance),
+        *(queries.read_snapshot, queries.read_prices, queries.list_invoices, event_log.trim_events),
     ):
         assert query in SimulatedDatabase.answers
 
 
 async def test_it_is_a_database_to_the_server(database: SimulatedDatabase) -> None:
     as_the_server_sees_it: Database = database
-    assert await as_the_server_sees_it.run(queries.read_position) == ("simulated-1", 0)
+    assert await as_the_server_sees_it.run(event_log.read_position) == ("simulated-1", 0)
 
 
 async def test_a_gate_holds_queries_back_even_from_who_was_cancelled(
@@ -33,7 +33,7 @@ async def test_a_gate_holds_queries_back_even_from_who_was_cancelled(
 ) -> None:
     database.gate = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(database.run, queries.read_position)
+        nursery.start_soon(database.run, event_log.read_position)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         assert nursery.child_tasks
@@ -43,7 +43,7 @@ async def test_a_gate_holds_queries_back_even_from_who_was_cancelled(
 async def test_a_database_that_is_away_fails(database: SimulatedDatabase) -> None:
     database.away = True
     with pytest.raises(Unavailable):
-        await database.run(queries.read_position)
+        await database.run(event_log.read_position)
 
 
 async def test_two_runs_of_a_seed_are_the_same(autojump_clock: MockClock) -> None:

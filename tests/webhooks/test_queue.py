@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.programs import OtherProgram
-from trio_ws.database import queries, webhooks
+from trio_ws.database import event_log, webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.database.webhooks import EACH, Change, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
@@ -33,7 +33,7 @@ async def create(program: OtherProgram, url: str | None = QUICK, account: int = 
 async def claim(
     database: Database, most: int = 64, lease: float = LEASE, held: Sequence[Delivery] = ()
 ) -> list[Delivery]:
-    await database.run(queries.number_events, 1000)
+    await database.run(event_log.number_events, 1000)
     return (await database.run(webhooks.claim, most, lease, held)).deliveries
 
 
@@ -118,7 +118,7 @@ async def test_what_has_a_webhook_is_queued_and_nothing_else(serverless: Serverl
     assert sent([delivery]) == [(str(uid), "unpaid")]
     assert (delivery.url, delivery.account_id, delivery.attempts) == (QUICK, 1, 1)
     assert (delivery.event.type, delivery.event.previous) == ("invoice.created", None)
-    assert delivery.epoch == (await database.run(queries.read_position)).epoch
+    assert delivery.epoch == (await database.run(event_log.read_position)).epoch
     assert len(delivery.secrets) in (1, 2)
 
 
@@ -409,8 +409,8 @@ async def test_a_retry_has_an_endpoint_not_be_dead(serverless: Serverless) -> No
     await kill(database, program)
     assert await claim(database) == []
     uid = await create(program)
-    await database.run(queries.number_events, 10)
-    assert await database.run(webhooks.retry, (await database.run(queries.read_position)).seq) == 1
+    await database.run(event_log.number_events, 10)
+    assert await database.run(webhooks.retry, (await database.run(event_log.read_position)).seq) == 1
     assert (str(uid), "unpaid") in sent(await claim(database))
     assert (await figures(database)).dead == 0
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import trio
 
 from trio_ws.actions.services import Services
-from trio_ws.database import queries
+from trio_ws.database import tokens
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import ActionError, CloseCode, RateLimited, Unauthorized
 from trio_ws.events.follower import Follower
@@ -163,4 +163,4 @@ async def identify(services: Services, digest: bytes) -> Identity:
         Unauthorized: it is unknown, expired or revoked.
         Unavailable: the database could not be asked in time.
     """
-    return await services.database.run(queries.identify, digest, lane=Lane.IDENTIFY)
+    return await services.database.run(tokens.identify, digest, lane=Lane.IDENTIFY)

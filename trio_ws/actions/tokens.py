@@ -5,7 +5,7 @@ It is a query of its own, not an event: so a revocation is in force within a sec
 
 from collections.abc import Callable
 
-from trio_ws.database import queries
+from trio_ws.database import tokens
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.identity import Identity
@@ -42,7 +42,7 @@ class Tokens:
     async def check(self) -> float:
         """Pass on which tokens have ended, as a background step."""
         if held := list(self._holders):
-            for identity in await self._database.run(queries.find_ended, held, lane=Lane.IDENTIFY):
+            for identity in await self._database.run(tokens.find_ended, held, lane=Lane.IDENTIFY):
                 for lose in list(self._holders.get(identity, ())):
                     lose()
         return CHECK_SECONDS

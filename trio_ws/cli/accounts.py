@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from trio_ws.cli.database import run_query
 from trio_ws.cli.options import NO_OPTIONS, Options
-from trio_ws.database import queries
+from trio_ws.database import tokens
 from trio_ws.identity import SCOPES, hash_token, new_token
 from trio_ws.settings import SettingsError
 
@@ -16,7 +16,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # of a duration, in seconds
 
 def create_account(*, name: str, options: Options = NO_OPTIONS) -> None:
     """Make an account, and print its id."""
-    print(run_query(options, queries.create_account, name))
+    print(run_query(options, tokens.create_account, name))
 
 
 def create_token(
@@ -32,16 +32,14 @@ def create_token(
         raise SettingsError(f"--scope: {unknown[0]!r} is none of {', '.join(SCOPES)}")
     seconds = None if expires is None else _seconds(expires)
     token = new_token()
-    number = run_query(options, queries.create_token, account, hash_token(token), scopes, seconds)
+    number = run_query(options, tokens.create_token, account, hash_token(token), scopes, seconds)
     print(f"token {number} of account {account}, {','.join(scopes)}; it is shown this once:")
     print(token)
 
 
 def list_tokens(*, options: Options = NO_OPTIONS) -> None:
     """Print a line for each token: id, account, scopes, and when it was made, expires, was revoked."""
-    for number, account, scopes, created_at, expires_at, revoked_at in run_query(
-        options, queries.list_tokens
-    ):
+    for number, account, scopes, created_at, expires_at, revoked_at in run_query(options, tokens.list_tokens):
         end = f"revoked {revoked_at}" if revoked_at else f"expires {expires_at or 'never'}"
         print(f"{number}  account {account}  {','.join(scopes)}  created {created_at}  {end}")
 
@@ -53,7 +51,7 @@ def revoke_token(
     options: Options = NO_OPTIONS,
 ) -> None:
     """Have a token be good no more; what is connected with it is disconnected within a second."""
-    run_query(options, queries.revoke_token, token)
+    run_query(options, tokens.revoke_token, token)
     print(f"revoked token {token}")
 
 

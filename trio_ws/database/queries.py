@@ -1,13 +1,11 @@
-"""Every SQL statement of the server, as a blocking function that a database thread runs.
+"""The SQL statements about invoices and prices, each a blocking function that a database thread runs.
 
-Each takes a connection in autocommit mode first, so that a single statement costs a single round trip
-and is its own transaction. Rows leave PostgreSQL as the JSON that goes on the wire: one definition
-(`invoice_json` in the schema) serves replies and events, and Python does not take a row apart to put it
-together again.
+The event log, tokens, expiry and webhooks have rooms of their own beside this one. Each statement takes a
+connection in autocommit mode first, so that it costs a single round trip and is its own transaction. Rows
+leave PostgreSQL as the JSON that goes on the wire: one definition (`invoice_json` in the schema) serves
+replies and events, and Python does not take a row apart to put it together again.
 """
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, get_args
@@ -18,24 +16,20 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
-from trio_ws.database import sessions
+from trio_ws.database import sessions, tokens
 from trio_ws.database.lanes import Lane
 from trio_ws.database.sessions import begin_pooled_session, begin_session
-from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Unauthorized
-from trio_ws.identity import SCOPES, Identity
+from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound
 from trio_ws.messages import (
     MAX_BIGINT,
     PAGE_BYTES,
     PAGE_ITEMS,
     CreateInvoice,
-    Event,
     Position,
     Status,
     Topic,
     parse_uid,
 )
-
-logger = logging.getLogger(__name__)
 
 # How long a batch waits for what another program holds, before each of its rows is tried alone.
 BATCH_LOCK_TIMEOUT = "250ms"
@@ -43,10 +37,6 @@ IDLE_TIMEOUT = "'10s'"  # in a transaction: a hundred times what a busy machine 
 
 Row = sessions.Row
 Connection = sessions.Connection
-
-
-# Of events that are read at once, not compressed: many times what 500 usual ones take, and sent in time.
-READ_BYTES = 8_000_000
 
 
 class _RawJson(Loader):
@@ -240,119 +230,6 @@ def change_status(connection: Connection, uid: UUID, status: Status, owner: int 
     raise Conflict(f"The invoice cannot become {status}", f"It is {row[0]}, or has expired")
 
 
-def expire_invoices(connection: Connection, most: int) -> int:
-    """Note that invoices have expired, the longest overdue first, at most `most`.
-
-    What another process is at is left to it, and so is what is being paid. An invoice that can't be changed,
-    because another program's trigger refuses, delays or undoes it, stops no other: if all together fail, each
-    is tried alone, and those that fail are tried again later, with growing pauses.
-
-    Returns:
-        How many have expired or were put off.
-    """
-    try:
-        with connection.transaction():
-            _limit(connection, EXPIRE_TOGETHER_TIMEOUT)
-            # Never prepared: a plan from when the table was small would read all of it, later.
-            tried = connection.execute(_EXPIRE_OVERDUE, {"most": most}, prepare=False).fetchall()
-    except psycopg.Error:
-        if connection.closed:
-            raise
-        return _expire_each(connection, most)
-    _put_off_expiry(connection, [invoice_id for invoice_id, has_expired in tried if not has_expired])
-    return len(tried)
-
-
-def _expire_each(connection: Connection, most: int) -> int:
-    """Expire them one after the other. A server that can't write can't put one off either, and says so."""
-    deadline = time.monotonic() + EXPIRE_ALONE_SECONDS
-    overdue = connection.execute(f"SELECT ARRAY({_OVERDUE})", {"most": most}, prepare=False)
-    ((ids,),) = overdue.fetchall()
-    for tried, invoice_id in enumerate(ids):
-        if time.monotonic() > deadline:
-            return tried  # the next call goes on from here
-        try:
-            with connection.transaction():
-                _limit(connection, EXPIRE_ALONE_TIMEOUT)
-                has_expired = connection.execute(_EXPIRE_ONE, (invoice_id,)).fetchall() == [("expired",)]
-        except psycopg.Error as error:
-            if connection.closed:
-                raise
-            _put_off_expiry(connection, [invoice_id], error)
-        else:
-            if not has_expired:
-                _put_off_expiry(connection, [invoice_id])
-    return len(ids)
-
-
-# All of these together stay below `statement_seconds`, or the gateway would think that PostgreSQL is silent.
-EXPIRE_TOGETHER_TIMEOUT = "1s"  # for 500 rows, which take 0.1 s
-EXPIRE_ALONE_TIMEOUT = "100ms"
-EXPIRE_ALONE_SECONDS = 0.5
-EXPIRE_AGAIN_SECONDS = (5, 3600)  # the first pause and the longest; doubled each time
-
-# now() is the same for the whole statement, so that the index is read up to it and no further. With
-# clock_timestamp(), which is another at each row, all unpaid invoices were read.
-_OVERDUE = (
-    "SELECT id FROM @schema@.invoices WHERE status = 'unpaid' AND expires_at <= now()"
-    " AND id NOT IN (SELECT invoice_id FROM @schema@.expiry_failures WHERE retry_at > now())"
-    " ORDER BY expires_at LIMIT %(most)s FOR UPDATE SKIP LOCKED"
-)
-# By an array, which is read by the index, whatever the planner thinks of the size of the table.
-_EXPIRE_OVERDUE = (
-    f"WITH overdue AS MATERIALIZED (SELECT ARRAY({_OVERDUE}) AS ids),"  # noqa: S608
-    " changed AS (UPDATE @schema@.invoices SET status = 'expired'"
-    " WHERE id = ANY ((SELECT ids FROM overdue)::bigint[]) RETURNING id, status),"
-    " forgotten AS (DELETE FROM @schema@.expiry_failures"
-    " WHERE invoice_id IN (SELECT id FROM changed WHERE status = 'expired'))"
-    " SELECT tried.id, changed.status IS NOT DISTINCT FROM 'expired'"
-    " FROM overdue CROSS JOIN unnest(ids) tried (id) LEFT JOIN changed ON changed.id = tried.id"
-)
-_EXPIRE_ONE = (
-    "UPDATE @schema@.invoices SET status = 'expired'"
-    " WHERE id = %s AND status = 'unpaid' AND expires_at <= now() RETURNING status"
-)
-# What has been paid meanwhile needs no second try.
-_PUT_OFF_EXPIRY = (
-    "WITH forgotten AS (DELETE FROM @schema@.expiry_failures WHERE retry_at < now() - interval '1 day')"
-    " INSERT INTO @schema@.expiry_failures AS known (invoice_id, retry_at, error)"
-    " SELECT id, now() + make_interval(secs => %(first)s), %(error)s FROM @schema@.invoices"
-    " WHERE id = ANY (%(ids)s) AND status = 'unpaid'"
-    " ON CONFLICT (invoice_id) DO UPDATE SET attempts = known.attempts + 1, error = excluded.error,"
-    " retry_at = now()"
-    " + make_interval(secs => least(%(first)s * 2.0 ^ least(known.attempts, 30), %(longest)s))"
-    " RETURNING invoice_id, round(extract(epoch FROM retry_at - now()))::int"
-)
-
-
-def _put_off_expiry(connection: Connection, ids: Sequence[int], error: psycopg.Error | None = None) -> None:
-    if not ids:
-        return
-    first, longest = EXPIRE_AGAIN_SECONDS
-    what = "a trigger keeps it as it was" if error is None else str(error)[:1000]
-    put_off = connection.execute(
-        _PUT_OFF_EXPIRY, {"ids": list(ids), "first": first, "longest": longest, "error": what}
-    ).fetchall()
-    if put_off:
-        (invoice_id, seconds), others = put_off[0], len(put_off) - 1
-        # PostgreSQL's words may quote the row, so that only the table has them.
-        logger.warning(
-            "invoice %s%s can't expire (%s; see expiry_failures): again in %s s",
-            invoice_id,
-            f" and {others} others" if others else "",
-            error.sqlstate if error else what,
-            seconds,
-        )
-
-
-def _limit(connection: Connection, timeout: str) -> None:
-    """Bound each statement of this transaction, and its wait for locks."""
-    connection.execute(
-        "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
-        (timeout, timeout),
-    )
-
-
 def set_price(
     connection: Connection, account_id: int, currency: str, base_currency: str, value: Decimal
 ) -> msgspec.Raw:
@@ -528,217 +405,6 @@ def read_prices(connection: Connection, after: int, most: int) -> PricePart:
     return PricePart(Position(*rows[0][:2]), prices, rows[-1][2] if len(prices) == most else None)
 
 
-def read_position(connection: Connection) -> Position:
-    """Return the position of the last numbered event."""
-    (position,) = connection.execute("SELECT epoch, last FROM @schema@.event_end")
-    return Position(*position)
-
-
-def start_log(connection: Connection) -> Position:
-    """Return the position of the last numbered event; take over what a restored log has without a number."""
-    connection.execute("SELECT @schema@.adopt_events()")
-    return read_position(connection)
-
-
-def number_events(connection: Connection, most: int, read_upto: int | None = None) -> None:
-    """Number what has committed and has no number yet, at most `most` events.
-
-    Args:
-        connection: The database's.
-        most: How many.
-        read_upto: The last event that the caller has read: what it could not read next waits.
-    """
-    connection.execute("SELECT @schema@.number_events(%s::int, %s::bigint)", (most, read_upto))
-
-
-class LogRead(NamedTuple):
-    """What was read of the event log.
-
-    Args:
-        end: Where it ends.
-        first: The number of its first event.
-        events: Some of it.
-        now: When it was read, in Unix seconds by the database's clock.
-        is_told: Whether everybody who listens was notified of all of it.
-        has_more: Whether there are events that have committed and have no number yet, as far as is known.
-    """
-
-    end: Position
-    first: int
-    events: list[Event]
-    now: float = 0.0
-    is_told: bool = True
-    has_more: bool = False
-
-
-def read_events(connection: Connection, after: int, most: int) -> LogRead:
-    """Return the log's extent, and the events numbered above `after`, in order, at most `most`.
-
-    A transaction of its own: an event may be sent only once its number has committed. The extent is a row
-    that is made once, and the events come by their index: a read costs the same, however long the log is.
-    """
-    return _read_log(connection, "true", {"after": after, "scan": most, "most": most})
-
-
-def find_events(connection: Connection, after: int, topics: Sequence[str], scan: int, most: int) -> LogRead:
-    """Do the same, but for the events of any of the topics alone, at most `most`, among the next `scan`."""
-    arguments = {"after": after, "topics": list(topics), "scan": scan, "most": most}
-    return _read_log(connection, "topics && %(topics)s", arguments)
-
-
-def _size_of(column: str) -> str:
-    """Return what a column takes once it is read. PostgreSQL may store a memo of 1 MB in 12 KB."""
-    return (
-        f"CASE WHEN pg_column_compression({column}) IS NULL THEN coalesce(pg_column_size({column}), 0)"
-        f" ELSE octet_length({column}::text) END"
-    )
-
-
-def _read_log(connection: Connection, wanted: str, arguments: dict[str, Any]) -> LogRead:
-    """Read the log's extent, and the events after a number that meet a condition. Numbers have no gaps."""
-    rows = connection.execute(
-        "WITH log AS MATERIALIZED (SELECT epoch, last, first,"  # noqa: S608 - one of the two conditions above
-        " extract(epoch FROM clock_timestamp())::float8, is_told, has_more FROM @schema@.event_end),"
-        " start AS (SELECT greatest(%(after)s, first - 1) AS seq FROM log)"
-        " SELECT log.*, found.* FROM log LEFT JOIN ("
-        "SELECT seq, type, topics, data, previous, extract(epoch FROM at)::float8 FROM ("
-        # A few large rows end a read, whose others come with the next one.
-        "SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM (SELECT *,"
-        f" {_size_of('data')} + {_size_of('previous')} AS size FROM @schema@.event"
-        " WHERE seq > (SELECT seq FROM start) AND seq <= (SELECT seq FROM start) + %(scan)s"
-        f" AND {wanted} ORDER BY seq LIMIT %(most)s) event"
-        ") sized WHERE before < %(bytes)s) found ON true ORDER BY seq".encode(),
-        {**arguments, "bytes": READ_BYTES},
-    ).fetchall()
-    epoch, last, first, now, is_told, has_more = rows[0][:6]
-    read = (row[6:] for row in rows if row[6] is not None)
-    events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in read]
-    return LogRead(Position(epoch, last), first, events, now, is_told, has_more)
-
-
-def advance(connection: Connection, after: int, most: int) -> LogRead:
-    """Number what has committed, and return what is new since: see `number_events` and `read_events`.
-
-    Two statements in one hop, each a transaction of its own: what is read has its number for good.
-    """
-    number_events(connection, most, after)
-    return read_events(connection, after, most)
-
-
-def trim_events(connection: Connection, age_seconds: float, most: int) -> int:
-    """Delete events older than that, the oldest first, at most `most`; return how many were."""
-    ((trimmed,),) = connection.execute(
-        "SELECT @schema@.trim_events(make_interval(secs => %s), %s::int)", (age_seconds, most)
-    )
-    return int(trimmed)
-
-
-def identify(connection: Connection, digest: bytes) -> Identity:
-    """Return whom a token stands for.
-
-    Raises:
-        Unauthorized: it is unknown, expired or revoked.
-    """
-    (found,) = identify_all(connection, [(digest,)])
-    if isinstance(found, Unauthorized):
-        raise found
-    return found
-
-
-def identify_all(connection: Connection, many: Sequence[tuple[bytes]]) -> list[Identity | Unauthorized]:
-    """Return whom tokens stand for, as `identify` does, or what it raises."""
-    rows = connection.execute(
-        "SELECT number, id, account_id, scopes, @schema@.wire_time(expires_at),"
-        " extract(epoch FROM expires_at - clock_timestamp())::float8"
-        " FROM unnest(%s::bytea[]) WITH ORDINALITY AS wanted (hash, number)"
-        " JOIN @schema@.tokens t ON t.hash = wanted.hash"
-        " WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())",
-        ([digest for (digest,) in many],),
-    )
-    found = {
-        number: Identity(
-            token_id=token_id,
-            account_id=account_id,
-            scopes=tuple(scope for scope in SCOPES if scope in scopes),
-            expires_at=expires_at,
-            seconds_left=seconds_left,
-        )
-        for number, token_id, account_id, scopes, expires_at, seconds_left in rows
-    }
-    return [
-        found.get(number) or Unauthorized("The token is unknown, expired or revoked")
-        for number in range(1, len(many) + 1)
-    ]
-
-
-def find_ended(connection: Connection, held: Sequence[Identity]) -> list[Identity]:
-    """Return those of the tokens that are revoked, deleted or changed. What expires does so by itself."""
-    ended = connection.execute(
-        "SELECT number FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY"
-        " AS held (id, scopes, expires_at, number) WHERE NOT EXISTS (SELECT FROM @schema@.tokens t"
-        " WHERE t.id = held.id AND t.revoked_at IS NULL"
-        " AND t.scopes @> string_to_array(held.scopes, ' ') AND t.scopes <@ string_to_array(held.scopes, ' ')"
-        " AND @schema@.wire_time(t.expires_at) IS NOT DISTINCT FROM held.expires_at)",
-        (
-            [identity.token_id for identity in held],
-            [" ".join(identity.scopes) for identity in held],
-            [identity.expires_at for identity in held],
-        ),
-    )
-    return [held[number - 1] for (number,) in ended]
-
-
-def create_account(connection: Connection, name: str) -> int:
-    """Store a new account, and return its id."""
-    ((account_id,),) = connection.execute(
-        "INSERT INTO @schema@.accounts (name) VALUES (%s) RETURNING id", (name,)
-    )
-    return int(account_id)
-
-
-def create_token(
-    connection: Connection, account_id: int, digest: bytes, scopes: list[str], seconds: float | None
-) -> int:
-    """Store a new token, and return its id.
-
-    Raises:
-        NotFound: the account does not exist.
-    """
-    created = connection.execute(
-        "INSERT INTO @schema@.tokens (account_id, hash, scopes, expires_at)"
-        " SELECT id, %s, %s, clock_timestamp() + make_interval(secs => %s) FROM @schema@.accounts"
-        " WHERE id = %s"
-        " RETURNING id",
-        (digest, scopes, seconds, account_id),
-    )
-    if not (row := created.fetchone()):
-        raise NotFound("Account not found")
-    return int(row[0])
-
-
-def list_tokens(connection: Connection) -> list[Row]:
-    """Return each token's id, account, scopes, and the times when it was made, expires, and was revoked."""
-    return connection.execute(
-        "SELECT id, account_id, scopes, @schema@.wire_time(created_at),"
-        " @schema@.wire_time(expires_at), @schema@.wire_time(revoked_at)"
-        " FROM @schema@.tokens ORDER BY id"
-    ).fetchall()
-
-
-def revoke_token(connection: Connection, token_id: int) -> None:
-    """Have a token be good no more; its connections end. Revoking it again changes nothing.
-
-    Raises:
-        NotFound: there is none with that id.
-    """
-    revoked = connection.execute(
-        "UPDATE @schema@.tokens SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = %s",
-        (token_id,),
-    )
-    if not revoked.rowcount:
-        raise NotFound("Token not found")
-
-
 def listen(connection: Connection) -> None:
     """Have PostgreSQL notify this connection when there are events."""
     connection.add_notify_handler(lambda _: None)  # else psycopg keeps what comes during a query
@@ -773,5 +439,5 @@ TOGETHER: dict[Callable[..., Any], Joined] = {
     create_invoice: Joined(create_invoices),
     fetch_invoice: Joined(fetch_invoices),
     # Many who try wrong tokens must keep nobody from coming, and no revocation from being noticed.
-    identify: Joined(identify_all, Lane.IDENTIFY),
+    tokens.identify: Joined(tokens.identify_all, Lane.IDENTIFY),
 }

@@ -11,10 +11,11 @@ from typing import NamedTuple, TypeVarTuple
 
 import trio
 
-from trio_ws.database import queries
+from trio_ws.database import event_log
+from trio_ws.database.event_log import LogRead
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection, LogRead
+from trio_ws.database.queries import Connection
 from trio_ws.errors import ActionError, Timeout, Unavailable
 from trio_ws.messages import Event, Position
 
@@ -175,11 +176,11 @@ class Log:
     async def _find(self, after: int, topics: list[str]) -> Stretch:
         scan = max(PAGE, SCAN * SCAN_TOPICS // max(SCAN_TOPICS, len(topics)))
         async with self._finding:
-            read = await self._read(queries.find_events, after, topics, scan, PAGE)
+            read = await self._read(event_log.find_events, after, topics, scan, PAGE)
         if read.first > after + 1:
             raise LogTrimmedError
         # It was ended by a bound, in number or bytes, or else has looked at all of them.
-        is_cut = len(read.events) == PAGE or sum(map(_size, read.events)) > queries.READ_BYTES
+        is_cut = len(read.events) == PAGE or sum(map(_size, read.events)) > event_log.READ_BYTES
         reached = read.events[-1].seq if is_cut else min(after + scan, read.end.seq, self.end.seq)
         return Stretch([event for event in read.events if event.seq <= reached], reached)
 
@@ -200,7 +201,7 @@ class Log:
         after, most = number * PAGE, PAGE
         while after < (number + 1) * PAGE:
             try:
-                read = await self._read(queries.read_events, after, min(most, (number + 1) * PAGE - after))
+                read = await self._read(event_log.read_events, after, min(most, (number + 1) * PAGE - after))
             except Timeout:
                 if most == 1:
                     raise

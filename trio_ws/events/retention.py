@@ -1,6 +1,6 @@
 """The beginning of the event log, deleted in small batches as it grows old."""
 
-from trio_ws.database import queries, webhooks
+from trio_ws.database import event_log, webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 
@@ -11,6 +11,6 @@ PAUSE_SECONDS = 0.1  # between batches, so that a long backlog leaves room for o
 
 async def trim_log(database: Database, retention_seconds: float) -> float:
     """Delete events older than that, as a background step. Of many processes, one does it at a time."""
-    trimmed = await database.run(queries.trim_events, retention_seconds, BATCH, lane=Lane.UPKEEP)
+    trimmed = await database.run(event_log.trim_events, retention_seconds, BATCH, lane=Lane.UPKEEP)
     forgotten = await database.run(webhooks.trim, retention_seconds, BATCH, lane=Lane.UPKEEP)
     return PAUSE_SECONDS if BATCH in (trimmed, forgotten) else POLL_SECONDS

@@ -13,10 +13,10 @@ import trio
 
 from trio_ws import metrics
 from trio_ws.background import forever
-from trio_ws.database import queries
+from trio_ws.database import event_log
+from trio_ws.database.event_log import LogRead
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import LogRead
 from trio_ws.errors import Timeout
 from trio_ws.events.dispatcher import Dispatcher
 
@@ -76,7 +76,7 @@ class Tail:
         Raises:
             ActionError: the log's end could not be read at the start; later outages are waited out.
         """
-        start = await self._database.run(queries.start_log, lane=Lane.AHEAD)
+        start = await self._database.run(event_log.start_log, lane=Lane.AHEAD)
         self._dispatcher.log.restart(start)
         with suppress(Timeout):  # later steps are smaller
             await self._step()
@@ -98,7 +98,7 @@ class Tail:
         began = trio.current_time()
         end = self._dispatcher.log.end
         try:
-            read = await self._database.run(queries.advance, end.seq, self._batch, lane=Lane.AHEAD)
+            read = await self._database.run(event_log.advance, end.seq, self._batch, lane=Lane.AHEAD)
         except Timeout:
             self._batch = max(1, self._batch // 2)  # rows of many MB, or a slow machine
             raise

@@ -20,11 +20,12 @@ from msgspec import UNSET, Raw
 
 from trio_ws import codec
 from trio_ws.currencies import in_minor_units
-from trio_ws.database import queries
+from trio_ws.database import event_log, expiry, queries, tokens
 from trio_ws.database.batches import one_by_one
+from trio_ws.database.event_log import LogRead
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, LogRead, PricePart, Snapshot
+from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, PricePart, Snapshot
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import (
@@ -262,8 +263,8 @@ class SimulatedDatabase:
         return read._replace(events=events[:most])
 
     def _advance(self, after: int, most: int) -> LogRead:
-        self.answers[queries.number_events](self, most)
-        read: LogRead = self.answers[queries.read_events](self, after, most)
+        self.answers[event_log.number_events](self, most)
+        read: LogRead = self.answers[event_log.read_events](self, after, most)
         return read
 
     def _trim_events(self, age_seconds: float, most: int) -> int:
@@ -289,20 +290,20 @@ class SimulatedDatabase:
         queries.create_invoice: _create_invoice,
         queries.fetch_invoice: _fetch_invoice,
         queries.change_status: _change_status,
-        queries.expire_invoices: _expire_invoices,
+        expiry.expire_invoices: _expire_invoices,
         queries.set_price: _set_price,
-        queries.identify: _identify,
-        queries.find_ended: _find_ended,
-        queries.read_position: _read_position,
-        queries.start_log: _read_position,
+        tokens.identify: _identify,
+        tokens.find_ended: _find_ended,
+        event_log.read_position: _read_position,
+        event_log.start_log: _read_position,
         queries.read_snapshot: _read_snapshot,
         queries.list_invoices: _list_invoices,
         queries.read_prices: _read_prices,
-        queries.number_events: _number_events,
-        queries.read_events: _read_events,
-        queries.find_events: _find_events,
-        queries.advance: _advance,
-        queries.trim_events: _trim_events,
+        event_log.number_events: _number_events,
+        event_log.read_events: _read_events,
+        event_log.find_events: _find_events,
+        event_log.advance: _advance,
+        event_log.trim_events: _trim_events,
     }
 
     # As other programs read and write it
