@@ -143,6 +143,7 @@ class Shop:
         self._committed: dict[str, float] = {}  # when, of each invoice of the other program
         self._arrived: dict[str, float] = {}  # when, of each invoice whose event came
         self._doubled = 0
+        self._after = ""  # the position from which the follower follows
 
     def __enter__(self) -> "Shop":
         with self._stack:  # what was started is stopped where something else does not start
@@ -206,6 +207,7 @@ class Shop:
     def bystanders(self) -> Iterator[None]:
         """Have them there for a while, and note how they fare."""
         before = workers_of(self._server)
+        self._after = self.position()  # before there is anything that must not be missed
         work = (self._make_invoices, self._insert, self._follow, self._probe, self._measure)
         with ThreadPoolExecutor(len(work)) as threads:
             tasks = [threads.submit(one) for one in work]
@@ -263,7 +265,7 @@ class Shop:
                 self._committed[uid] = time.monotonic()
 
     def _follow(self) -> None:
-        after, topics = self.position(), [{"type": "account", "id": BESIDE}]
+        after, topics = self._after, [{"type": "account", "id": BESIDE}]
         while not self._done.is_set():
             with self._connected() as client:
                 reply = call(client, action="resume", after=after, topics=topics)
@@ -482,9 +484,11 @@ def main() -> None:
     options.add_argument(
         "--seconds", type=float, default=10.0, help="how long what has no end of its own lasts"
     )
-    options.add_argument("names", nargs="*", default=list(SIZES), help=f"of {', '.join(SIZES)}; all")
+    options.add_argument("names", nargs="*", help=f"of {', '.join(SIZES)}; all")
     given = options.parse_args()
-    for name in given.names:
+    if unknown := [name for name in given.names if name not in SIZES]:
+        options.error(f"there is no {', '.join(unknown)}: see --help")
+    for name in given.names or SIZES:
         with tempfile.TemporaryDirectory() as folder, Shop(Path(folder), given.rows, given.seconds) as shop:
             said = SIZES[name](shop)
             load = f"load average {os.getloadavg()[0]:.1f}"
