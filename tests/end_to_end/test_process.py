@@ -263,19 +263,19 @@ async def test_our_own_client_follows_through_kill_9_of_the_server(tmp_path: Pat
             events = client.follow(("invoice", uid))
             with trio.fail_after(2 * PATIENCE_SECONDS):
                 await trio.sleep(1)  # it follows; if it does not yet, it sees no less
-                for number in range(300):
+                for number in range(150):
                     await trio.to_thread.run_sync(execute, tmp_path, f"UPDATE invoices SET memo = {number}")  # noqa: S608
-                    if number in (100, 200):
+                    if number in (50, 100):
                         process.kill()
                         process.wait()
                         process = await trio.to_thread.run_sync(start_process, command)
                     if number > 0 and number % 3 == 0:
                         memos += await read_some(events)
-                while memos[-1:] != ["299"]:
+                while memos[-1:] != ["149"]:
                     memos += await read_some(events)
         process.terminate()
         assert process.wait() == 0
-    assert memos == [str(number) for number in range(300)]
+    assert memos == [str(number) for number in range(150)]
 
 
 def test_the_shell_asks_and_listens(tmp_path: Path) -> None:
