@@ -6,19 +6,11 @@ Exit status: 0 done, 1 can't (the line says what to do), 2 wrong usage or settin
 import os
 import signal
 import sys
-from collections.abc import Callable
 
 from cyclopts import App, CycloptsError, Group
 
 import trio_ws
-from trio_ws.cli.accounts import create_account, create_token, list_tokens, revoke_token
-from trio_ws.cli.asking import call, listen
-from trio_ws.cli.database import database_url, migrate
-from trio_ws.cli.events import tail
 from trio_ws.cli.init import open_standard_files
-from trio_ws.cli.options import check_config
-from trio_ws.cli.serving import serve, work
-from trio_ws.cli.webhooks import list_deliveries, retry, secret
 from trio_ws.errors import StartupError
 from trio_ws.settings import SettingsError
 
@@ -48,10 +40,8 @@ ADMINISTER = Group("Administer it", sort_key=4)
 BUILD = Group("Build on it", sort_key=5)
 
 
-def _add(
-    parent: App, group: Group | None, command: Callable[..., None] | str, name: str | None, *examples: str
-) -> None:
-    """Add a command; one that is named by its place is loaded when it is needed: never by a server."""
+def _add(parent: App, group: Group | None, command: str, name: str | None, *examples: str) -> None:
+    """Add a command by its place: what others need is not loaded, which takes a second in all."""
     parent.command(command, name=name, group=group, help_epilogue=_examples(*examples))
 
 
@@ -62,15 +52,33 @@ def _group(name: str, about: str) -> App:
 
 
 _add(
-    app, RUN, serve, None, "trio-ws serve --port 9000", "trio-ws serve --config /etc/trio-ws.toml --workers 4"
+    app,
+    RUN,
+    "trio_ws.cli.serving:serve",
+    None,
+    "trio-ws serve --port 9000",
+    "trio-ws serve --config /etc/trio-ws.toml --workers 4",
 )
-_add(app, RUN, check_config, None, "trio-ws check-config --port 9000", "trio-ws check-config --schema")
-_add(app, RUN, migrate, None, "trio-ws migrate --database-url postgresql://db.example/shop")
+_add(
+    app,
+    RUN,
+    "trio_ws.cli.options:check_config",
+    None,
+    "trio-ws check-config --port 9000",
+    "trio-ws check-config --schema",
+)
+_add(
+    app,
+    RUN,
+    "trio_ws.cli.database:migrate",
+    None,
+    "trio-ws migrate --database-url postgresql://db.example/shop",
+)
 _add(app, RUN, "trio_ws.cli.doctor:doctor", None, "trio-ws doctor", "trio-ws doctor --port 9000 --json")
 _add(
     app,
     ASK,
-    call,
+    "trio_ws.cli.asking:call",
     None,
     "trio-ws call create_invoice amount=1000 currency=USD account_id=1",
     "trio-ws call list_prices --url wss://ws.example",
@@ -78,7 +86,7 @@ _add(
 _add(
     app,
     ASK,
-    listen,
+    "trio_ws.cli.asking:listen",
     None,
     "trio-ws listen account 1",
     "trio-ws listen price '*' --json",
@@ -102,7 +110,14 @@ _add(
     "trio-ws bench create --clients 16 --in-flight 16 --seconds 3",
     "trio-ws bench events --clients 200",
 )
-_add(app, LOOK, database_url, None, "trio-ws database-url", 'psql "$(trio-ws database-url)"')
+_add(
+    app,
+    LOOK,
+    "trio_ws.cli.database:database_url",
+    None,
+    "trio-ws database-url",
+    'psql "$(trio-ws database-url)"',
+)
 _add(app, BUILD, "trio_ws.cli.describing:asyncapi", None, "trio-ws asyncapi")
 _add(
     app,
@@ -123,25 +138,51 @@ _add(
 )
 
 events = _group("events", "The event log in the database.")
-_add(events, None, tail, None, "trio-ws events tail --account 1", "trio-ws events tail --json")
+_add(
+    events,
+    None,
+    "trio_ws.cli.events:tail",
+    None,
+    "trio-ws events tail --account 1",
+    "trio-ws events tail --json",
+)
 account = _group("account", "Accounts.")
-_add(account, None, create_account, "create", 'trio-ws account create --name "The corner shop"')
+_add(
+    account,
+    None,
+    "trio_ws.cli.accounts:create_account",
+    "create",
+    'trio-ws account create --name "The corner shop"',
+)
 token = _group("token", "Tokens: who may come, and do what.")
 _add(
     token,
     None,
-    create_token,
+    "trio_ws.cli.accounts:create_token",
     "create",
     "trio-ws token create --account 1 --scope read,write --expires 30d",
 )
-_add(token, None, list_tokens, "list", "trio-ws token list")
-_add(token, None, revoke_token, "revoke", "trio-ws token revoke 1")
+_add(token, None, "trio_ws.cli.accounts:list_tokens", "list", "trio-ws token list")
+_add(token, None, "trio_ws.cli.accounts:revoke_token", "revoke", "trio-ws token revoke 1")
 webhooks = _group("webhooks", "Invoices' events, POSTed.")
-_add(webhooks, None, list_deliveries, "list", "trio-ws webhooks list --failed --account 1")
-_add(webhooks, None, retry, None, "trio-ws webhooks retry 1042", "trio-ws webhooks retry --failed")
-_add(webhooks, None, secret, None, "trio-ws webhooks secret --account 1 --new")
+_add(
+    webhooks,
+    None,
+    "trio_ws.cli.webhooks:list_deliveries",
+    "list",
+    "trio-ws webhooks list --failed --account 1",
+)
+_add(
+    webhooks,
+    None,
+    "trio_ws.cli.webhooks:retry",
+    None,
+    "trio-ws webhooks retry 1042",
+    "trio-ws webhooks retry --failed",
+)
+_add(webhooks, None, "trio_ws.cli.webhooks:secret", None, "trio-ws webhooks secret --account 1 --new")
 
-app.command(work, name="worker", show=False)  # what `serve --workers` starts
+app.command("trio_ws.cli.serving:work", name="worker", show=False)  # what `serve --workers` starts
 
 
 def main() -> None:
@@ -150,7 +191,7 @@ def main() -> None:
     try:
         words = sys.argv[1:]
         if not words or not set(app.help_flags).isdisjoint(words):
-            _load_all()
+            _load(words)
         app(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
@@ -164,10 +205,15 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _load_all() -> None:
-    """Load what is loaded when it is needed: help says of each command what it is."""
-    for name in app:
-        app[name]
+def _load(words: list[str]) -> None:
+    """Load the commands below the one that is named: its help says of each what it is."""
+    about = app
+    for word in words:
+        if word in app.help_flags or word not in about:
+            break
+        about = about[word]
+    for name in about:
+        about[name]
 
 
 def _fail(status: int, error: Exception) -> None:
