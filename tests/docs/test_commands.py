@@ -24,7 +24,7 @@ ENDLESS = ("trio-ws listen ", "trio-ws events tail")
 # What is run elsewhere, and where.
 ELSEWHERE = {
     "pytest -o trio_mode=true test_till.py": "tests/test_readme.py",
-    "trio-ws simulate --seeds 100": ".ci/run, with 200 shorter ones",
+    "trio-ws simulate --seeds 100": ".ci/run, with as many shorter ones",
     "trio-ws webhooks retry 1042": "tests/end_to_end/test_webhooks.py: here none was given up",
 }
 
