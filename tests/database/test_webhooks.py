@@ -1,8 +1,10 @@
 """The queue of webhooks on real PostgreSQL: how it fills, many claimers at once, and what a claim reads."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from random import Random
 
@@ -10,7 +12,7 @@ import msgspec
 import psycopg
 import pytest
 
-from tests.database.test_numbering import buffers
+from tests.database.test_numbering import buffers, is_waiting
 from tests.programs import prepare
 from trio_ws.database import event_log, migrations, queries, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
@@ -326,20 +328,27 @@ def test_what_was_delivered_leaves_nothing_behind(connection: Connection) -> Non
     assert connection.execute(counts).fetchone() == (0, 0)
 
 
-def test_an_endpoint_that_fails_is_forgotten_as_late_as_its_deliveries(connection: Connection) -> None:
-    for url in (HOOK, "https://other.example/hook"):
-        create(connection, url)
+def test_what_is_trimmed_and_retried_at_once_is_not_waited_for_in_a_circle(
+    conninfo: str, connection: Connection
+) -> None:
+    for _ in range(2):
+        create(connection)
+    retry = "SELECT retry_webhooks(NULL, clock_timestamp(), 100)"
     event_log.number_events(connection, 100)
-    settle(connection, claim(connection), Result.FAILED)
-    endpoints = "SELECT endpoint FROM webhook_endpoints"
-    connection.execute("UPDATE webhook_deliveries SET since = since - interval '2 days'")
-    (first, *_) = claim(connection)
-    settle(connection, [first], Result.FAILED)  # for good
-    connection.execute("UPDATE webhook_endpoints SET failing_since = failing_since - interval '8 days'")
-    assert webhooks.trim(connection, 7 * DAY, 100) == 0
-    assert connection.execute(endpoints).fetchall() == [("https://other.example",)], "where one is to be sent"
-    connection.execute("UPDATE webhook_deliveries SET failed_at = failed_at - interval '8 days'")
-    assert webhooks.trim(connection, 7 * DAY, 100) == 1
+    connection.execute("UPDATE webhook_deliveries SET due_at = NULL, failed_at = now() - interval '8 days'")
+    connection.execute(
+        "INSERT INTO webhook_endpoints (account_id, endpoint, failing_since)"
+        " VALUES (1, 'https://gone.example', now() - interval '8 days')"
+    )
+    with psycopg.connect(conninfo) as other, ThreadPoolExecutor(1) as threads:
+        other.execute("SELECT pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint)")
+        trimmed = threads.submit(webhooks.trim, connection, 7 * DAY, 100)
+        deadline = time.monotonic() + 60
+        while not is_waiting(other, connection):
+            assert time.monotonic() < deadline
+        assert other.execute(retry).fetchone() == (2,)
+        other.commit()
+        assert trimmed.result(60) == 1, "the endpoint that has no delivery"
 
 
 def test_a_clock_that_is_set_back_delays_nothing_new(connection: Connection) -> None:

@@ -481,3 +481,17 @@ async def test_what_has_failed_is_forgotten_in_time_and_what_waits_is_not(server
     assert await database.run(webhooks.retry, None) == 0
     await settle(database, [kept], Result.RELEASED)
     assert [one.event for one in await claim(database)] == [kept.event]
+
+
+async def test_a_dead_endpoint_is_forgotten_with_its_last_delivery_and_no_sooner(
+    serverless: Serverless,
+) -> None:
+    database, program = serverless
+    await kill(database, program, chance=0)
+    await database.run(webhooks.trim, -3600.0, 10)
+    assert await figures(database) == Figures(FAILURES, dead=1), "there is more to be sent"
+    while (await figures(database)).waiting:
+        await fail(database, await claim(database), chance=0, keep=0)
+    assert (await figures(database)).dead == 1
+    assert await database.run(webhooks.trim, -3600.0, 10) == FAILURES
+    assert await figures(database) == Figures(0, 0)

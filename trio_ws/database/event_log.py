@@ -23,11 +23,11 @@ def start_log(connection: Connection) -> Position:
 
 
 def number_events(connection: Connection, most: int, read_upto: int | None = None) -> None:
-    """Number what has committed and has no number yet, at most `most` events.
+    """Number what has committed and has no number yet.
 
     Args:
         connection: The database's.
-        most: How many.
+        most: How many events, more or less: large ones count for several.
         read_upto: The last event that the caller has read: what it could not read next waits.
     """
     connection.execute("SELECT @schema@.number_events(%s::int, %s::bigint)", (most, read_upto))

@@ -58,8 +58,13 @@ class _Endpoint:
 
     turn: int = 0  # when it had its turn, as a number of turns
     failures: int = 0
-    is_failing: bool = False
+    failing_since: datetime | None = None
     paused_until: datetime | None = None  # of a dead one
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether its last attempt failed."""
+        return self.failing_since is not None
 
 
 class SimulatedQueue:
@@ -202,7 +207,7 @@ class SimulatedQueue:
             queued.failed_at = now
             yield "failed"
         was_dead = endpoint.paused_until is not None
-        endpoint.is_failing = True
+        endpoint.failing_since = endpoint.failing_since or now
         endpoint.failures += queued.attempts == 1 or was_dead
         if endpoint.failures >= FAILURES:
             if not was_dead:
@@ -231,6 +236,10 @@ class SimulatedQueue:
         ]
         for seq in old[:most]:
             del self._queued[seq]
+        used = {queued.key for queued in self._queued.values()}
+        for key, endpoint in [*self._endpoints.items()]:
+            if key not in used and endpoint.failing_since is not None and endpoint.failing_since < oldest:
+                del self._endpoints[key]
         return len(old[:most])
 
     def _retry(self, seq: int | None) -> int:

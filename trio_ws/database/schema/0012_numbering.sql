@@ -18,7 +18,8 @@ CREATE TABLE @schema@.event_step (
   at          timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Transactions that have more events than a step takes, or whose events have to come after those of such a one.
+-- Transactions that have more events, or larger ones, than a step takes, or whose events have to come after those of
+-- such a one.
 CREATE TABLE @schema@.event_backlog (
   tx     bigint PRIMARY KEY,
   after  bigint NOT NULL DEFAULT 0,  -- id of its last event that has a number
@@ -121,9 +122,9 @@ BEGIN
 END
 $$;
 
--- Number what has committed and has no number yet, at most `most` events, fewer if they are large (see event_cost());
--- return how many. `read_upto` is the last event that the caller has read: it numbers nothing that it could not read in
--- its next step.
+-- Number what has committed and has no number yet, some `most` events, fewer if they are large (see event_cost()), and of
+-- a backlog at least one of each; return how many. `read_upto` is the last event that the caller has read: it numbers
+-- nothing that it could not read in its next step.
 --
 -- The row lock makes any number of callers safe: what comes after it has a snapshot from after it. A number is final
 -- only once the caller's transaction has committed.

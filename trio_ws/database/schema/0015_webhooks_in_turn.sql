@@ -8,9 +8,10 @@
 -- An endpoint whose attempts fail is in a queue of its own, which has half of the places. Once several deliveries in a
 -- row have failed it is dead: it gets one attempt at a time, with growing pauses, until one succeeds.
 --
--- An account or an endpoint has a row only while something is due there, and an endpoint also while it fails.
+-- An account or an endpoint has a row only while something is due there, and an endpoint also while it fails. A claim
+-- removes what it finds without anything due.
 --
--- All that changes the queue holds one lock: claim_, settle_ and retry_webhooks().
+-- All that changes the queue holds one lock, before it locks a row.
 
 CREATE TABLE @schema@.webhook_accounts (
   account_id bigint,
@@ -44,8 +45,7 @@ UPDATE @schema@.webhook_deliveries SET due_at = CASE WHEN failed_at IS NULL THEN
 
 DROP INDEX @schema@.webhook_deliveries_due, @schema@.webhook_deliveries_leased;
 CREATE INDEX webhook_deliveries_new ON @schema@.webhook_deliveries (seq) WHERE due_at = '-infinity';
-CREATE INDEX webhook_deliveries_due ON @schema@.webhook_deliveries (account_id, endpoint, due_at)
-  WHERE due_at > '-infinity';
+CREATE INDEX webhook_deliveries_due ON @schema@.webhook_deliveries (account_id, endpoint, due_at);
 CREATE INDEX webhook_deliveries_leased ON @schema@.webhook_deliveries (account_id, endpoint, leased_until)
   WHERE leased_until IS NOT NULL;
 CREATE INDEX webhook_deliveries_failed ON @schema@.webhook_deliveries (failed_at, seq) WHERE failed_at IS NOT NULL;
@@ -239,7 +239,8 @@ BEGIN
     moment := clock_timestamp();
     SELECT * INTO d FROM @schema@.webhook_deliveries WHERE seq = r.number;
     CONTINUE WHEN NOT FOUND;
-    -- Another attempt has begun since, or the caller says it for the second time. What was delivered, was.
+    -- Another attempt has begun since, or the caller says it for the second time. What was delivered, was. (Who outlives
+    -- its lease and a retry by hand may take that one's first attempt for its own: then it is sent once more.)
     CONTINUE WHEN r.result <> 'delivered' AND (d.attempts <> r.try OR d.leased_until IS NULL);
     SELECT * INTO e FROM @schema@.webhook_endpoints WHERE account_id = d.account_id AND endpoint = d.endpoint;
 
@@ -342,25 +343,31 @@ BEGIN
 END
 $$;
 
--- Forget deliveries that failed longer ago than `age`, and endpoints that fail for longer and have nothing to be sent,
--- at most `most` of each.
+-- Forget deliveries that failed longer ago than `age`, and endpoints that fail for longer and have no delivery at all,
+-- at most `most` of each; return the larger of the two numbers.
 CREATE FUNCTION @schema@.trim_webhooks(age interval, most int) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
   upto constant timestamptz := clock_timestamp() - age;
   trimmed int;
+  forgotten int;
 BEGIN
+  IF NOT EXISTS (SELECT FROM @schema@.webhook_deliveries WHERE failed_at < upto)
+     AND NOT EXISTS (SELECT FROM @schema@.webhook_endpoints WHERE failing_since < upto AND due_at IS NULL) THEN
+    RETURN 0;  -- where there is nothing, nobody waits for the lock
+  END IF;
+  PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
   DELETE FROM @schema@.webhook_deliveries WHERE seq = ANY (ARRAY(
     SELECT seq FROM @schema@.webhook_deliveries WHERE failed_at < upto ORDER BY failed_at, seq LIMIT most));
   GET DIAGNOSTICS trimmed = ROW_COUNT;
-  IF EXISTS (SELECT FROM @schema@.webhook_endpoints WHERE failing_since < upto AND due_at IS NULL) THEN
-    PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
-    DELETE FROM @schema@.webhook_endpoints WHERE (account_id, endpoint) IN (
-      SELECT account_id, endpoint FROM @schema@.webhook_endpoints
-      WHERE failing_since < upto AND due_at IS NULL ORDER BY failing_since LIMIT most);
-  END IF;
-  RETURN trimmed;
+  DELETE FROM @schema@.webhook_endpoints WHERE (account_id, endpoint) IN (
+    SELECT account_id, endpoint FROM @schema@.webhook_endpoints e
+    WHERE failing_since < upto AND due_at IS NULL AND NOT EXISTS (
+      SELECT FROM @schema@.webhook_deliveries d WHERE d.account_id = e.account_id AND d.endpoint = e.endpoint)
+    ORDER BY failing_since LIMIT most);
+  GET DIAGNOSTICS forgotten = ROW_COUNT;
+  RETURN greatest(trimmed, forgotten);
 END
 $$;
 
@@ -376,7 +383,7 @@ BEGIN
   SELECT e.is_failing INTO failing FROM @schema@.webhook_endpoints e
     WHERE e.account_id = account AND e.endpoint = name AND e.due_at IS NOT NULL;
   RETURN FOUND AND EXISTS (SELECT FROM @schema@.webhook_accounts a
-                           WHERE a.account_id = account AND a.is_failing = failing AND a.due_at IS NOT NULL);
+                           WHERE a.account_id = account AND a.is_failing = failing);
 END
 $$;
 
