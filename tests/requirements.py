@@ -22,12 +22,6 @@ PACKAGES = {
 }  # Debian's
 
 
-def slow(test: Test) -> Test:
-    """Leave a test that takes a quarter of a minute to `.ci/run --long`."""
-    marked: Test = pytest.mark.skipif(not is_required("slow"), reason="takes long: TEST_REQUIRES=slow")(test)
-    return marked
-
-
 def need(program: str) -> str:
     """Return where a program is; without it, skip the test, or fail it where it is required."""
     found = shutil.which(program)
@@ -44,3 +38,12 @@ def lack(name: str, reason: str) -> NoReturn:
 def is_required(name: str) -> bool:
     """Whether a test has to run that needs this."""
     return name in os.environ.get("TEST_REQUIRES", "").split(",")
+
+
+SLOW = pytest.mark.skipif(not is_required("slow"), reason="takes long: TEST_REQUIRES=slow")
+
+
+def slow(test: Test) -> Test:
+    """Leave a test that takes a quarter of a minute to `.ci/run --long`."""
+    marked: Test = SLOW(test)
+    return marked

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import trio
 
+from tests.requirements import SLOW
 from trio_ws import connection, server
 from trio_ws.actions import topics
 from trio_ws.cli.main import app
@@ -325,8 +326,22 @@ LAST_FOUND_BY: dict[Callable[[pytest.MonkeyPatch], None], int] = {
 }
 
 
+# Those that take five to eight seconds each.
+TAKE_LONG = {
+    number_out_of_order,
+    keep_prices_of_a_log_that_was_lost,
+    never_look_again_after_an_outage,
+    deliver_before_the_reply,
+    fail_where_it_stops,
+    confuse_the_replies_of_a_group,
+}
+
+
 @pytest.mark.logs_errors
-@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+@pytest.mark.parametrize(
+    "mutate",
+    [pytest.param(one, id=one.__name__, marks=[SLOW] if one in TAKE_LONG else []) for one in MUTATIONS],
+)
 def test_a_server_that_is_broken_on_purpose_is_found_out(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
