@@ -199,9 +199,10 @@ def repair(connection: Connection, after: str | None, most: int) -> str | None:
 
 
 def trim(connection: Connection, age_seconds: float, most: int) -> int:
-    """Forget deliveries that failed longer ago than that, at most `most`; return how many.
+    """Forget deliveries that failed longer ago than that, and endpoints that fail for longer and have none.
 
-    Endpoints that fail for longer and have nothing to be sent are forgotten, too.
+    Returns:
+        How many deliveries or endpoints, whichever were more; `most` where there may be more of them.
     """
     ((trimmed,),) = connection.execute(
         "SELECT @schema@.trim_webhooks(make_interval(secs => %s), %s::int)", (age_seconds, most)
