@@ -15,6 +15,7 @@ from trio_websocket import wrap_server_stream
 from trio_ws.client import REPLY_SECONDS, Client, Disconnected, Event, Gap, OpenStream, Refused, connect
 from trio_ws.client.line import SILENCE_SECONDS
 from trio_ws.client.opening import CLOSE_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
+from trio_ws.database import event_log
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
 INVOICE = {"amount": 1000, "currency": "USD", "account_id": 1}
@@ -161,7 +162,7 @@ async def test_what_may_have_been_missed_is_said(
     assert isinstance(await anext(events), Event)
     database.restore(seq=3)
     with trio.fail_after(PATIENCE_SECONDS):
-        assert await anext(events) == Gap(f"{database.epoch}.3")
+        assert await anext(events) == Gap(str(database.position(3)))
         database.create_invoice(**INVOICE)
         assert isinstance(await anext(events), Event)
 
@@ -172,7 +173,7 @@ async def test_following_from_a_position_begins_after_it(
     for _ in range(3):
         database.create_invoice(**INVOICE)
     await trio.sleep(1)
-    async with client.follow(("account", 1), after=f"{database.epoch}.4") as events:
+    async with client.follow(("account", 1), after=str(database.position(4))) as events:
         assert [(await anext(events)).position.partition(".")[2] for _ in range(2)] == ["5", "6"]
 
 
@@ -401,17 +402,19 @@ async def test_a_server_that_cannot_say_yet_is_asked_again(
     autojump_clock: MockClock, client: Client, database: SimulatedDatabase
 ) -> None:
     await client.call("ping")
-    after = f"{database.epoch}.4"
+    database.lose_wakes = True
+    database.create_invoice(**INVOICE)
+    await database.run(event_log.number_events, 100)  # by another process, which has told of .4
+    after = str(database.position(4))
     database.away = True
     await trio.sleep(1)
     async with client.follow(("account", 1), after=after) as events:
         with trio.move_on_after(60):
             await anext(events)
         database.create_invoice(**INVOICE)
-        database.create_invoice(**INVOICE)
         database.away = False
         assert isinstance(event := await anext(events), Event)
-        assert event.position == f"{database.epoch}.5"
+        assert event.position == str(database.position(5))
 
 
 class Brittle(Around):
@@ -444,7 +447,7 @@ async def test_it_keeps_its_own_position_until_the_replay_has_come(
         database.create_invoice(**INVOICE)
     async with (
         connect("ws://till.example", open_stream=open_brittle) as client,
-        client.follow(("account", 1), after=f"{database.epoch}.3") as events,
+        client.follow(("account", 1), after=str(database.position(3))) as events,
     ):
         with trio.fail_after(PATIENCE_SECONDS):
             got = [await anext(events) for _ in range(3)]

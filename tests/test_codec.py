@@ -176,7 +176,7 @@ def test_the_last_of_two_equal_fields_counts() -> None:
 
 
 def test_an_event_carries_its_data_as_it_is() -> None:
-    event = Event(7, "invoice.updated", ("invoice:a",), Raw(b'{"z":1,"a":1.50}'), Raw(b'{"z":0}'))
-    assert codec.encode_event(event, "e-1") == (
+    event = Event(7, "invoice.updated", ("invoice:a",), Raw(b'{"z":1,"a":1.50}'), Raw(b'{"z":0}'), name="e-1")
+    assert codec.encode_event(event) == (
         b'{"type":"invoice.updated","data":{"z":1,"a":1.50},"previous":{"z":0},"position":"e-1.7"}'
     )

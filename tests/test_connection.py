@@ -28,7 +28,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
-from trio_ws.messages import Event, Position
+from trio_ws.messages import Event
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
@@ -44,7 +44,7 @@ class Line:
         self.settings = Settings(**{"auth": "open", **settings})
         self.database = SimulatedDatabase()
         log = Log(self.database, memory_bytes=100_000)
-        log.restart(Position(self.database.epoch, 0))
+        log.restart(self.database.position(0))
         self.dispatcher = Dispatcher(log)
         tail = Tail(self.database, self.dispatcher, self.settings.poll_seconds)
         self.services = Services(
@@ -69,7 +69,7 @@ class Line:
         data = Raw(b'"%s"' % (b"x" * size))
         event = Event(self._seq, "invoice.updated", ("account:1",), data, None)
         self.database.log_event(event)
-        self.dispatcher.publish(event)
+        self.dispatcher.publish(self.database.written[-1])  # which has a name
 
 
 @asynccontextmanager
@@ -739,9 +739,9 @@ async def test_a_client_too_slow_for_its_events_gets_them_all_when_it_reads(
         await trio.sleep(50)
         assert vars(line.connection)["_outbox"].waiting_bytes <= 4096
         for seq in range(1, 1001):
-            assert (await line.client.receive())["position"] == f"{line.database.epoch}.{seq}"
+            assert (await line.client.receive())["position"] == str(line.database.position(seq))
         line.publish()
-        assert (await line.client.receive())["position"] == f"{line.database.epoch}.1001"
+        assert (await line.client.receive())["position"] == str(line.database.position(1001))
 
 
 async def test_at_a_gap_what_was_queued_is_written_first_and_what_comes_after_it_never(
@@ -753,11 +753,11 @@ async def test_at_a_gap_what_was_queued_is_written_first_and_what_comes_after_it
         for _ in range(5):
             line.publish()
         await trio.sleep(1)  # the first one is half sent
-        line.dispatcher.restart(Position(line.database.epoch, 5))  # and what of it the client has, who knows
+        line.dispatcher.restart(line.database.position(5))  # and what of it the client has, who knows
         line.publish()
         await trio.sleep(10)
         told = [(await line.client.receive())["position"] for _ in range(5)]
-        assert told == [f"{line.database.epoch}.{seq}" for seq in range(1, 6)]
+        assert told == [str(line.database.position(seq)) for seq in range(1, 6)]
         code, reason = await line.client.receive_close()
         assert code == CloseCode.LOG_LOST
         assert reason == "the event log was replaced; positions are no longer valid"

@@ -32,7 +32,7 @@ def test_an_unknown_type_names_those_there_are() -> None:
     assert error.value.detail == "One of invoice, account, address, price"
 
 
-def test_a_position_is_an_epoch_and_a_number() -> None:
+def test_a_position_is_a_name_and_a_number() -> None:
     assert str(Position("4f3c9a-1", 1042)) == "4f3c9a-1.1042"
 
 

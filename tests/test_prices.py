@@ -388,11 +388,11 @@ async def test_after_a_log_that_was_lost_they_are_read_again(
 async def test_a_log_that_is_lost_while_they_are_read_has_them_read_again(
     autojump_clock: MockClock,
 ) -> None:
-    restored: list[str] = []
+    restored: list[SimulatedDatabase] = []
 
     def restore(database: SimulatedDatabase) -> None:
         if not restored:
-            restored.append(database.epoch)
+            restored.append(database)
             database.restore(seq=2)  # before there was a price of EUR
 
     async with simulated_server(SlowToAnswer(restore)) as world:

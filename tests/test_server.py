@@ -187,7 +187,7 @@ async def test_a_position_from_before_what_is_kept_is_not_recovered(
     await trio.sleep(1)
     for seq, recovered in ((6, False), (7, False), (8, True), (13, True)):
         reply = await client.request(
-            action="resume", after=f"{database.epoch}.{seq}", topics=[{"type": "invoice", "id": "x"}]
+            action="resume", after=str(database.position(seq)), topics=[{"type": "invoice", "id": "x"}]
         )
         assert reply["data"]["recovered"] is recovered, seq
 
@@ -199,8 +199,11 @@ async def test_a_position_that_another_server_told_of_first_is_waited_for(
         client = await world.connect()
         database.lose_wakes = True
         database.create_invoice(**INVOICE)
-        reply = await client.request(action="subscribe", type="account", id=1, after=f"{database.epoch}.4")
-        assert reply["data"] == {"position": f"{database.epoch}.4", "recovered": True}
+        await database.run(event_log.number_events, 100)  # by another process
+        reply = await client.request(
+            action="subscribe", type="account", id=1, after=str(database.position(4))
+        )
+        assert reply["data"] == {"position": str(database.position(4)), "recovered": True}
 
 
 class FarAway(SimulatedDatabase):
@@ -223,7 +226,7 @@ async def test_what_comes_between_a_snapshot_and_following_it_is_told(autojump_c
         for _ in range(5):
             database.create_invoice(**INVOICE)
         reply = await client.receive()
-        assert (reply["data"]["position"], reply["data"]["snapshot"]) == (f"{database.epoch}.3", [])
+        assert (reply["data"]["position"], reply["data"]["snapshot"]) == (str(database.position(3)), [])
         told = [(await client.receive())["position"].rpartition(".")[2] for _ in range(5)]
         assert told == ["4", "5", "6", "7", "8"]
 
@@ -269,14 +272,32 @@ async def test_a_snapshot_begins_where_a_position_that_is_not_to_be_had_does_not
     database = FarAway()
     async with simulated_server(database) as world:
         client = await world.connect()
-        await client.send(action="subscribe", type="account", id=1, snapshot=True, after="other-1.5")
+        await client.send(action="subscribe", type="account", id=1, snapshot=True, after="other-1.2")
         await trio.sleep(0.5)  # the snapshot has been taken, and is on its way
         for _ in range(5):
             database.create_invoice(**INVOICE)
         reply = await client.receive()
-        assert reply["data"] == {"position": f"{database.epoch}.3", "recovered": False, "snapshot": []}
+        assert reply["data"] == {"position": str(database.position(3)), "recovered": False, "snapshot": []}
         told = [(await client.receive())["position"].rpartition(".")[2] for _ in range(5)]
         assert told == ["4", "5", "6", "7", "8"]
+
+
+async def test_after_a_restore_who_has_seen_what_is_gone_is_told_and_nobody_else(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    for _ in range(6):
+        database.create_invoice(**INVOICE)
+        await trio.sleep(1)  # so that each has a name of its own
+    kept, lost = database.position(7), database.position(9)
+    database.restore(seq=8)
+    for _ in range(3):
+        database.create_invoice(**INVOICE)
+    await trio.sleep(1)
+    topics = [{"type": "account", "id": 1}]
+    for after, recovered in ((kept, True), (lost, False), (database.position(9), True)):
+        client = await world.connect()
+        reply = await client.request(action="resume", after=str(after), topics=topics)
+        assert reply["data"]["recovered"] is recovered, after
 
 
 async def test_a_position_ahead_of_us_in_an_outage_is_no_gap(
@@ -284,16 +305,17 @@ async def test_a_position_ahead_of_us_in_an_outage_is_no_gap(
 ) -> None:
     client = await world.connect()
     database.lose_wakes = True
+    database.create_invoice(**INVOICE)
+    await database.run(event_log.number_events, 100)  # by another process, which has told of .4
     database.away = True
-    database.create_invoice(**INVOICE)  # another process has numbered it, and told of .4
     await trio.sleep(0.3)
-    fields = {"type": "account", "id": 1, "after": f"{database.epoch}.4"}
+    fields = {"type": "account", "id": 1, "after": str(database.position(4))}
     reply = await client.request(action="subscribe", **fields)
     assert (reply["code"], reply["message"]) == ("unavailable", "The event log is behind")
     database.away = False
     reply = await client.request(action="subscribe", **fields)
     assert reply["data"]["recovered"] is True
-    reply = await client.request(action="subscribe", **{**fields, "after": f"{database.epoch}.9"})
+    reply = await client.request(action="subscribe", **{**fields, "after": "another.9"})
     assert reply["data"]["recovered"] is False, "but one that never was is"
 
 
@@ -306,8 +328,11 @@ async def test_a_look_at_the_log_that_began_before_a_position_was_told_of_does_n
         arrival = database.arrival = trio.Event()
         await trio.sleep(1.5)  # a look has begun, and found nothing
         database.lose_wakes = True
-        database.create_invoice(**INVOICE)  # another process has numbered it, and told of .4
-        fields = {"type": "account", "id": 1, "after": f"{database.epoch}.4"}
+        database.create_invoice(**INVOICE)
+        database.arrival = None
+        await database.run(event_log.number_events, 100)  # by another process, which has told of .4
+        database.arrival = arrival
+        fields = {"type": "account", "id": 1, "after": str(database.position(4))}
         await client.send(action="subscribe", **fields)
         await trio.sleep(0.5)
         database.away = True
@@ -326,7 +351,7 @@ async def test_a_snapshot_waits_until_this_server_has_told_of_what_it_holds(
         await database.run(event_log.number_events, 100)  # by another process
         await client.send(action="subscribe", type="account", id=1, snapshot=True)
         assert (await client.receive())["type"] == "price.updated", "before the reply, not after"
-        assert (await client.receive())["data"]["position"] == f"{database.epoch}.4"
+        assert (await client.receive())["data"]["position"] == str(database.position(4))
 
 
 # Too many

@@ -70,7 +70,7 @@ EVENTS: Mapping[str, type] = {
 
 _UID = "5735e250-b53e-4ace-a025-afac1bc77ee2"
 _WHEN = "2024-12-30T15:14:46.085243+00:00"
-_POSITION = "4f3c9a-1.1042"
+_POSITION = "b07d22e5.1042"
 _TOKEN = "trio_ws_ZcJiTEcrREyAcE0G_RXK5Xh5DA3kRZ6zJb4mUaVKbOk"  # noqa: S105 - of no account anywhere
 _TIMES = {"createdAt": _WHEN, "updatedAt": _WHEN}
 _INVOICE = {"id": 123, "uid": _UID, "amount": 1000, "currency": "USD", "status": "unpaid", "account_id": 1}

@@ -17,7 +17,7 @@ from trio_ws.errors import InvalidTopic, InvalidValue
 
 # The largest integer that a JavaScript client reads exactly: Number.MAX_SAFE_INTEGER.
 MAX_AMOUNT = 2**53 - 1
-_POSITION = re.compile(r"(?P<epoch>[\w-]{1,64})\.(?P<seq>[0-9]{1,18})", re.ASCII)
+_POSITION = re.compile(r"(?P<name>[\w-]{1,64})\.(?P<seq>[0-9]{1,18})", re.ASCII)
 MAX_BIGINT = 2**63 - 1  # the largest value of PostgreSQL's bigint
 CURRENCY_PATTERN = r"^[A-Z][A-Z0-9]{2,9}\Z"  # ISO 4217's three letters, and tickers such as USDT
 
@@ -381,13 +381,16 @@ class Price(Struct, rename="camel", kw_only=True):
 
 
 class Position(NamedTuple):
-    """A place in the event log: which log it is, and how far it has been read."""
+    """A place in the event log: an event's name and number.
 
-    epoch: str
+    The same name at the same number means that all up to there is the same, in whatever log.
+    """
+
+    name: str
     seq: int
 
     def __str__(self) -> str:
-        return f"{self.epoch}.{self.seq}"
+        return f"{self.name}.{self.seq}"
 
     @classmethod
     def parse(cls, text: str) -> "Position":
@@ -399,7 +402,7 @@ class Position(NamedTuple):
         match = _POSITION.fullmatch(text)
         if match is None:
             raise InvalidValue("Expected a position as the server tells it - at `$.after`")
-        return cls(match["epoch"], int(match["seq"]))
+        return cls(match["name"], int(match["seq"]))
 
 
 class Cursor(NamedTuple):
@@ -443,6 +446,7 @@ class Event(Struct, frozen=True):
         data: The row's whole new state, as JSON.
         previous: The changed fields' old values, as JSON; none for a new invoice.
         at: When it was written down, in Unix seconds by the database's clock.
+        name: That of the step that numbered it.
     """
 
     seq: int
@@ -451,6 +455,12 @@ class Event(Struct, frozen=True):
     data: Raw
     previous: Raw | None
     at: float = 0.0
+    name: str = ""
+
+    @property
+    def position(self) -> Position:
+        """Its place in the log."""
+        return Position(self.name, self.seq)
 
 
 class EventMessage(Struct):

@@ -176,7 +176,7 @@ class _Server:
         metrics.OUTBOX_BYTES.set_function(lambda: sum(one.waiting_bytes for one in self._live))
         metrics.OUTBOX_MOST.set_function(lambda: max((one.waiting_bytes for one in self._live), default=0))
         metrics.LOG_POSITION.set_function(lambda: log.end.seq)
-        metrics.LOG_FIRST.set_function(lambda: log.first)
+        metrics.LOG_FIRST.set_function(lambda: log.begin.seq + 1)
         metrics.LOG_AGE.set_function(lambda: trio.current_time() - tail.read_at)
 
     def reload(self, settings: Settings) -> None:

@@ -63,7 +63,7 @@ def _write(target):
     with psycopg.connect(target.conninfo, autocommit=True) as database:
         database.execute("INSERT INTO accounts SELECT FROM generate_series(2, %s)", (ACCOUNTS,))
         database.execute("SELECT number_events(1000)")
-        ((position,),) = database.execute("SELECT epoch || '.' || last FROM event_end")
+        ((position,),) = database.execute("SELECT name || '.' || last FROM event_end")
         for _ in range(EVENTS):
             database.execute(
                 "INSERT INTO invoices (account_id, amount, currency) SELECT id, 1, 'USD' FROM accounts"

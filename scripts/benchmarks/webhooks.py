@@ -93,7 +93,7 @@ def _claims():
 def _add_dead(database, first, last):
     database.execute(
         "WITH dead AS (INSERT INTO @schema@.webhook_deliveries"
-        " (seq, epoch, invoice, account_id, endpoint, url, type, data, attempts, due_at)"
+        " (seq, event_name, invoice, account_id, endpoint, url, type, data, attempts, due_at)"
         " SELECT -n, '', n, n %% 10000, 'https://' || n || '.example', '', '', '{}', 1,"
         " now() + interval '1 h' FROM generate_series(%s::int, %s::int) n"
         " RETURNING account_id, endpoint, due_at),"

@@ -124,7 +124,7 @@ def test_events_and_webhooks_that_are_stuck_are_noticed(conninfo: str) -> None:
         )
         connection.execute(
             "INSERT INTO webhook_deliveries"
-            " (seq, epoch, invoice, account_id, endpoint, url, type, data, failed_at)"
+            " (seq, event_name, invoice, account_id, endpoint, url, type, data, failed_at)"
             " VALUES (1, '', '', 1, '', '', '', '{}', now())"
         )
     found = examine("--database-url", conninfo)

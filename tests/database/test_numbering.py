@@ -216,7 +216,7 @@ def test_a_dump_from_a_cluster_with_higher_numbers_of_transactions_is_taken_over
     programs[0].execute(INSERT.encode(), (1, 5))
     server.execute("UPDATE event SET tx = tx + 1000000000 WHERE seq IS NULL")
     server.execute("UPDATE event_step SET below = below + 1000000000, open = '{7}'")
-    before = event_log.start_log(server).seq
+    before = event_log.start_log(server).end.seq
     number_all(server)
     assert event_log.read_position(server).seq == before + 5
 

@@ -236,17 +236,17 @@ def ask_everything(connection: queries.Connection) -> None:
     queries.create_invoice(connection, msgspec.structs.replace(plain, expires_in_seconds=1e-6))
     assert expiry.expire_invoices(connection, 10) == 1
     queries.set_price(connection, 1, "XMR", "USD", Decimal("1.5"))
-    assert queries.read_prices(connection, 0, 100).prices
+    assert queries.read_prices(connection, 0, 100, 0).prices
     for topic in (Topic("invoice", str(uid)), Topic("account", "1"), Topic("address", "a")):
         queries.read_snapshot(connection, topic, 1)
     for wanted in (InvoiceFilter(), InvoiceFilter(account_id=1), InvoiceFilter(address="a", before=9)):
         queries.list_invoices(connection, wanted)
-    position = event_log.start_log(connection)
+    position = event_log.start_log(connection).end
     assert event_log.advance(connection, position.seq, 100).events
     event_log.number_events(connection, 100)
     last = event_log.read_position(connection).seq
     assert event_log.read_events(connection, last - 1, 100).events
-    assert event_log.find_events(connection, 0, ["account:1"], last, 100).events
+    assert event_log.find_events(connection, 0, ["account:1"], last, 100, last).events
     assert event_log.trim_events(connection, 0.0, 2) == 2
     account = tokens.create_account(connection, "another")
     token = tokens.create_token(connection, account, bytes(32), ["read"], 60.0)

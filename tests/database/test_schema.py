@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.programs import prepare
-from trio_ws.database import event_log, queries
+from trio_ws.database import event_log, migrations, queries
+from trio_ws.database.migrations import known_migrations
 from trio_ws.database.queries import Connection
-from trio_ws.messages import CreateInvoice, Event, Invoice, Price
+from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price
 
 
 @pytest.fixture
@@ -242,7 +243,7 @@ def test_a_numbering_that_is_rolled_back_leaves_no_gap(conninfo: str, connection
 def test_the_logs_end_comes_with_its_events(connection: Connection) -> None:
     queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
     read = event_log.read_events(connection, 3, 10)
-    assert (read.end, read.first, read.events) == (event_log.read_position(connection), 1, [])
+    assert (read.end, read.begin.seq, read.events) == (event_log.read_position(connection), 0, [])
     (event,) = new_events(connection)
     read = event_log.read_events(connection, 3, 10)
     assert read.end == event_log.read_position(connection)
@@ -332,12 +333,12 @@ def test_many_writers_lose_nothing_and_keep_each_rows_order(conninfo: str, conne
 def test_old_events_are_trimmed_in_batches_and_the_log_says_where_it_begins(connection: Connection) -> None:
     for amount in range(1, 8):
         queries.create_invoice(connection, CreateInvoice(amount=amount, currency="USD", account_id=1))
-    new_events(connection)
+    seventh = new_events(connection)[3].position
     connection.execute("UPDATE event SET at = at - interval '8 days' WHERE seq <= 7")
     week = 7 * 86400
     assert [event_log.trim_events(connection, week, 3) for _ in range(4)] == [3, 3, 1, 0]
     read = event_log.read_events(connection, 0, 100)
-    assert (read.first, [event.seq for event in read.events]) == (8, [8, 9, 10])
+    assert (read.begin, [event.seq for event in read.events]) == (seventh, [8, 9, 10])
 
 
 def test_what_has_no_number_yet_is_not_trimmed(connection: Connection) -> None:
@@ -347,11 +348,70 @@ def test_what_has_no_number_yet_is_not_trimmed(connection: Connection) -> None:
     assert [event.seq for event in new_events(connection)] == [4]
 
 
-def test_the_same_log_in_another_cluster_is_another_log(connection: Connection) -> None:
-    before = event_log.read_position(connection)
-    assert event_log.read_position(connection) == before
-    connection.execute("UPDATE event_log SET epoch = gen_random_uuid()")
-    assert event_log.read_position(connection).epoch != before.epoch
+def test_what_a_step_numbers_has_one_name_and_each_step_another(connection: Connection) -> None:
+    names: list[set[str]] = []
+    for _ in range(3):
+        for _ in range(2):
+            queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+        before = event_log.read_position(connection).seq
+        events = event_log.advance(connection, before, 10).events
+        assert event_log.read_position(connection) == events[-1].position
+        names.append({event.name for event in events})
+    assert [len(found) for found in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3
+
+
+def test_two_copies_of_a_log_are_the_same_up_to_where_they_went_on(
+    connection: Connection, conninfo: str, postgres: str
+) -> None:
+    queries.create_invoice(connection, CreateInvoice(amount=1, currency="USD", account_id=1))
+    (event,) = new_events(connection)
+    connection.close()
+    name = f"{psycopg.conninfo.conninfo_to_dict(conninfo)['dbname']}_twin"
+    with psycopg.connect(postgres, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {name.removesuffix('_twin')}".encode())
+    reads = []
+    for twin in (conninfo, psycopg.conninfo.make_conninfo(conninfo, dbname=name)):
+        with psycopg.connect(twin) as one:
+            prepare(one, 10.0)
+            queries.create_invoice(one, CreateInvoice(amount=2, currency="USD", account_id=1))
+            reads.append(event_log.advance(one, event.seq, 10))
+    assert [read.known_as for read in reads] == [event.name, event.name]
+    assert {read.end.seq for read in reads} == {event.seq + 1}
+    assert len({read.end.name for read in reads}) == 2
+
+
+def test_positions_of_an_older_release_stay_good(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "known_migrations", lambda: known_migrations()[:11])
+        migrations.migrate(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as older:
+        for _ in range(2):
+            older.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
+            older.execute("SELECT number_events(2)")
+        ((epoch, last),) = older.execute("SELECT event_epoch(), last FROM event_log")
+    migrations.migrate(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        prepare(connection, 10.0)
+        read = event_log.advance(connection, last, 10)
+        assert (last, read.known_as, read.begin) == (4, epoch, Position(epoch, 0))
+        assert [event.seq for event in read.events] == [5], "what had no number has one now"
+        assert read.events[0].name not in {epoch, None}
+        assert event_log.read_events(connection, 2, 1).known_as == epoch
+
+
+def test_a_database_that_lets_nobody_ask_what_it_is_can_be_migrated(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "known_migrations", lambda: known_migrations()[:11])
+        migrations.migrate(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as older:
+        older.execute("ALTER FUNCTION event_epoch() RENAME TO refused")
+        older.execute("CREATE FUNCTION event_epoch() RETURNS text LANGUAGE sql STABLE RETURN (1 / 0)::text")
+    migrations.migrate(empty_database)
 
 
 def test_notifications_come_at_most_each_10_ms(conninfo: str, connection: Connection) -> None:
@@ -406,21 +466,6 @@ def _rows_of_events_read(connection: Connection) -> int:
         "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'event'"
     )
     return int(count)
-
-
-def test_a_dump_restored_into_the_same_cluster_is_another_log(
-    connection: Connection, conninfo: str, empty_database: str
-) -> None:
-    before = event_log.read_position(connection)
-    connection.execute("CREATE TABLE another (LIKE event_log INCLUDING ALL)")
-    connection.execute("INSERT INTO another SELECT * FROM event_log")
-    ((view,),) = connection.execute("SELECT pg_get_viewdef('event_end')")
-    connection.execute("DROP TABLE event_log CASCADE")  # as pg_restore --clean makes it
-    connection.execute("ALTER TABLE another RENAME TO event_log")
-    connection.execute(f"CREATE VIEW event_end AS {view}".encode())
-    after = event_log.read_position(connection)
-    assert after.seq == before.seq
-    assert after.epoch != before.epoch
 
 
 def test_a_clock_that_was_set_back_silences_nobody(conninfo: str, connection: Connection) -> None:

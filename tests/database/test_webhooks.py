@@ -558,7 +558,7 @@ def fill(
         invoice: Which invoice they are about, likewise.
     """
     statement = (
-        "INSERT INTO webhook_deliveries (seq, epoch, invoice, account_id, endpoint, url, type, data)"  # noqa: S608 - ours
+        "INSERT INTO webhook_deliveries (seq, event_name, invoice, account_id, endpoint, url, type, data)"  # noqa: S608 - ours
         f" SELECT last + n, 'x-1', {invoice}, {account}, {endpoint}, {endpoint} || '/', 'invoice.created',"
         f" json_build_object('memo', repeat('x', 300)) FROM generate_series(1, {count}) n,"
         " (SELECT coalesce(max(seq), 0) FROM webhook_deliveries) d (last)"

@@ -187,7 +187,7 @@ class Chaos:
 
     def _follower(self, number: int) -> Follower:
         with psycopg.connect(self._conninfo) as database:
-            ((position,),) = database.execute("SELECT epoch || '.' || last FROM event_end")
+            ((position,),) = database.execute("SELECT name || '.' || last FROM event_end")
         return Follower(f"follower {number}", number % ACCOUNTS + 1, position)
 
     async def _start_following(self, nursery: trio.Nursery, kind: int, follower: Follower) -> None:

@@ -39,6 +39,9 @@ followers = st.sampled_from(FOLLOWERS)
 topics = st.sampled_from(TOPICS)
 
 
+NAME = "e-1"  # of all events
+
+
 class Ends:
     """Keeps why a follower had to end."""
 
@@ -69,9 +72,9 @@ class LogInMemory(SimulatedDatabase):
         self.asked += 1
         return await super().run(query, *args, lane=lane)
 
-    def _read_events(self, after: int, most: int) -> LogRead:
+    def _read_events(self, after: int, most: int, known: int | None = None) -> LogRead:
         events = self.events[max(after, self.trimmed) : after + most]
-        return LogRead(Position("e-1", len(self.events)), self.trimmed + 1, events)
+        return LogRead(Position(NAME, self.trimmed), Position(NAME, len(self.events)), NAME, events)
 
     answers = {**SimulatedDatabase.answers}  # noqa: RUF012
 
@@ -88,7 +91,7 @@ class FollowerMachine(RuleBasedStateMachine):
         super().__init__()
         self.database = LogInMemory()
         self.log = Log(self.database, memory_bytes=1)  # one page at most
-        self.log.restart(Position("e-1", 0))
+        self.log.restart(Position(NAME, 0))
         self.dispatcher = Dispatcher(self.log)
         self.outboxes = [Outbox(OUTBOX_BYTES) for _ in FOLLOWERS]
         self.ends = [Ends() for _ in FOLLOWERS]
@@ -107,7 +110,9 @@ class FollowerMachine(RuleBasedStateMachine):
     def publish(self, concerned: list[Topic], count: int) -> None:
         for _ in range(count):
             names = tuple(str(topic) for topic in concerned)
-            event = Event(len(self.database.events) + 1, "invoice.updated", names, Raw(b"{}"), None)
+            event = Event(
+                len(self.database.events) + 1, "invoice.updated", names, Raw(b"{}"), None, name=NAME
+            )
             self.database.events.append(event)
             self.dispatcher.publish(event)
             for follower in FOLLOWERS:
@@ -200,7 +205,7 @@ class FollowerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.log.end.seq > 0)
     @invariant()
     def the_logs_end_is_the_last_event_published(self) -> None:
-        assert self.log.end == Position("e-1", len(self.database.events))
+        assert self.log.end == Position(NAME, len(self.database.events))
 
     def teardown(self) -> None:
         for number, follower in enumerate(self.followers):
@@ -230,12 +235,12 @@ async def test_a_replay_from_further_back_begins_there_also_while_reading_on(
 ) -> None:
     database = LogInMemory()
     log = Log(database, memory_bytes=10**6)
-    log.restart(Position("e-1", 0))
+    log.restart(Position(NAME, 0))
     dispatcher = Dispatcher(log)
     follower = Follower(log, Outbox(1000), Ends())
     names = tuple(str(topic) for topic in TOPICS[:1])
     for seq in range(1, 11):
-        database.events.append(Event(seq, "invoice.updated", names, Raw(b"{}"), None))
+        database.events.append(Event(seq, "invoice.updated", names, Raw(b"{}"), None, name=NAME))
         dispatcher.publish(database.events[-1])
     dispatcher.subscribe(TOPICS[:1], follower, 6)
     follower.outbox.together_bytes = 1
@@ -252,12 +257,12 @@ async def test_another_topic_from_a_position_within_what_was_read_already_misses
 ) -> None:
     database = LogInMemory()
     log = Log(database, memory_bytes=10**6)
-    log.restart(Position("e-1", 0))
+    log.restart(Position(NAME, 0))
     dispatcher = Dispatcher(log)
     follower = Follower(log, Outbox(1000), Ends())
     for seq in range(1, 21):
         topic = str(TOPICS[seq % 2])
-        database.events.append(Event(seq, "invoice.updated", (topic,), Raw(b"{}"), None))
+        database.events.append(Event(seq, "invoice.updated", (topic,), Raw(b"{}"), None, name=NAME))
         dispatcher.publish(database.events[-1])
     follower.outbox.together_bytes = 1
     dispatcher.subscribe(TOPICS[:1], follower, 6)
@@ -270,7 +275,7 @@ async def test_another_topic_from_a_position_within_what_was_read_already_misses
 
 
 def price(log: LogInMemory, dispatcher: Dispatcher, row: int, *topics: str) -> None:
-    event = Event(len(log.events) + 1, "price.updated", topics, Raw(b'{"id":%d}' % row), None)
+    event = Event(len(log.events) + 1, "price.updated", topics, Raw(b'{"id":%d}' % row), None, name=NAME)
     log.events.append(event)
     dispatcher.publish(event)
 
@@ -291,7 +296,7 @@ async def test_who_fell_behind_gets_each_prices_latest_state_and_a_replay_gets_a
 ) -> None:
     database = LogInMemory()
     log = Log(database, memory_bytes=10**6)
-    log.restart(Position("e-1", 0))
+    log.restart(Position(NAME, 0))
     dispatcher = Dispatcher(log)
     follower = Follower(log, Outbox(10), Ends())
     if fell_behind:

@@ -12,7 +12,7 @@ import trio
 from msgspec import Raw
 from trio.testing import MockClock
 
-from tests.events.test_dispatcher import Ends, LogInMemory
+from tests.events.test_dispatcher import NAME, Ends, LogInMemory
 from tests.raw import seqs_of
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
@@ -52,7 +52,7 @@ class Scene:
     def __init__(self, past: int, outbox_bytes: int, *, in_memory: bool) -> None:
         self.database = LogInMemory()
         self.log = Log(self.database, memory_bytes=10**6)
-        self.log.restart(Position("e-1", 0))
+        self.log.restart(Position(NAME, 0))
         self.dispatcher = Dispatcher(self.log)
         self.ends = Ends()
         self.follower = Follower(self.log, Outbox(outbox_bytes), self.ends)
@@ -65,7 +65,7 @@ class Scene:
     def publish(self) -> None:
         """Publish one event that is nobody's, and one of ours."""
         for topic in (OTHER, OURS):
-            event = Event(self.log.end.seq + 1, "invoice.updated", (str(topic),), Raw(b"{}"), None)
+            event = Event(self.log.end.seq + 1, "invoice.updated", (str(topic),), Raw(b"{}"), None, name=NAME)
             self.database.events.append(event)
             self.dispatcher.publish(event)
 

@@ -68,7 +68,8 @@ async def make(count: int, memory_bytes: int = 10**6) -> tuple[FarAway, Log]:
     """A log of so many events, none of it in memory."""
     database = FarAway()
     log = Log(database, memory_bytes)
-    log.restart(Position("simulated-1", await write(database, count - 3)))  # the first prices are three
+    end = await write(database, count - 3)  # the first prices are three
+    log.restart(database.position(end), database.position(0))
     return database, log
 
 
@@ -205,19 +206,37 @@ async def test_an_event_that_was_told_while_a_page_without_it_was_on_its_way_is_
 
 async def test_what_was_numbered_but_not_told_yet_is_not_read() -> None:
     _, log = await make(20)
-    log.restart(Position("simulated-1", 15))
+    log.restart(log.end._replace(seq=15))
     assert await read_all(log, 10) == [11, 12, 13, 14, 15]
 
 
 # What it does not hold any more, or never did
 
 
-async def test_it_reaches_back_to_what_is_kept_of_this_log_and_of_no_other() -> None:
+async def test_it_proves_what_is_kept_of_this_log_and_of_no_other() -> None:
+    database, log = await make(10)
+    log.begin = database.position(4)
+    assert [seq for seq in range(11) if await log.prove(database.position(seq))] == [4, 5, 6, 7, 8, 9, 10]
+    assert not any([await log.prove(Position("another", seq)) for seq in range(13)])
+    assert not await log.prove(Position(log.end.name, 12))
+
+
+async def test_many_who_ask_of_one_page_cost_one_read_of_it() -> None:
+    database, log = await make(3 * PAGE)
+    reads = database.reads
+    async with trio.open_nursery() as nursery:
+        for seq in range(1, PAGE + 1):
+            nursery.start_soon(log.prove, database.position(seq))
+    assert database.reads == reads + 1
+
+
+async def test_a_place_that_was_never_in_this_log_is_not_waited_for_where_another_one_had_it() -> None:
     _, log = await make(10)
-    log.first = 5
-    reached = [seq for seq in range(13) if log.reaches_back_to(Position("simulated-1", seq))]
-    assert reached == [4, 5, 6, 7, 8, 9, 10]
-    assert not any(log.reaches_back_to(Position("another-1", seq)) for seq in range(13))
+    ahead = Position("another", 10)
+    assert not log.is_ahead(ahead)
+    log.restart(Position("restored", 5))
+    assert not log.is_ahead(ahead), "it is of the log that was lost"
+    assert log.is_ahead(Position("another", 11))
 
 
 async def invoices(log: Log) -> list[bytes]:
@@ -232,7 +251,7 @@ async def test_of_another_log_nothing_is_kept(autojump_clock: MockClock) -> None
     database, log = await make(10)
     before = await invoices(log)
     database.restore(seq=3)
-    log.restart(Position(database.epoch, await write(database, 7)))
+    log.restart(database.position(await write(database, 7)))
     after = await invoices(log)
     assert len(before) == len(after) == 7
     assert not set(before) & set(after)
@@ -253,7 +272,7 @@ async def test_a_page_of_another_log_is_not_taken_for_one_of_this(autojump_clock
     database.restore(seq=5)
     with pytest.raises(Unavailable):
         await log.read(0)
-    log.restart(Position(database.epoch, 5))
+    log.restart(database.position(5))
     assert await read_all(log, 0) == [1, 2, 3, 4, 5]
 
 
@@ -273,7 +292,7 @@ async def test_a_page_that_was_on_its_way_when_the_log_began_anew_is_nobodys() -
         nursery.start_soon(read, "before")
         await wait_all_tasks_blocked()
         database.arrival = second
-        log.restart(Position("simulated-1", 7))
+        log.restart(database.position(7))
         nursery.start_soon(read, "after")
         await wait_all_tasks_blocked()
         assert database.reads == 2, "who comes later does not wait for what was on its way"
@@ -451,11 +470,11 @@ async def test_a_page_that_takes_too_long_or_is_too_large_is_read_in_parts(
     database, log = await make(2 * PAGE)
     sizes: list[int] = []
 
-    async def run(query: Any, after: int, most: int, lane: Lane = Lane.CLIENTS) -> Any:
+    async def run(query: Any, after: int, most: int, known: int, lane: Lane = Lane.CLIENTS) -> Any:
         if most > 60:
             raise Timeout("The database took too long")
         sizes.append(most)
-        return await SimulatedDatabase.run(database, query, after, min(most, 7), lane=lane)
+        return await SimulatedDatabase.run(database, query, after, min(most, 7), known, lane=lane)
 
     monkeypatch.setattr(database, "run", run)
     assert [event.seq for event in (await log.read(0)).events] == list(range(1, PAGE + 1))

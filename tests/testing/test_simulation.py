@@ -31,7 +31,7 @@ from trio_ws.events.outbox import Outbox
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.identity import Identity
-from trio_ws.messages import CreateInvoice, Event
+from trio_ws.messages import CreateInvoice, Event, Subscribed, Success
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.simulation import Scenario, imagine, play, shrink
 from trio_ws.testing.simulation.scenario import FAULTS, Step
@@ -149,15 +149,14 @@ def let_an_outbox_grow(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outbox, "__init__", lambda self, limit_bytes, *more: right(self, 10**9, *more))
 
 
-def skip_the_epoch_check(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        Log, "reaches_back_to", lambda self, position: self.first - 1 <= position.seq <= self.end.seq
-    )
+def skip_the_check_of_names(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Log, "remembers", lambda self, position: self.begin.seq <= position.seq <= self.end.seq)
 
 
 def skip_the_check_of_what_was_trimmed(patch: pytest.MonkeyPatch) -> None:
+    right = Log.remembers
     patch.setattr(
-        Log, "reaches_back_to", lambda self, position: (position.epoch, 0) <= (self.end.epoch, position.seq)
+        Log, "remembers", lambda self, position: position.seq < self.begin.seq or right(self, position)
     )
 
 
@@ -193,14 +192,12 @@ def drop_prices_that_nothing_replaces(patch: pytest.MonkeyPatch) -> None:
 
 
 def say_that_nothing_was_missed(patch: pytest.MonkeyPatch) -> None:
-    right = topics._follow_now  # noqa: SLF001
+    def success(*, message: str, data: Any = msgspec.UNSET) -> Success:
+        if isinstance(data, Subscribed):
+            data.recovered = True
+        return Success(message=message, data=data)
 
-    def follow_now(*args: Any, **more: Any) -> Any:
-        followed = right(*args, **more)
-        followed.recovered = True
-        return followed
-
-    patch.setattr(topics, "_follow_now", follow_now)
+    patch.setattr(topics, "Success", success)
 
 
 def fail_where_it_stops(patch: pytest.MonkeyPatch) -> None:
@@ -215,8 +212,8 @@ def expire_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_out_what_was_before(patch: pytest.MonkeyPatch) -> None:
-    def encode(event: Event, epoch: str) -> bytes:
-        return encode_event(msgspec.structs.replace(event, previous=None), epoch)
+    def encode(event: Event) -> bytes:
+        return encode_event(msgspec.structs.replace(event, previous=None))
 
     patch.setattr(dispatcher_module, "encode_event", encode)
     patch.setattr(follower_module, "encode_event", encode)
@@ -294,7 +291,7 @@ MUTATIONS = [
     forget_an_unsubscribe,
     leave_the_dead_subscribed,
     let_an_outbox_grow,
-    skip_the_epoch_check,
+    skip_the_check_of_names,
     skip_the_check_of_what_was_trimmed,
     resume_one_too_late,
     tell_twice,

@@ -25,7 +25,7 @@ async def test_the_simulated_database_knows_every_query_that_actions_and_tail_ma
 
 async def test_it_is_a_database_to_the_server(database: SimulatedDatabase) -> None:
     as_the_server_sees_it: Database = database
-    assert await as_the_server_sees_it.run(event_log.read_position) == ("simulated-1", 0)
+    assert await as_the_server_sees_it.run(event_log.read_position) == ("origin", 0)
 
 
 async def test_a_gate_holds_queries_back_even_from_who_was_cancelled(
@@ -87,7 +87,7 @@ async def test_the_real_client_goes_on_after_cut_and_held_lines_and_a_killed_ser
         memos: list[str] = []
 
         async def stay(*, task_status: trio.TaskStatus[None]) -> None:
-            events = till.follow(("account", 1), after=f"{world.database.epoch}.0")
+            events = till.follow(("account", 1), after=str(world.database.position(0)))
             task_status.started()
             async for event in events:
                 assert isinstance(event, Event)

@@ -118,7 +118,7 @@ async def test_what_has_a_webhook_is_queued_and_nothing_else(serverless: Serverl
     assert sent([delivery]) == [(str(uid), "unpaid")]
     assert (delivery.url, delivery.account_id, delivery.attempts) == (QUICK, 1, 1)
     assert (delivery.event.type, delivery.event.previous) == ("invoice.created", None)
-    assert delivery.epoch == (await database.run(event_log.read_position)).epoch
+    assert delivery.event.position == await database.run(event_log.read_position)
     assert len(delivery.secrets) in (1, 2)
 
 

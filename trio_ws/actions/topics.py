@@ -68,16 +68,22 @@ def _follow(
 ) -> Success | Later:
     """Follow the topics from a position on; where it is ahead of what we know, once we do."""
     _check_room_beside_others(topics, services, session)
-    if after is not None and _is_ahead(after, services):
+    log = services.dispatcher.log
+    if after is not None and (log.is_ahead(after) or log.remembers(after) is None):
         return _follow_later(topics, after, message, services, session)
-    return Success(message=message, data=_follow_now(topics, after, services, session))
+    recovered = after is None or bool(log.remembers(after))
+    followed = _follow_from(after if recovered else None, topics, services, session)
+    followed.recovered = recovered
+    return Success(message=message, data=followed)
 
 
 async def _follow_later(
     topics: Sequence[Topic], after: Position, message: str, services: Services, session: Session
 ) -> Success:
-    await _come_to(after, services)
-    return Success(message=message, data=_follow_now(topics, after, services, session))
+    recovered = await _come_to(after, services)
+    followed = _follow_from(after if recovered else None, topics, services, session)
+    followed.recovered = recovered
+    return Success(message=message, data=followed)
 
 
 async def _follow_snapshot(
@@ -88,10 +94,11 @@ async def _follow_snapshot(
     )
     await _reach(position, services)
     _check_room_beside_others([topic], services, session)
-    if after is not None:
-        await _come_to(after, services)
-    followed = _follow_now([topic], after, services, session, otherwise=position)
-    followed.position, followed.snapshot = str(position), state
+    recovered = after is None or await _come_to(after, services)
+    if services.dispatcher.log.remembers(position) is False:
+        raise Unavailable("The event log was replaced; positions are no longer valid")
+    followed = _follow_from(after if after and recovered else position, [topic], services, session)
+    followed.position, followed.recovered, followed.snapshot = str(position), recovered, state
     if last is not None:
         followed.next = str(Cursor("open", last))
     return Success(message=message, data=followed)
@@ -101,16 +108,17 @@ async def _follow_prices(
     topic: Topic, after: Position | None, message: str, services: Services, session: Session
 ) -> Success:
     """Follow prices from what is in memory on, which at each moment is what the log has brought."""
-    if after is not None:
-        await _come_to(after, services)
-    while services.prices.book is None:
-        await services.prices.read()
+    book, recovered = None, True
+    while book is None or book is not services.prices.book:  # unless the log is lost meanwhile, it is
+        book = await services.prices.read()
         if not await services.prices.reach(AHEAD_SECONDS):
             raise Unavailable("The event log is behind")
+        if after is not None:
+            recovered = await _come_to(after, services)
     _check_room_beside_others([topic], services, session)
-    page = services.prices.book.page(session.identity.account_id, Cursor(topic.id, 0))
-    followed = _follow_now([topic], after, services, session)
-    followed.snapshot, followed.next = page.items, page.next or UNSET
+    page = book.page(session.identity.account_id, Cursor(topic.id, 0))
+    followed = _follow_from(after if recovered else None, [topic], services, session)
+    followed.recovered, followed.snapshot, followed.next = recovered, page.items, page.next or UNSET
     return Success(message=message, data=followed)
 
 
@@ -126,42 +134,24 @@ def _check_room(count: int, services: Services) -> None:
         raise TooManySubscriptions(f"A connection may follow {most} topics")
 
 
-def _is_ahead(after: Position, services: Services) -> bool:
-    end = services.dispatcher.log.end
-    return after.epoch == end.epoch and after.seq > end.seq
-
-
-async def _come_to(after: Position, services: Services) -> None:
-    """Wait for what another process told of, and this one has not heard of yet."""
-    if not _is_ahead(after, services):
-        return
-    asked = trio.current_time()
-    services.tail.wake()
-    if not await services.dispatcher.log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
-        raise Unavailable("The event log is behind")
-
-
-def _follow_now(
-    topics: Sequence[Topic],
-    after: Position | None,
-    services: Services,
-    session: Session,
-    otherwise: Position | None = None,
-) -> Subscribed:
-    """Follow the topics, all or none, and say where the follower stands.
-
-    Args:
-        topics: What to follow.
-        after: From where on; None: it does not matter.
-        services: The server's.
-        session: The client's.
-        otherwise: From where on, where it does not matter or is not to be had; None: from the log's end.
-    """
+async def _come_to(after: Position, services: Services) -> bool:
+    """Wait for what another process told of; tell whether all after it, and nothing else, is to be had."""
     log = services.dispatcher.log
-    recovered = after is None or log.reaches_back_to(after)
-    start = after if recovered and after else otherwise or log.end
-    services.dispatcher.subscribe(topics, session.follower, start.seq)
-    return Subscribed(position=str(log.end), recovered=recovered)
+    if log.is_ahead(after):
+        asked = trio.current_time()
+        services.tail.wake()
+        if not await log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
+            raise Unavailable("The event log is behind")
+    return await log.prove(after)
+
+
+def _follow_from(
+    start: Position | None, topics: Sequence[Topic], services: Services, session: Session
+) -> Subscribed:
+    """Follow the topics, all or none, from a position on; None: from the log's end on."""
+    log = services.dispatcher.log
+    services.dispatcher.subscribe(topics, session.follower, (start or log.end).seq)
+    return Subscribed(position=str(log.end), recovered=True)
 
 
 def _allowed(type_: str, id_: str | int, session: Session) -> Topic:

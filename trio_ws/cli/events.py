@@ -71,29 +71,27 @@ async def _tail(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(gateway.watch, follower.wake)
             await nursery.start(follower.run)
-            if after is not None and not log.reaches_back_to(after):
-                raise StartupError(
-                    f"the log is {log.end.epoch}, from {log.first - 1} to {log.end.seq}: no {after}"
-                )
-            await _print_from(log, log.end if after is None else after, topic, show)
+            if after is not None and not await log.prove(after):
+                raise StartupError(f"the log goes from {log.begin} to {log.end}, without {after}")
+            await _print_from(log, log.end.seq if after is None else after.seq, topic, show)
 
 
-async def _print_from(log: Log, position: Position, topic: str | None, show: Show) -> None:
+async def _print_from(log: Log, reached: int, topic: str | None, show: Show) -> None:
+    restarts = log.restarts
     while True:
-        await log.reach(position.seq + 1, seconds=1)
-        if log.end.epoch != position.epoch or log.end.seq < position.seq:
-            position = log.end
-            show(client.Gap(str(position)))
+        await log.reach(reached + 1, seconds=1)
+        if log.restarts != restarts:
+            restarts, reached = log.restarts, log.end.seq
+            show(client.Gap(str(log.end)))
         try:
-            events, reached = await log.read(position.seq, None if topic is None else [topic])
+            events, reached = await log.read(reached, None if topic is None else [topic])
         except ActionError:
             await trio.sleep(RETRY_SECONDS)  # The gateway has said why.
             continue
         for event in events:
-            show(_as_client_sees(event, Position(position.epoch, event.seq)))
-        position = Position(position.epoch, reached)
+            show(_as_client_sees(event))
 
 
-def _as_client_sees(event: Event, position: Position) -> client.Event:
+def _as_client_sees(event: Event) -> client.Event:
     previous = None if event.previous is None else json.loads(bytes(event.previous))
-    return client.Event(event.type, json.loads(bytes(event.data)), previous, str(position))
+    return client.Event(event.type, json.loads(bytes(event.data)), previous, str(event.position))

@@ -90,7 +90,7 @@ _add(
     None,
     "trio-ws listen account 1",
     "trio-ws listen price '*' --json",
-    "trio-ws listen invoice 5735e250-b53e-4ace-a025-afac1bc77ee2 --after 4f3c9a-1.1042",
+    "trio-ws listen invoice 5735e250-b53e-4ace-a025-afac1bc77ee2 --after b07d22e5.1042",
 )
 _add(
     app,

@@ -12,14 +12,14 @@ READ_BYTES = 8_000_000
 
 def read_position(connection: Connection) -> Position:
     """Return the position of the last numbered event."""
-    (position,) = connection.execute("SELECT epoch, last FROM @schema@.event_end")
+    (position,) = connection.execute("SELECT name, last FROM @schema@.event_end")
     return Position(*position)
 
 
-def start_log(connection: Connection) -> Position:
-    """Return the position of the last numbered event; take over what a restored log has without a number."""
+def start_log(connection: Connection) -> "LogRead":
+    """Return where the log begins and ends; take over what a restored log has without a number."""
     connection.execute("SELECT @schema@.adopt_events()")
-    return read_position(connection)
+    return read_events(connection, 0, 0)
 
 
 def number_events(connection: Connection, most: int, read_upto: int | None = None) -> None:
@@ -37,34 +37,45 @@ class LogRead(NamedTuple):
     """What was read of the event log.
 
     Args:
-        end: Where it ends.
-        first: The number of its first event.
+        begin: The last event that was trimmed: all after it are there.
+        end: The last event.
+        known_as: What the event that the caller knows is called; None: it is not there.
         events: Some of it.
         now: When it was read, in Unix seconds by the database's clock.
         is_told: Whether everybody who listens was notified of all of it.
         has_more: Whether there are events that have committed and have no number yet, as far as is known.
     """
 
+    begin: Position
     end: Position
-    first: int
+    known_as: str | None
     events: list[Event]
     now: float = 0.0
     is_told: bool = True
     has_more: bool = False
 
 
-def read_events(connection: Connection, after: int, most: int) -> LogRead:
+def read_events(connection: Connection, after: int, most: int, known: int | None = None) -> LogRead:
     """Return the log's extent, and the events numbered above `after`, in order, at most `most`.
 
     A transaction of its own: an event may be sent only once its number has committed. The extent is a row
     that is made once, and the events come by their index: a read costs the same, however long the log is.
+
+    Args:
+        connection: The database's.
+        after: A number.
+        most: How many.
+        known: An event that the caller knows, whose name says whether this is the same log; None: `after`.
     """
-    return _read_log(connection, "true", {"after": after, "scan": most, "most": most})
+    known = after if known is None else known
+    return _read_log(connection, "true", {"after": after, "scan": most, "most": most, "known": known})
 
 
-def find_events(connection: Connection, after: int, topics: Sequence[str], scan: int, most: int) -> LogRead:
+def find_events(  # noqa: PLR0917 - as a thread is given them
+    connection: Connection, after: int, topics: Sequence[str], scan: int, most: int, known: int
+) -> LogRead:
     """Do the same, but for the events of any of the topics alone, at most `most`, among the next `scan`."""
-    arguments = {"after": after, "topics": list(topics), "scan": scan, "most": most}
+    arguments = {"after": after, "topics": list(topics), "scan": scan, "most": most, "known": known}
     return _read_log(connection, "topics && %(topics)s", arguments)
 
 
@@ -79,11 +90,12 @@ def _size_of(column: str) -> str:
 def _read_log(connection: Connection, wanted: str, arguments: dict[str, Any]) -> LogRead:
     """Read the log's extent, and the events after a number that meet a condition. Numbers have no gaps."""
     rows = connection.execute(
-        "WITH log AS MATERIALIZED (SELECT epoch, last, first,"  # noqa: S608 - one of the two conditions above
-        " extract(epoch FROM clock_timestamp())::float8, is_told, has_more FROM @schema@.event_end),"
+        "WITH log AS MATERIALIZED (SELECT trimmed_name, first, name, last,"  # noqa: S608 - a condition above
+        " @schema@.event_name(%(known)s::bigint), extract(epoch FROM clock_timestamp())::float8, is_told,"
+        " has_more FROM @schema@.event_end),"
         " start AS (SELECT greatest(%(after)s, first - 1) AS seq FROM log)"
         " SELECT log.*, found.* FROM log LEFT JOIN ("
-        "SELECT seq, type, topics, data, previous, extract(epoch FROM at)::float8 FROM ("
+        "SELECT seq, type, topics, data, previous, extract(epoch FROM at)::float8, name FROM ("
         # A few large rows end a read, whose others come with the next one.
         "SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM (SELECT *,"
         f" {_size_of('data')} + {_size_of('previous')} AS size FROM @schema@.event"
@@ -92,10 +104,11 @@ def _read_log(connection: Connection, wanted: str, arguments: dict[str, Any]) ->
         ") sized WHERE before < %(bytes)s) found ON true ORDER BY seq".encode(),
         {**arguments, "bytes": READ_BYTES},
     ).fetchall()
-    epoch, last, first, now, is_told, has_more = rows[0][:6]
-    read = (row[6:] for row in rows if row[6] is not None)
+    trimmed_name, first, name, last, known_as, now, is_told, has_more = rows[0][:8]
+    read = (row[8:] for row in rows if row[8] is not None)
     events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in read]
-    return LogRead(Position(epoch, last), first, events, now, is_told, has_more)
+    begin, end = Position(trimmed_name, first - 1), Position(name, last)
+    return LogRead(begin, end, known_as, events, now, is_told, has_more)
 
 
 def advance(connection: Connection, after: int, most: int) -> LogRead:

@@ -358,17 +358,17 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
     events are not numbered yet: they come after the position, and applying them twice is harmless.
     """
     if topic.type == "invoice":
-        ((epoch, last, state),) = connection.execute(
-            "SELECT epoch, last, (SELECT @schema@.invoice_json(i) FROM @schema@.invoices i"  # noqa: S608
+        ((name, last, state),) = connection.execute(
+            "SELECT name, last, (SELECT @schema@.invoice_json(i) FROM @schema@.invoices i"  # noqa: S608
             f" WHERE uid = %(uid)s AND {_OWNED}) FROM @schema@.event_end",
             {"uid": parse_uid(topic.id), "owner": owner},
         )
-        return Snapshot(Position(epoch, last), msgspec.Raw(b"null") if state is None else state)
+        return Snapshot(Position(name, last), msgspec.Raw(b"null") if state is None else state)
     wanted = InvoiceFilter(owner, topic.id, OPEN)
     if topic.type == "account":
         wanted = InvoiceFilter(int(topic.id), None, OPEN)
     rows = connection.execute(
-        "SELECT epoch, last, page.* FROM @schema@.event_end"  # noqa: S608
+        "SELECT name, last, page.* FROM @schema@.event_end"  # noqa: S608
         f" LEFT JOIN ({_page_of(wanted)}) page ON true ORDER BY id DESC".encode(),
         _arguments_of(wanted),
     ).fetchall()
@@ -381,28 +381,37 @@ class PricePart(NamedTuple):
 
     Args:
         position: Where the log was: what these prices are the state at.
+        known_as: What the event that the caller knows is called; None: it is not there.
         prices: By id.
         next: The id of the last one, where there may be more.
     """
 
     position: Position
+    known_as: str | None
     prices: list[msgspec.Raw]
     next: int | None
 
 
-def read_prices(connection: Connection, after: int, most: int) -> PricePart:
+def read_prices(connection: Connection, after: int, most: int, known: int = 0) -> PricePart:
     """Return the prices with ids above `after`, the lowest first, at most `most`.
 
     One statement, so that prices and position are of one database snapshot.
+
+    Args:
+        connection: The database's.
+        after: An id.
+        most: How many.
+        known: An event that the caller knows, whose name says whether this is the same log.
     """
     rows = connection.execute(
-        "SELECT epoch, last, price.* FROM @schema@.event_end LEFT JOIN ("
+        "SELECT name, last, @schema@.event_name(%s::bigint), price.* FROM @schema@.event_end LEFT JOIN ("
         "SELECT id, @schema@.price_json(p) FROM @schema@.prices p WHERE id > %s ORDER BY id LIMIT %s"
         ") price ON true ORDER BY id",
-        (after, most),
+        (known, after, most),
     ).fetchall()
-    prices = [json for _, _, _, json in rows if json is not None]
-    return PricePart(Position(*rows[0][:2]), prices, rows[-1][2] if len(prices) == most else None)
+    name, last, known_as, _, _ = rows[0]
+    prices = [json for *_, json in rows if json is not None]
+    return PricePart(Position(name, last), known_as, prices, rows[-1][3] if len(prices) == most else None)
 
 
 def listen(connection: Connection) -> None:

@@ -26,7 +26,6 @@ class Delivery(NamedTuple):
 
     Attributes:
         event: What is sent; its `seq` names the delivery too.
-        epoch: The event log's, when it was queued.
         account_id: Whose it is.
         url: Where it goes.
         attempts: How many there have been, this one included.
@@ -35,7 +34,6 @@ class Delivery(NamedTuple):
     """
 
     event: Event
-    epoch: str
     account_id: int
     url: str
     attempts: int
@@ -120,7 +118,7 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
         held: What this process has claimed and not settled.
     """
     rows = connection.execute(
-        "SELECT seq, type, data, previous, epoch, account_id, url, attempts, is_failing,"
+        "SELECT seq, type, data, previous, event_name, account_id, url, attempts, is_failing,"
         " ARRAY(SELECT secret FROM @schema@.webhook_secrets s WHERE s.account_id = d.account_id"
         " ORDER BY id DESC LIMIT %s)"
         " FROM @schema@.claim_webhooks(%s::int, %s::int, make_interval(secs => %s),"
@@ -133,10 +131,10 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
     )
     deliveries = [
         Delivery(
-            Event(seq, type_, (), data, previous),
-            *(epoch, account_id, url, attempts, is_failing, tuple(secrets)),
+            Event(seq, type_, (), data, previous, name=name),
+            *(account_id, url, attempts, is_failing, tuple(secrets)),
         )
-        for seq, type_, data, previous, epoch, account_id, url, attempts, is_failing, secrets in rows
+        for seq, type_, data, previous, name, account_id, url, attempts, is_failing, secrets in rows
     ]
     try:
         new = "SELECT EXISTS (SELECT FROM @schema@.webhook_deliveries WHERE due_at = '-infinity')"

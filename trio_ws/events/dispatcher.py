@@ -90,7 +90,7 @@ class Dispatcher:
                 followers = {**followers, **group} if followers else group  # mostly one: no copy of it
             watchers |= self._watches.get(topic, {})
         if followers:
-            frame = encode_frame(TEXT, encode_event(event, self.log.end.epoch))  # one for all of them
+            frame = encode_frame(TEXT, encode_event(event))  # one for all of them
             for follower in followers:
                 follower.tell(event, frame)
             metrics.EVENTS_SENT.inc(len(followers))
@@ -102,9 +102,9 @@ class Dispatcher:
                 metrics.BUGS.inc()
         return len(followers)
 
-    def restart(self, end: Position) -> None:
-        """Go on from the end of another log, of which nobody knows what of it our followers have."""
-        self.log.restart(end)
+    def restart(self, end: Position, begin: Position | None = None) -> None:
+        """Go on from the end of another log. What of it each of our followers has shows when it resumes."""
+        self.log.restart(end, begin)
         for follower in dict.fromkeys(one for group in self._followers.values() for one in _as_dict(group)):
             follower.end(CloseCode.LOG_LOST, "the event log was replaced; positions are no longer valid")
         for watcher in [watcher for group in self._watches.values() for watcher in group]:

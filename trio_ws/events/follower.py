@@ -126,7 +126,7 @@ class Follower:
             self._cursor = event.seq
             wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
             if wanted and self._may_see(event):
-                frames.append(encode_frame(TEXT, encode_event(event, self._log.end.epoch)))
+                frames.append(encode_frame(TEXT, encode_event(event)))
                 size += len(frames[-1])
         if not self._ahead:
             self._cursor = self._reached

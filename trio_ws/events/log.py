@@ -94,12 +94,15 @@ class Log:
 
     Attributes:
         end: The last event that was published.
-        first: The number of the first event that is still to be had.
+        begin: The last event that is not to be had any more: all after it are.
+        lost_upto: Up to which number another log went, which this one has replaced.
+        restarts: How often it was another one.
     """
 
     def __init__(self, database: Database, memory_bytes: int) -> None:
         self.end = Position("", 0)  # until the tail knows better
-        self.first = 1
+        self.begin = Position("", 0)
+        self.lost_upto = self.restarts = 0
         self._database = database
         self._memory_bytes = memory_bytes
         self._pages: OrderedDict[int, _Page] = OrderedDict()  # the one used last is last
@@ -109,9 +112,11 @@ class Log:
         self._grown = trio.lowlevel.ParkingLot()
         self._has_webhook = trio.lowlevel.ParkingLot()
 
-    def restart(self, end: Position) -> None:
-        """Begin at the end of this log, or of another one."""
-        self.end = end
+    def restart(self, end: Position, begin: Position | None = None) -> None:
+        """Go on from the end of this log, or of another one; None: it begins where it did."""
+        self.lost_upto = self.end.seq
+        self.restarts += 1
+        self.begin, self.end = begin or self.begin, end
         self._pages.clear()
         self._loads.clear()  # what is on its way is of the log that was
         self._bytes = 0
@@ -127,14 +132,50 @@ class Log:
             self._bytes += _size(event)
             self._shrink()
         # Else it was read while this event was on its way, and is read again by who needs more of it.
-        self.end = Position(self.end.epoch, event.seq)
+        self.end = event.position
         if b'"webhook_url"' in bytes(event.data):  # the quick look of number_events() in the schema
             self._has_webhook.unpark_all()
         self._grown.unpark_all()
 
-    def reaches_back_to(self, position: Position) -> bool:
-        """Tell whether all that came after a position, and nothing else, is to be had."""
-        return position.epoch == self.end.epoch and self.first - 1 <= position.seq <= self.end.seq
+    def remembers(self, position: Position) -> bool | None:
+        """Tell whether all that came after a position, and nothing else, is to be had; None: `prove` can."""
+        for known in (self.end, self.begin):
+            if position.seq == known.seq:
+                return position == known
+        if not self.begin.seq < position.seq < self.end.seq:
+            return False
+        number, place = divmod(position.seq - 1, PAGE)
+        page = self._pages.get(number)
+        if page is None or not page.events:
+            return None
+        place -= (page.events[0].seq - 1) % PAGE
+        if place >= len(page.events):
+            return None
+        return place >= 0 and page.events[place].position == position
+
+    def is_ahead(self, position: Position) -> bool:
+        """Tell whether another process may have told of a position that this one has not heard of yet.
+
+        Not where it may be of the log that was lost: who comes from there need not wait.
+        """
+        return position.seq > max(self.end.seq, self.lost_upto)
+
+    async def prove(self, position: Position) -> bool:
+        """Tell whether all that came after a position, and nothing else, is to be had.
+
+        The page that has the event is read, for those who ask with it, and for the replay.
+
+        Raises:
+            ActionError: the database can't be read.
+        """
+        while (answer := self.remembers(position)) is None:
+            number = (position.seq - 1) // PAGE
+            self._drop(number)  # it was read while the log grew, and lacks its last events
+            try:
+                await self._page(number)
+            except LogTrimmedError:
+                return False
+        return answer
 
     async def reach(self, seq: int, seconds: float) -> bool:
         """Wait until the end is there or beyond, and tell whether it is."""
@@ -176,22 +217,25 @@ class Log:
     async def _find(self, after: int, topics: list[str]) -> Stretch:
         scan = max(PAGE, SCAN * SCAN_TOPICS // max(SCAN_TOPICS, len(topics)))
         async with self._finding:
-            read = await self._read(event_log.find_events, after, topics, scan, PAGE)
-        if read.first > after + 1:
+            end = self.end
+            read = await self._read(end, event_log.find_events, after, topics, scan, PAGE, end.seq)
+        if read.begin.seq > after:
             raise LogTrimmedError
         # It was ended by a bound, in number or bytes, or else has looked at all of them.
         is_cut = len(read.events) == PAGE or sum(map(_size, read.events)) > event_log.READ_BYTES
         reached = read.events[-1].seq if is_cut else min(after + scan, read.end.seq, self.end.seq)
         return Stretch([event for event in read.events if event.seq <= reached], reached)
 
-    async def _read(self, query: Callable[[Connection, *Arguments], LogRead], *args: *Arguments) -> LogRead:
-        """Read of this log, in the lane for clients that catch up.
+    async def _read(
+        self, end: Position, query: Callable[[Connection, *Arguments], LogRead], *args: *Arguments
+    ) -> LogRead:
+        """Read of the log that has, or had, this end, in the lane for clients that catch up.
 
         Raises:
             ActionError: the database can't be read, or has another log by now.
         """
         read = await self._database.run(query, *args, lane=Lane.CATCH_UP)
-        if read.end.epoch != self.end.epoch:
+        if read.known_as != end.name:
             raise Unavailable("The event log was replaced; positions are no longer valid")
         return read
 
@@ -201,13 +245,14 @@ class Log:
         after, most = number * PAGE, PAGE
         while after < (number + 1) * PAGE:
             try:
-                read = await self._read(event_log.read_events, after, min(most, (number + 1) * PAGE - after))
+                end, few = self.end, min(most, (number + 1) * PAGE - after)
+                read = await self._read(end, event_log.read_events, after, few, end.seq)
             except Timeout:
                 if most == 1:
                     raise
                 most = max(1, most // 2)
                 continue
-            if events and read.first > after + 1:
+            if events and read.begin.seq > after:
                 raise LogTrimmedError
             events += read.events
             after = events[-1].seq if events else read.end.seq

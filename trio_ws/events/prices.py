@@ -23,7 +23,7 @@ from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.events.dispatcher import Dispatcher
-from trio_ws.messages import MAX_BIGINT, PAGE_BYTES, Cursor, Event, Topic
+from trio_ws.messages import MAX_BIGINT, PAGE_BYTES, Cursor, Event, Position, Topic
 
 EVERY_PRICE = Topic("price", "*")
 DELETED = "prices"  # the topic of prices that go away, which clients can't follow
@@ -241,8 +241,9 @@ class Prices:
         self._database = database
         self._dispatcher = dispatcher
         self.book: Book | None = None
-        # Of each part the last id, and the number of the last event that was in it when it was read.
-        self._parts: list[tuple[float, int]] = []
+        # Of each part the last id, and where the log was when it was read.
+        self._parts: list[tuple[float, Position]] = []
+        self._unproven: Position | None = None  # of the last part: the log may have to come there yet
         self._reading = trio.Lock()
         self._meanwhile: list[tuple[int, Event]] | None = None  # what the log brings while the book is read
         self._awaited: dict[bytes, trio.Event] = {}
@@ -256,7 +257,7 @@ class Prices:
             ActionError: they are not in memory yet, and can't be read.
         """
         async with self._reading:
-            while self.book is None:
+            while self.book is None or not await self._is_proven():
                 self.book = await self._read()
             return self.book
 
@@ -271,8 +272,11 @@ class Prices:
 
     async def reach(self, seconds: float) -> bool:
         """Wait until the log has all that the book was read with, and tell whether it has."""
-        _, last = max(self._parts, default=(0, 0))
-        return await self._dispatcher.log.reach(last, seconds)
+        last = max((position.seq for _, position in self._parts), default=0)
+        if not await self._dispatcher.log.reach(last, seconds):
+            return False
+        await self._is_proven()
+        return True
 
     def on_event(self, event: Event) -> None:
         """Take a change in."""
@@ -294,17 +298,17 @@ class Prices:
         meanwhile = self._meanwhile = []
         book = Book()
         self._parts = []
-        epoch = None
         after: int | None = -MAX_BIGINT
+        known = self._dispatcher.log.begin
         try:
             while after is not None:
-                position, prices, after = await self._database.run(
-                    queries.read_prices, after, PART, lane=Lane.LISTS
+                position, known_as, prices, after = await self._database.run(
+                    queries.read_prices, after, PART, known.seq, lane=Lane.LISTS
                 )
-                if epoch not in (None, position.epoch):
-                    return None
-                epoch = position.epoch
-                self._parts.append((math.inf if after is None else after, position.seq))
+                if self._parts and known_as != known.name:
+                    return None  # each part is of the same log as the one before
+                known = self._unproven = position
+                self._parts.append((math.inf if after is None else after, position))
                 for number, price in enumerate(prices, start=1):
                     book.put(price)
                     if number % TURN == 0:
@@ -317,10 +321,21 @@ class Prices:
             self._apply(id_, event, book)
         return book
 
+    async def _is_proven(self) -> bool:
+        """Tell whether the book is of the log that there is, as far as that has come; forget it if not."""
+        log = self._dispatcher.log
+        if self._unproven is None or log.end.seq < self._unproven.seq:
+            return True
+        if not await log.prove(self._unproven):
+            self.on_lost_log()
+            return False
+        self._unproven = None
+        return True
+
     def _apply(self, id_: int, event: Event, book: Book) -> None:
         """Have the book be as an event leaves a price, unless the price was read later."""
         _, read_at = self._parts[bisect_left(self._parts, id_, key=itemgetter(0))]
-        if event.seq <= read_at:
+        if event.seq <= read_at.seq:
             return
         if event.type == "price.updated":
             book.put(event.data)

@@ -77,7 +77,7 @@ class Tail:
             ActionError: the log's end could not be read at the start; later outages are waited out.
         """
         start = await self._database.run(event_log.start_log, lane=Lane.AHEAD)
-        self._dispatcher.log.restart(start)
+        self._dispatcher.log.restart(start.end, start.begin)
         with suppress(Timeout):  # later steps are smaller
             await self._step()
         task_status.started()
@@ -104,13 +104,12 @@ class Tail:
             raise
         self.progressed_at = trio.current_time()
         self._batch = min(self._batch + 1, BATCH)  # a step that takes too long takes seconds: so slowly
-        lost = read.end.epoch != end.epoch or read.end.seq < end.seq or read.first > end.seq + 1
-        if lost:
+        if read.known_as != end.name:  # another log, or trimmed past what we have read
             logger.warning(
-                "the event log has %d to %s, and was at %s: starting again", read.first, read.end, end
+                "the event log goes from %s to %s, and was at %s: starting again", read.begin, read.end, end
             )
-            self._dispatcher.restart(read.end)
-            return 0.0
+            self._dispatcher.restart(read.end, read.begin)
+            return self._poll_seconds  # were it another one each time, this would go on without a pause
         await self._publish(read)
         if read.has_more or self._dispatcher.log.end.seq < read.end.seq:
             return 0.0 if read.events else AGAIN_SECONDS
@@ -118,7 +117,7 @@ class Tail:
         return self._poll_seconds if read.is_told else min(AGAIN_SECONDS, self._poll_seconds)
 
     async def _publish(self, read: LogRead) -> None:
-        self._dispatcher.log.first = read.first
+        self._dispatcher.log.begin = read.begin
         # Ages by the database's clock alone, and then how long it took since by ours.
         read_at = trio.current_time()
         if read.events:

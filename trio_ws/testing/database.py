@@ -91,7 +91,6 @@ class SimulatedDatabase:
         lose_answers: While true, queries are done, and then fail, as where the connection is lost.
         lose_wakes: While true, notifications do not arrive.
         stuck: Invoices that another program's trigger lets nobody change.
-        epoch: Which event log this is; another one after a restore.
         webhooks: The queue of what is to be POSTed.
     """
 
@@ -103,7 +102,6 @@ class SimulatedDatabase:
         self.lose_answers = False
         self.lose_wakes = False
         self.stuck: set[uuid.UUID] = set()
-        self.epoch = "simulated-1"
         self._random = random.Random(seed)
         self._accounts = {1}
         self._invoices: dict[uuid.UUID, Invoice] = {}
@@ -114,7 +112,7 @@ class SimulatedDatabase:
         self._events: list[Event] = []
         self._numbered = 0
         self._trimmed = 0
-        self._restored = 0
+        self._steps = 0  # that have numbered events, those that a restore has lost included
         self._notified = 0
         self._notified_at = -math.inf
         self._first_due = NEVER  # or earlier: before it, nothing expires
@@ -206,7 +204,10 @@ class SimulatedDatabase:
         return _json(self._upsert_price(account_id, currency, base_currency, value, is_said_again=True))
 
     def _read_position(self) -> Position:
-        return Position(self.epoch, self._numbered)
+        return self.position(self._numbered)
+
+    def _start_log(self) -> LogRead:
+        return self._read_events(0, 0)
 
     def _read_snapshot(self, topic: Topic, owner: int | None) -> Snapshot:
         if topic.type == "invoice":
@@ -236,29 +237,39 @@ class SimulatedDatabase:
         last = found[len(items) - 1].id if len(items) < len(found) else None
         return InvoicePage(Raw(b"[" + b",".join(items) + b"]"), last)
 
-    def _read_prices(self, after: int, most: int) -> PricePart:
+    def _read_prices(self, after: int, most: int, known: int = 0) -> PricePart:
         found = sorted((price for price in self._prices.values() if price.id > after), key=lambda one: one.id)
         last = found[most - 1].id if len(found) >= most else None
-        return PricePart(self._read_position(), [_json(price) for price in found[:most]], last)
+        return PricePart(
+            self._read_position(), self._name_of(known), [_json(price) for price in found[:most]], last
+        )
+
+    def _name_of(self, seq: int) -> str | None:
+        return self.position(seq).name if self._trimmed <= seq <= self._numbered else None
 
     def _number_events(self, most: int, read_upto: int | None = None) -> None:  # noqa: ARG002 - none is slow
         before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
-        for event in self._events[before : self._numbered]:
-            self.webhooks.add(event, self.epoch)
+        self._steps += before < self._numbered
+        for place in range(before, self._numbered):
+            self._events[place] = msgspec.structs.replace(self._events[place], name=f"step{self._steps}")
+            self.webhooks.add(self._events[place])
         if self._numbered > self._notified and trio.current_time() >= self._notified_at + NOTIFY_SECONDS:
             self._notified, self._notified_at = self._numbered, trio.current_time()
             self._notify(self._notified)
 
-    def _read_events(self, after: int, most: int) -> LogRead:
+    def _read_events(self, after: int, most: int, known: int | None = None) -> LogRead:
         start = max(after, self._trimmed)
         events = self._events[start : min(self._numbered, start + most)]
         is_told = self._notified >= self._numbered
         has_more = self._numbered < len(self._events)
         now = self._now().timestamp()
-        return LogRead(self._read_position(), self._trimmed + 1, events, now, is_told, has_more)
+        known = after if known is None else known
+        known_as = self._name_of(known)
+        begin, end = self.position(self._trimmed), self._read_position()
+        return LogRead(begin, end, known_as, events, now, is_told, has_more)
 
-    def _find_events(self, after: int, topics: Sequence[str], scan: int, most: int) -> LogRead:
-        read = self._read_events(after, scan)
+    def _find_events(self, after: int, topics: Sequence[str], scan: int, most: int, known: int) -> LogRead:
+        read = self._read_events(after, scan, known)
         events = [event for event in read.events if {*topics} & {*event.topics}]
         return read._replace(events=events[:most])
 
@@ -295,7 +306,7 @@ class SimulatedDatabase:
         tokens.identify: _identify,
         tokens.find_ended: _find_ended,
         event_log.read_position: _read_position,
-        event_log.start_log: _read_position,
+        event_log.start_log: _start_log,
         queries.read_snapshot: _read_snapshot,
         queries.list_invoices: _list_invoices,
         queries.read_prices: _read_prices,
@@ -311,6 +322,10 @@ class SimulatedDatabase:
     def now(self) -> float:
         """Return what time it is, in Unix seconds."""
         return self._now().timestamp()
+
+    def position(self, seq: int) -> Position:
+        """Return the position of an event that has a number; 0 is before the first."""
+        return self._events[seq - 1].position if seq else Position("origin", 0)
 
     @property
     def written(self) -> Sequence[Event]:
@@ -391,7 +406,8 @@ class SimulatedDatabase:
     def log_event(self, event: Event) -> None:
         """Append an event that is numbered already, and notify nobody."""
         del self._events[event.seq - 1 :]
-        self._events.append(event)
+        self._steps += 1
+        self._events.append(msgspec.structs.replace(event, name=f"step{self._steps}"))
         self._numbered = event.seq
 
     def restore(self, seq: int) -> None:
@@ -400,8 +416,6 @@ class SimulatedDatabase:
         self._numbered = seq
         self._notified = min(self._notified, seq)
         self._trimmed = min(self._trimmed, seq)
-        self._restored += 1
-        self.epoch = f"simulated-{1 + self._restored}"
         latest = {str(msgspec.json.decode(event.data, type=_Named).uid): event.data for event in self._events}
         self._invoices = {
             uid: msgspec.json.decode(latest[str(uid)], type=Invoice)

@@ -32,7 +32,6 @@ class _Named(msgspec.Struct):
 @dataclass
 class _Queued:
     event: Event
-    epoch: str
     invoice: str
     account_id: int
     url: str
@@ -97,13 +96,13 @@ class SimulatedQueue:
         """The endpoints that are dead."""
         return [name for (_, name), endpoint in self._endpoints.items() if endpoint.paused_until is not None]
 
-    def add(self, event: Event, epoch: str) -> None:
+    def add(self, event: Event) -> None:
         """Queue an event that has its number, if it is to be POSTed."""
         named = msgspec.json.decode(event.data, type=_Named)
         if event.type.startswith("invoice.") and named.webhook_url is not None:
             now = self._now()
             self._queued[event.seq] = _Queued(
-                event, epoch, named.uid, named.account_id, named.webhook_url, since=now, due_at=now
+                event, named.uid, named.account_id, named.webhook_url, since=now, due_at=now
             )
 
     def _open(self) -> list[_Queued]:
@@ -142,7 +141,7 @@ class SimulatedQueue:
                 taken.append(
                     Delivery(
                         msgspec.structs.replace(queued.event, topics=()),
-                        *(queued.epoch, account, queued.url, queued.attempts, is_failing, SECRETS),
+                        *(account, queued.url, queued.attempts, is_failing, SECRETS),
                     )
                 )
         taken.sort(key=lambda delivery: delivery.event.seq)

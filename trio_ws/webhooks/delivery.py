@@ -26,7 +26,6 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.webhooks import Change, Delivery, Outcome, Result
 from trio_ws.errors import ActionError, Unavailable
 from trio_ws.events.log import Log
-from trio_ws.messages import Position
 from trio_ws.settings import Settings
 from trio_ws.webhooks import signature
 from trio_ws.webhooks.post import PostError
@@ -149,11 +148,11 @@ class Deliverer:
         """Return what went wrong; None: nothing."""
         seconds = self._settings.webhook_seconds
         try:
-            body = encode_event(delivery.event, delivery.epoch)
+            body = encode_event(delivery.event)
             headers = {
                 "content-type": "application/json",
                 "user-agent": "trio-ws",
-                "trio-ws-delivery": str(Position(delivery.epoch, delivery.event.seq)),
+                "trio-ws-delivery": str(delivery.event.position),
                 signature.HEADER: signature.sign(body, int(self._now()), delivery.secrets),
             }
             with trio.fail_after(seconds):

@@ -3,6 +3,9 @@
 -- Each event notes its transaction. A step reads the events of those transactions that have finished since the step
 -- before. It reads neither what is not committed, nor what a long snapshot keeps of rows that have their number. A
 -- transaction with more events than a step may number is numbered part by part, beside the events of others.
+--
+-- A position is a name and a number. A step gives all that it numbers one random name. Its commit depends on all steps
+-- before it, so the same name at the same number means the same log up to there, on this PostgreSQL or another.
 
 
 -- What a step knows -----------------------------------------------------------------------------------------------
@@ -11,6 +14,7 @@
 -- each version, and each step would read all of them. The last step is found by the index.
 CREATE TABLE @schema@.event_step (
   last        bigint PRIMARY KEY,           -- number of the last event that has one
+  name        text NOT NULL,                -- its name
   below       bigint NOT NULL,              -- the events of transactions below this are numbered or in the backlog,
   open        bigint[] NOT NULL,            -- but for these, which had not finished
   notified    bigint NOT NULL,              -- number of the last event that was notified of
@@ -39,20 +43,42 @@ UPDATE @schema@.event SET
   has_webhook = type LIKE 'invoice.%' AND data ->> 'webhook_url' IS NOT NULL
 WHERE seq IS NULL;
 
-INSERT INTO @schema@.event_step (last, below, open, notified, notified_at)
-  SELECT last, pg_current_xact_id()::text::bigint, '{}', notified, '-infinity' FROM @schema@.event_log;
-ALTER TABLE @schema@.event_log DROP COLUMN last, DROP COLUMN notified, DROP COLUMN notified_at;
+-- What there is already has the name that clients know it by: their positions stay good. No row is rewritten. Where
+-- PostgreSQL lets nobody ask for what that name was made of, no client has any.
+CREATE FUNCTION @schema@.old_name() RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN @schema@.event_epoch();
+EXCEPTION WHEN OTHERS THEN
+  RETURN (SELECT left(md5(epoch::text), 8) FROM @schema@.event_log);
+END
+$$;
+ALTER TABLE @schema@.event ADD COLUMN name text DEFAULT @schema@.old_name();  -- of the step that numbered it
+ALTER TABLE @schema@.event ALTER COLUMN name DROP DEFAULT;
+ALTER TABLE @schema@.event_log ADD COLUMN trimmed_name text;  -- of the event before the first
+UPDATE @schema@.event_log SET trimmed_name = @schema@.old_name();
+
+INSERT INTO @schema@.event_step (last, name, below, open, notified, notified_at)
+  SELECT last, trimmed_name, pg_current_xact_id()::text::bigint, '{}', notified, '-infinity' FROM @schema@.event_log;
+
+ALTER TABLE @schema@.webhook_deliveries RENAME COLUMN epoch TO event_name;
+ALTER TABLE @schema@.event_log DROP COLUMN last, DROP COLUMN notified, DROP COLUMN notified_at, DROP COLUMN epoch;
+DROP FUNCTION @schema@.old_name(), @schema@.event_epoch();
 
 DROP INDEX @schema@.event_unnumbered;
 CREATE INDEX event_unnumbered ON @schema@.event (tx, id) WHERE seq IS NULL;
 CREATE INDEX event_unnumbered_subject ON @schema@.event (subject, id) WHERE seq IS NULL;
 
+-- The name of the event with that number, also of the one before the first; NULL: there is none.
+CREATE FUNCTION @schema@.event_name(wanted bigint) RETURNS text LANGUAGE sql STABLE
+RETURN coalesce((SELECT name FROM @schema@.event WHERE seq = wanted),
+                (SELECT trimmed_name FROM @schema@.event_log WHERE first = wanted + 1));
+
 -- Where the log ends and begins, whether everybody was notified of all of it, and whether more is known to come.
 CREATE VIEW @schema@.event_end AS
-  SELECT @schema@.event_epoch() AS epoch, step.last, log.first, step.notified >= step.last AS is_told,
+  SELECT step.name, step.last, log.trimmed_name, log.first, step.notified >= step.last AS is_told,
          EXISTS (SELECT FROM @schema@.event_backlog) AS has_more
   FROM @schema@.event_log log
-  CROSS JOIN LATERAL (SELECT last, notified FROM @schema@.event_step ORDER BY last DESC LIMIT 1) step;
+  CROSS JOIN LATERAL (SELECT name, last, notified FROM @schema@.event_step ORDER BY last DESC LIMIT 1) step;
 
 
 -- Numbering ---------------------------------------------------------------------------------------------------------
@@ -141,6 +167,7 @@ DECLARE
   entry @schema@.event_backlog;
   new record;
   before bigint;
+  called constant text := left(gen_random_uuid()::text, 8);  -- PostgreSQL's strong random numbers
   part bigint[];
   cost int;
   cut bigint;                       -- transactions below are whole
@@ -198,7 +225,7 @@ BEGIN
   END IF;
   -- In the order in which they were written: width_bucket() is the place in a sorted array.
   new.ids := ARRAY(SELECT id FROM unnest(new.ids) id ORDER BY id);
-  UPDATE @schema@.event SET seq = before + width_bucket(id, new.ids) WHERE id = ANY (new.ids);
+  UPDATE @schema@.event SET seq = before + width_bucket(id, new.ids), name = called WHERE id = ANY (new.ids);
   step.last := before + cardinality(new.ids);
   step.open := ARRAY(
     SELECT x FROM unnest(new.unfinished) x WHERE x < greatest(step.below, cut)
@@ -223,15 +250,15 @@ BEGIN
       UPDATE @schema@.event_backlog
         SET served = step.last + 1, after = coalesce(part[cardinality(part)], entry.after) WHERE tx = entry.tx;
     END IF;
-    UPDATE @schema@.event SET seq = step.last + width_bucket(id, part) WHERE id = ANY (part);
+    UPDATE @schema@.event SET seq = step.last + width_bucket(id, part), name = called WHERE id = ANY (part);
     step.last := step.last + cardinality(part);
   END LOOP;
 
   IF step.last > before THEN
     BEGIN
       INSERT INTO @schema@.webhook_deliveries
-          (seq, epoch, invoice, account_id, endpoint, url, type, data, previous)
-        SELECT seq, (SELECT @schema@.event_epoch()), i.uid, i.account_id,
+          (seq, event_name, invoice, account_id, endpoint, url, type, data, previous)
+        SELECT seq, name, i.uid, i.account_id,
                @schema@.url_endpoint(i.webhook_url), i.webhook_url, type, data, previous
         FROM @schema@.event CROSS JOIN LATERAL
           json_to_record(data) AS i (uid text, account_id bigint, webhook_url text)  -- parsed once: it may be large
@@ -251,8 +278,8 @@ BEGIN
     PERFORM pg_notify('trio_ws', step.last::text);
   END IF;
   IF step.last > before THEN
-    INSERT INTO @schema@.event_step (last, below, open, notified, notified_at)
-      VALUES (step.last, step.below, step.open, step.notified, step.notified_at);
+    INSERT INTO @schema@.event_step (last, name, below, open, notified, notified_at)
+      VALUES (step.last, called, step.below, step.open, step.notified, step.notified_at);
   ELSE
     UPDATE @schema@.event_step SET below = step.below, open = step.open, notified = step.notified,
       notified_at = step.notified_at, at = clock_timestamp() WHERE last = before;
@@ -277,7 +304,8 @@ $$;
 
 -- Trimming ----------------------------------------------------------------------------------------------------------
 
--- Delete events older than `age`, the oldest first, at most `most`, and note what is first now; return how many.
+-- Delete events older than `age`, the oldest first, at most `most`, and note what is first now, and the name of the one
+-- before it, which clients may go on from; return how many.
 -- Events are deleted before `first` moves up for others to see, in one transaction, so nobody finds a gap.
 CREATE OR REPLACE FUNCTION @schema@.trim_events(age interval, most int) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -285,6 +313,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
   oldest bigint;
   upto bigint;
+  called text;
   trimmed int;
 BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtext('trio_ws.trim_events')::bigint) THEN
@@ -294,10 +323,11 @@ BEGIN
   -- Numbers have no gaps, so this is as many rows, whatever the statistics say.
   SELECT max(seq) INTO upto FROM @schema@.event
   WHERE seq >= oldest AND seq < oldest + most AND at < clock_timestamp() - age;
+  called := @schema@.event_name(upto);
   DELETE FROM @schema@.event WHERE seq >= oldest AND seq <= upto;
   GET DIAGNOSTICS trimmed = ROW_COUNT;
   IF trimmed > 0 THEN
-    UPDATE @schema@.event_log SET first = upto + 1;
+    UPDATE @schema@.event_log SET first = upto + 1, trimmed_name = called;
     DELETE FROM @schema@.event_step
     WHERE last < (SELECT last FROM @schema@.event_step WHERE last <= upto ORDER BY last DESC LIMIT 1);
   END IF;

@@ -131,7 +131,7 @@ $$;
 -- Shared-Memory Packet Switches", 1998.
 DROP FUNCTION @schema@.claim_webhooks(int, int, interval);
 CREATE FUNCTION @schema@.claim_webhooks(most int, each int, lease interval, held bigint[], failing bool[])
-RETURNS TABLE (seq bigint, epoch text, account_id bigint, url text, type text, data json, previous json,
+RETURNS TABLE (seq bigint, event_name text, account_id bigint, url text, type text, data json, previous json,
                attempts int, is_failing bool)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
@@ -205,7 +205,7 @@ BEGIN
           UPDATE @schema@.webhook_deliveries d
           SET leased_until = moment + lease, due_at = moment + lease, attempts = d.attempts + 1
           WHERE d.seq = due.seq
-          RETURNING d.seq, d.epoch, d.account_id, d.url, d.type, d.data, d.previous, d.attempts, which;
+          RETURNING d.seq, d.event_name, d.account_id, d.url, d.type, d.data, d.previous, d.attempts, which;
         held := held || account;
         failing := failing || which;
       END IF;

@@ -50,12 +50,12 @@ class Truth:
 
     def __init__(self, database: SimulatedDatabase) -> None:
         self._database = database
-        self._past: dict[str, list[Event]] = {}
+        self._past: list[list[Event]] = []
 
     @property
-    def end(self) -> Position:
-        """The last event, numbered or not."""
-        return Position(self._database.epoch, len(self._database.written))
+    def end(self) -> int:
+        """The number of the last event, or the one that it will have."""
+        return len(self._database.written)
 
     @property
     def prices(self) -> bytes:
@@ -83,11 +83,27 @@ class Truth:
 
     def keep(self) -> None:
         """Keep the log that is about to be lost."""
-        self._past[self._database.epoch] = list(self._database.written)
+        self._past.append(list(self._database.written))
 
-    def events(self, epoch: str) -> Sequence[Event]:
-        """Return all events of a log."""
-        return self._database.written if epoch == self._database.epoch else self._past.get(epoch, [])
+    @property
+    def events(self) -> Sequence[Event]:
+        """All events of the log that there is."""
+        return self._database.written
+
+    def has(self, position: Position) -> bool:
+        """Tell whether a position is in the log that there is."""
+        return _has(self._database.written, position)
+
+    def log_of(self, *positions: Position) -> Sequence[Event] | None:
+        """Return all events of the log that has, or had, all of these; None: there was no such one."""
+        logs = [self._database.written, *reversed(self._past)]
+        return next((log for log in logs if all(_has(log, position) for position in positions)), None)
+
+
+def _has(log: Sequence[Event], position: Position) -> bool:
+    if position.seq == 0:
+        return position.name == "origin"
+    return position.seq <= len(log) and log[position.seq - 1].name == position.name
 
 
 class Reader:
@@ -126,18 +142,16 @@ class Reader:
         Raises:
             Violation: it says that nothing is missing where something is, or the other way round.
         """
-        end = self._truth.end
         if recovered:
-            if asked.epoch != told.epoch:
+            if self._truth.log_of(asked, told) is None:
                 raise Violation(f"resumed after {asked} in another log, which ends at {told}")
-            if not excused and asked.epoch == end.epoch and asked.seq < self._truth.first - 1:
+            if not excused and self._truth.has(told) and asked.seq < self._truth.first - 1:
                 raise Violation(f"resumed after {asked}, and the log begins with {self._truth.first}")
             self.position = asked
         else:
-            if asked.epoch == end.epoch == told.epoch and self._truth.first - 1 <= asked.seq <= end.seq:
-                raise Violation(
-                    f"did not resume after {asked}, and the log goes from {self._truth.first} to {end.seq}"
-                )
+            is_there = self._truth.has(asked) and self._truth.has(told)
+            if is_there and asked.seq >= self._truth.first - 1:
+                raise Violation(f"did not resume after {asked}, and the log begins with {self._truth.first}")
             self.position = told
             self.gaps += 1
             self._versions.clear()
@@ -165,19 +179,19 @@ class Reader:
         position = Position.parse(told.position)
         if self.position is None:
             raise Violation(f"event {position} came, and nothing is followed")
-        events = self._truth.events(position.epoch)
-        if not 0 < position.seq <= len(events):
+        if self._truth.log_of(position) is None:
             raise Violation(f"event {position} is not in the log")
-        event = events[position.seq - 1]
-        if position.epoch != self.position.epoch:
+        events = self._truth.log_of(position, self.position)
+        if events is None:
             raise Violation(f"event {position} is of another log than {self.position}")
+        event = events[position.seq - 1]
         if position.seq <= self.position.seq:
             raise Violation(f"event {position} came after {self.position}: doubled or out of order")
         if (told.type, bytes(told.data)) != (event.type, bytes(event.data)):
             raise Violation(f"event {position} is told as {bytes(told.data)!r}, and is {bytes(event.data)!r}")
         if bytes(told.previous) != (previous := bytes(event.previous or b"null")):
             raise Violation(f"event {position} is told after {bytes(told.previous)!r}, not {previous!r}")
-        if (missing := self._next_due(position.seq - 1)) is not None:
+        if (missing := self._next_due(events, position.seq - 1)) is not None:
             raise Violation(f"event {missing.seq} was left out before {position}")
         if not self._wants(event):
             raise Violation(f"event {position} of {', '.join(event.topics)} was not asked for")
@@ -188,16 +202,13 @@ class Reader:
 
     def check_all_told(self) -> None:
         """Raise unless everything has been told."""
-        end = self._truth.end
-        if self.position is None or self.position.epoch != end.epoch:
+        if self.position is None or not self._truth.has(self.position):
             return
-        if (missing := self._next_due(end.seq)) is not None:
+        if (missing := self._next_due(self._truth.events, self._truth.end)) is not None:
             raise Violation(f"event {missing.seq} never came: {', '.join(missing.topics)}")
 
-    def _next_due(self, upto: int) -> Event | None:
-        """Return the next event that is to be told, up to this one; move past what is not."""
-        assert self.position is not None  # noqa: S101 - the caller has looked
-        events = self._truth.events(self.position.epoch)
+    def _next_due(self, events: Sequence[Event], upto: int) -> Event | None:
+        """Return the next event of a log that is to be told, up to this one; move past what is not."""
         for event in events[self._checked : upto]:
             if self._wants(event) and not self._is_replaced(event, events):
                 return event
