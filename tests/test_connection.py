@@ -28,7 +28,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
-from trio_ws.messages import Event
+from trio_ws.messages import NOTHING, Event
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
@@ -44,7 +44,7 @@ class Line:
         self.settings = Settings(**{"auth": "open", **settings})
         self.database = SimulatedDatabase()
         log = Log(self.database, memory_bytes=100_000)
-        log.restart(self.database.position(0))
+        log.restart(self.database.position(0), self.database.position(0))
         self.dispatcher = Dispatcher(log)
         tail = Tail(self.database, self.dispatcher, self.settings.poll_seconds)
         self.services = Services(
@@ -67,7 +67,7 @@ class Line:
     def publish(self, size: int = 0) -> None:
         self._seq += 1
         data = Raw(b'"%s"' % (b"x" * size))
-        event = Event(self._seq, "invoice.updated", ("account:1",), data, None)
+        event = Event(self._seq, "invoice.updated", ("account:1",), data, NOTHING)
         self.database.log_event(event)
         self.dispatcher.publish(self.database.written[-1])  # which has a name
 
@@ -753,7 +753,9 @@ async def test_at_a_gap_what_was_queued_is_written_first_and_what_comes_after_it
         for _ in range(5):
             line.publish()
         await trio.sleep(1)  # the first one is half sent
-        line.dispatcher.restart(line.database.position(5))  # and what of it the client has, who knows
+        line.dispatcher.restart(
+            line.database.position(0), line.database.position(5)
+        )  # and what of it the client has, who knows
         line.publish()
         await trio.sleep(10)
         told = [(await line.client.receive())["position"] for _ in range(5)]

@@ -25,7 +25,7 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound, Timeout
 from trio_ws.events import prices
-from trio_ws.messages import Event
+from trio_ws.messages import NOTHING, Event
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
@@ -326,7 +326,7 @@ async def test_after_an_event_that_all_prices_went_they_are_read_again(
     for currency in ("BTC", "ETH", "EUR"):
         database.delete_price(currency)
     end = database.numbered
-    database.log_event(Event(end + 1, "price.deleted", ("prices",), Raw(b'{"id":null}'), None, 0.0))
+    database.log_event(Event(end + 1, "price.deleted", ("prices",), Raw(b'{"id":null}'), NOTHING, 0.0))
     await trio.sleep(1)
     assert (await request(client, action="list_prices"))["data"] == []
 

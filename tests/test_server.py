@@ -13,7 +13,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected
 
 from tests import raw
 from tests.late import LateDatabase
-from trio_ws.database import event_log
+from trio_ws.database import event_log, queries
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
@@ -298,6 +298,60 @@ async def test_after_a_restore_who_has_seen_what_is_gone_is_told_and_nobody_else
         client = await world.connect()
         reply = await client.request(action="resume", after=str(after), topics=topics)
         assert reply["data"]["recovered"] is recovered, after
+
+
+async def test_a_position_below_what_was_lost_is_looked_for(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    for _ in range(20):
+        database.create_invoice(**INVOICE)
+    await trio.sleep(1)
+    client = await world.connect()
+    lost = database.position(20)
+    database.restore(10)
+    await trio.sleep(1)
+    database.lose_wakes = True
+    database.create_invoice(**INVOICE)
+    await database.run(event_log.number_events, 100)  # by another process, which has told of it
+    for after, recovered in ((database.position(11), True), (lost, False)):
+        begin = trio.current_time()
+        reply = await client.request(action="resume", after=str(after), topics=[{"type": "price", "id": "*"}])
+        assert reply["data"]["recovered"] is recovered
+        assert trio.current_time() - begin < 0.1, "a look at the log decides"
+
+
+class LosesWhatItShowed(SimulatedDatabase):
+    """A primary that fails over once somebody has read a snapshot of what no standby has."""
+
+    is_armed = False
+
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        if not self.is_armed or query is not queries.read_snapshot:  # type: ignore[comparison-overlap]
+            return await super().run(query, *args, lane=lane)
+        self.is_armed = False
+        end = self.numbered
+        self.create_invoice(**INVOICE)
+        self.answers[event_log.number_events](self, 10)
+        answer: T = self.answers[query](self, *args)
+        self.restore(end)
+        for _ in range(4):
+            self.create_invoice(**INVOICE)
+        self.answers[event_log.number_events](self, 10)
+        return answer
+
+
+async def test_a_snapshot_of_what_was_lost_is_not_followed(autojump_clock: MockClock) -> None:
+    database = LosesWhatItShowed()
+    for _ in range(4):
+        database.create_invoice(**INVOICE)
+    async with simulated_server(database) as world:
+        client = await world.connect()
+        await trio.sleep(1)
+        database.is_armed = True
+        reply = await client.request(action="subscribe", type="account", id=1, snapshot=True)
+        assert reply["code"] == "unavailable"
 
 
 async def test_a_position_ahead_of_us_in_an_outage_is_no_gap(

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import msgspec
 
 from trio_ws.errors import ActionError, InvalidMessage, InvalidValue
-from trio_ws.messages import Action, Event, EventMessage, RequestId
+from trio_ws.messages import NOTHING, Action, Event, EventMessage, RequestId
 
 _decoder: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)
 _request_id_decoder: msgspec.json.Decoder[RequestId] = msgspec.json.Decoder(RequestId)
@@ -113,7 +113,7 @@ def encode(message: object) -> bytes:
 
 def encode_event(event: Event) -> bytes:
     """Return the event as the protocol tells it, with its position."""
-    previous = msgspec.UNSET if event.previous is None else event.previous
+    previous = msgspec.UNSET if event.previous == NOTHING else event.previous
     position = str(event.position)
     _encoder.encode_into(EventMessage(event.type, event.data, previous, position), _scratch)
     return bytes(_scratch)

@@ -436,15 +436,18 @@ class Cursor(NamedTuple):
         return cls(match["kind"], int(match["last"]))
 
 
-class Event(Struct, frozen=True):
-    """A change that committed, as the event log holds it.
+NOTHING = Raw(b"null")
+
+
+class Event(Struct, frozen=True, array_like=True):
+    """A change that committed, as the event log holds it, and as read_log() of the schema writes it.
 
     Args:
         seq: Its number in the log, without gaps.
         type: `invoice.created`, `invoice.updated` or `price.updated`.
         topics: Whom it concerns, as `str(Topic)`.
         data: The row's whole new state, as JSON.
-        previous: The changed fields' old values, as JSON; none for a new invoice.
+        previous: The changed fields' old values, as JSON; `NOTHING` for a new invoice.
         at: When it was written down, in Unix seconds by the database's clock.
         name: That of the step that numbered it.
     """
@@ -453,7 +456,7 @@ class Event(Struct, frozen=True):
     type: str
     topics: tuple[str, ...]
     data: Raw
-    previous: Raw | None
+    previous: Raw = NOTHING
     at: float = 0.0
     name: str = ""
 

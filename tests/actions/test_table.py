@@ -35,7 +35,7 @@ def open_session(
     database: SimulatedDatabase, end: Callable[[CloseCode], None] = lambda _: None, **settings: Any
 ) -> tuple[Services, Session]:
     log = Log(database, memory_bytes=1000)
-    log.restart(Position("x", 0))
+    log.restart(Position("x", 0), Position("x", 0))
     dispatcher = Dispatcher(log)
     tail = Tail(database, dispatcher, poll_seconds=1)
     prices = Prices(database, dispatcher)

@@ -226,7 +226,10 @@ def read(process: subprocess.Popen[str]) -> dict[str, Any]:
 def position(conninfo: str, seq: int) -> str:
     """The position of an event that has a number."""
     with psycopg.connect(conninfo) as connection:
-        ((name,),) = connection.execute("SELECT event_name(%s)", (seq,))
+        ((name,),) = connection.execute(
+            "SELECT coalesce((SELECT name FROM event WHERE seq = %s), (SELECT trimmed_name FROM event_log))",
+            (seq,),
+        )
     return f"{name}.{seq}"
 
 

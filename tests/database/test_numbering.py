@@ -1,5 +1,6 @@
 """Numbering costs what is new, keeps the order of each row, and delays no event for a large transaction."""
 
+import json
 import random
 import re
 import time
@@ -108,7 +109,7 @@ def test_a_step_that_waited_for_another_one_does_not_read_what_has_its_number(
     number_all(server)
     second.execute("SELECT number_events(500)")  # so that its plans are made
     first.execute("BEGIN")
-    first.execute("SELECT FROM event_log FOR UPDATE")
+    first.execute("LOCK TABLE event_log IN SHARE UPDATE EXCLUSIVE MODE")
     with ThreadPoolExecutor(1) as threads:
         till.execute(INSERT.encode(), (2, 1))
         cost = threads.submit(buffers, second, "SELECT number_events(500)")
@@ -119,6 +120,38 @@ def test_a_step_that_waited_for_another_one_does_not_read_what_has_its_number(
         first.execute("SELECT number_events(500)")
         first.execute("COMMIT")
         assert cost.result(60) < 2 * FEW_BUFFERS, "a step looks a second time"
+
+
+def test_a_step_that_waited_while_another_one_numbered_all_writes_nothing(
+    server: Connection, programs: list[psycopg.Connection[Any]]
+) -> None:
+    _, till, first, second = programs
+    till.execute(INSERT.encode(), (2, 1))
+    first.execute("BEGIN")
+    first.execute("SELECT number_events(500)")
+    second.execute("BEGIN")
+    with ThreadPoolExecutor(1) as threads:
+        numbered = threads.submit(lambda: second.execute("SELECT number_events(500)").fetchone())
+        deadline = time.monotonic() + 60
+        while not is_waiting(server, second):
+            assert time.monotonic() < deadline
+        first.execute("COMMIT")
+        assert numbered.result(timeout=60) == (0,)
+    assert second.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 6, 40, 400])
+def test_what_is_numbered_is_read_with_it_however_much_it_is(server: Connection, count: int) -> None:
+    before = event_log.read_position(server)
+    server.execute(
+        "INSERT INTO @schema@.invoices (account_id, amount, currency, memo)"
+        " SELECT 1, n, 'USD', repeat('x', 1000) FROM generate_series(1, %s) n",
+        (count,),
+    )
+    read = event_log.advance(server, before.seq, 5000)
+    assert read.known_as == before.name
+    assert [json.loads(bytes(event.data))["amount"] for event in read.events] == [*range(1, count + 1)]
+    assert event_log.advance(server, read.end.seq, 5000).events == []
 
 
 def is_waiting(connection: Connection, other: "psycopg.Connection[Any]") -> bool:

@@ -25,7 +25,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
-from trio_ws.messages import Event, Position, Topic
+from trio_ws.messages import NOTHING, Event, Position, Topic
 from trio_ws.testing import SimulatedDatabase
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class FollowerMachine(RuleBasedStateMachine):
         super().__init__()
         self.database = LogInMemory()
         self.log = Log(self.database, memory_bytes=1)  # one page at most
-        self.log.restart(Position(NAME, 0))
+        self.log.restart(Position(NAME, 0), Position(NAME, 0))
         self.dispatcher = Dispatcher(self.log)
         self.outboxes = [Outbox(OUTBOX_BYTES) for _ in FOLLOWERS]
         self.ends = [Ends() for _ in FOLLOWERS]
@@ -111,7 +111,7 @@ class FollowerMachine(RuleBasedStateMachine):
         for _ in range(count):
             names = tuple(str(topic) for topic in concerned)
             event = Event(
-                len(self.database.events) + 1, "invoice.updated", names, Raw(b"{}"), None, name=NAME
+                len(self.database.events) + 1, "invoice.updated", names, Raw(b"{}"), NOTHING, name=NAME
             )
             self.database.events.append(event)
             self.dispatcher.publish(event)
@@ -225,7 +225,7 @@ async def test_another_log_ends_every_follower_once() -> None:
     known = [Follower(log, Outbox(100), end) for end in ends]
     dispatcher.subscribe(TOPICS[:2], known[0], 0)
     dispatcher.subscribe(TOPICS[2:3], known[1], 0)
-    dispatcher.restart(Position("e-2", 5))
+    dispatcher.restart(Position("e-2", 0), Position("e-2", 5))
     assert [end.codes for end in ends] == [[CloseCode.LOG_LOST], [CloseCode.LOG_LOST], []]
     assert log.end == Position("e-2", 5)
 
@@ -235,12 +235,12 @@ async def test_a_replay_from_further_back_begins_there_also_while_reading_on(
 ) -> None:
     database = LogInMemory()
     log = Log(database, memory_bytes=10**6)
-    log.restart(Position(NAME, 0))
+    log.restart(Position(NAME, 0), Position(NAME, 0))
     dispatcher = Dispatcher(log)
     follower = Follower(log, Outbox(1000), Ends())
     names = tuple(str(topic) for topic in TOPICS[:1])
     for seq in range(1, 11):
-        database.events.append(Event(seq, "invoice.updated", names, Raw(b"{}"), None, name=NAME))
+        database.events.append(Event(seq, "invoice.updated", names, Raw(b"{}"), NOTHING, name=NAME))
         dispatcher.publish(database.events[-1])
     dispatcher.subscribe(TOPICS[:1], follower, 6)
     follower.outbox.together_bytes = 1
@@ -257,12 +257,12 @@ async def test_another_topic_from_a_position_within_what_was_read_already_misses
 ) -> None:
     database = LogInMemory()
     log = Log(database, memory_bytes=10**6)
-    log.restart(Position(NAME, 0))
+    log.restart(Position(NAME, 0), Position(NAME, 0))
     dispatcher = Dispatcher(log)
     follower = Follower(log, Outbox(1000), Ends())
     for seq in range(1, 21):
         topic = str(TOPICS[seq % 2])
-        database.events.append(Event(seq, "invoice.updated", (topic,), Raw(b"{}"), None, name=NAME))
+        database.events.append(Event(seq, "invoice.updated", (topic,), Raw(b"{}"), NOTHING, name=NAME))
         dispatcher.publish(database.events[-1])
     follower.outbox.together_bytes = 1
     dispatcher.subscribe(TOPICS[:1], follower, 6)
@@ -275,7 +275,7 @@ async def test_another_topic_from_a_position_within_what_was_read_already_misses
 
 
 def price(log: LogInMemory, dispatcher: Dispatcher, row: int, *topics: str) -> None:
-    event = Event(len(log.events) + 1, "price.updated", topics, Raw(b'{"id":%d}' % row), None, name=NAME)
+    event = Event(len(log.events) + 1, "price.updated", topics, Raw(b'{"id":%d}' % row), NOTHING, name=NAME)
     log.events.append(event)
     dispatcher.publish(event)
 
@@ -296,7 +296,7 @@ async def test_who_fell_behind_gets_each_prices_latest_state_and_a_replay_gets_a
 ) -> None:
     database = LogInMemory()
     log = Log(database, memory_bytes=10**6)
-    log.restart(Position(NAME, 0))
+    log.restart(Position(NAME, 0), Position(NAME, 0))
     dispatcher = Dispatcher(log)
     follower = Follower(log, Outbox(10), Ends())
     if fell_behind:

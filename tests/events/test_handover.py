@@ -52,7 +52,7 @@ class Scene:
     def __init__(self, past: int, outbox_bytes: int, *, in_memory: bool) -> None:
         self.database = LogInMemory()
         self.log = Log(self.database, memory_bytes=10**6)
-        self.log.restart(Position(NAME, 0))
+        self.log.restart(Position(NAME, 0), Position(NAME, 0))
         self.dispatcher = Dispatcher(self.log)
         self.ends = Ends()
         self.follower = Follower(self.log, Outbox(outbox_bytes), self.ends)
@@ -60,12 +60,12 @@ class Scene:
         for _ in range(past):
             self.publish()
         if not in_memory:
-            self.log.restart(self.log.end)
+            self.log.restart(self.log.begin, self.log.end)
 
     def publish(self) -> None:
         """Publish one event that is nobody's, and one of ours."""
         for topic in (OTHER, OURS):
-            event = Event(self.log.end.seq + 1, "invoice.updated", (str(topic),), Raw(b"{}"), None, name=NAME)
+            event = Event(self.log.end.seq + 1, "invoice.updated", (str(topic),), Raw(b"{}"), name=NAME)
             self.database.events.append(event)
             self.dispatcher.publish(event)
 

@@ -24,7 +24,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import PAGE, Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
-from trio_ws.messages import Event, Position, Topic
+from trio_ws.messages import NOTHING, Event, Position, Topic
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, simulated_server
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ async def make(count: int, memory_bytes: int = 10**6) -> tuple[FarAway, Log]:
     database = FarAway()
     log = Log(database, memory_bytes)
     end = await write(database, count - 3)  # the first prices are three
-    log.restart(database.position(end), database.position(0))
+    log.restart(database.position(0), database.position(end))
     return database, log
 
 
@@ -206,7 +206,7 @@ async def test_an_event_that_was_told_while_a_page_without_it_was_on_its_way_is_
 
 async def test_what_was_numbered_but_not_told_yet_is_not_read() -> None:
     _, log = await make(20)
-    log.restart(log.end._replace(seq=15))
+    log.restart(log.begin, log.end._replace(seq=15))
     assert await read_all(log, 10) == [11, 12, 13, 14, 15]
 
 
@@ -230,15 +230,6 @@ async def test_many_who_ask_of_one_page_cost_one_read_of_it() -> None:
     assert database.reads == reads + 1
 
 
-async def test_a_place_that_was_never_in_this_log_is_not_waited_for_where_another_one_had_it() -> None:
-    _, log = await make(10)
-    ahead = Position("another", 10)
-    assert not log.is_ahead(ahead)
-    log.restart(Position("restored", 5))
-    assert not log.is_ahead(ahead), "it is of the log that was lost"
-    assert log.is_ahead(Position("another", 11))
-
-
 async def invoices(log: Log) -> list[bytes]:
     """What the events from the fourth on are about."""
     found: list[bytes] = []
@@ -251,7 +242,7 @@ async def test_of_another_log_nothing_is_kept(autojump_clock: MockClock) -> None
     database, log = await make(10)
     before = await invoices(log)
     database.restore(seq=3)
-    log.restart(database.position(await write(database, 7)))
+    log.restart(log.begin, database.position(await write(database, 7)))
     after = await invoices(log)
     assert len(before) == len(after) == 7
     assert not set(before) & set(after)
@@ -260,7 +251,7 @@ async def test_of_another_log_nothing_is_kept(autojump_clock: MockClock) -> None
 async def test_of_another_log_as_much_is_kept_as_of_the_first() -> None:
     database, log = await make(3 * PAGE, memory_bytes=2 * PAGE * 2000)
     await read_all(log, 0)
-    log.restart(log.end)
+    log.restart(log.begin, log.end)
     await read_all(log, PAGE)
     reads = database.reads
     await read_all(log, PAGE)
@@ -272,7 +263,7 @@ async def test_a_page_of_another_log_is_not_taken_for_one_of_this(autojump_clock
     database.restore(seq=5)
     with pytest.raises(Unavailable):
         await log.read(0)
-    log.restart(database.position(5))
+    log.restart(log.begin, database.position(5))
     assert await read_all(log, 0) == [1, 2, 3, 4, 5]
 
 
@@ -292,7 +283,7 @@ async def test_a_page_that_was_on_its_way_when_the_log_began_anew_is_nobodys() -
         nursery.start_soon(read, "before")
         await wait_all_tasks_blocked()
         database.arrival = second
-        log.restart(database.position(7))
+        log.restart(log.begin, database.position(7))
         nursery.start_soon(read, "after")
         await wait_all_tasks_blocked()
         assert database.reads == 2, "who comes later does not wait for what was on its way"
@@ -371,9 +362,9 @@ def test_what_is_looked_up_by_topic_is_what_would_be_found_by_looking_at_all(
 ) -> None:
     async def look_up() -> list[int]:
         log = Log(SimulatedDatabase(), memory_bytes=10**8)
-        log.restart(Position("e", 0))
+        log.restart(log.begin, Position("e", 0))
         for seq, of_event in enumerate(concerned, start=1):
-            log.append(Event(seq, "invoice.updated", tuple(of_event), Raw(b"{}"), None))
+            log.append(Event(seq, "invoice.updated", tuple(of_event), Raw(b"{}"), NOTHING))
             if grows and seq == len(concerned) // 2:
                 await log.read(0, topics)  # so that the index is there, and grows with the page
         seqs: list[int] = []
@@ -402,7 +393,7 @@ async def test_what_is_found_for_a_client_that_is_far_behind_is_what_the_pages_h
     await database.run(event_log.number_events, 1000)
     end = await database.run(event_log.read_position)
     log = Log(database, 10**9)
-    log.restart(end)
+    log.restart(log.begin, end)
     monkeypatch.setattr(log_module, "SCAN", 16)
     monkeypatch.setattr(log_module, "SCAN_TOPICS", 1)
     monkeypatch.setattr(log_module, "PAGE", 4)
@@ -417,7 +408,7 @@ async def test_what_is_found_for_a_client_that_is_far_behind_is_what_the_pages_h
         for far in (10**9, 0):
             monkeypatch.setattr(log_module, "FAR", far)
             fresh = Log(database, 10**9)
-            fresh.restart(end)
+            fresh.restart(fresh.begin, end)
             found[far] = await read_of(fresh, topics)
         assert found[0] == found[10**9], topics
 
@@ -479,3 +470,45 @@ async def test_a_page_that_takes_too_long_or_is_too_large_is_read_in_parts(
     monkeypatch.setattr(database, "run", run)
     assert [event.seq for event in (await log.read(0)).events] == list(range(1, PAGE + 1))
     assert max(sizes) == PAGE // 8
+
+
+async def test_a_page_has_nothing_from_beyond_our_end_which_may_be_lost_yet() -> None:
+    database, log = await make(10)
+    await write(database, 3)  # another process numbers them, and we have not heard of it
+    lost = database.position(12)
+    assert await log.prove(database.position(5)), "and their page is in memory"
+    database.restore(10)
+    await write(database, 4)
+    await tell(database, log, 4)
+    assert [event.position for event in (await log.read(10)).events] == [
+        database.position(seq) for seq in (11, 12, 13, 14)
+    ]
+    assert not await log.prove(lost)
+
+
+async def test_who_is_far_behind_finds_nothing_from_beyond_our_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "FAR", 0)
+    database, log = await make(10)
+    await write(database, 3)
+    read = await log.read(5, ["account:1"])
+    assert (read.events[-1].seq, read.reached) == (10, 10)
+
+
+async def test_whether_a_position_far_behind_is_good_needs_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "FAR", PAGE)
+    database, log = await make(4 * PAGE)
+    reads = database.reads
+    assert await log.prove(database.position(PAGE + 7))
+    assert not await log.prove(Position("another", PAGE + 7))
+    await database.run(event_log.trim_events, -1.0, PAGE)
+    assert await log.prove(database.position(PAGE)), "the last one that was trimmed, as we find out by that"
+    assert log.begin == database.position(PAGE)
+    assert not await log.prove(database.position(PAGE - 1))
+    assert database.reads == reads + 3
+
+
+async def test_a_page_says_what_was_trimmed_up_to(autojump_clock: MockClock) -> None:
+    database, log = await make(20)
+    at = database.position(10)
+    await database.run(event_log.trim_events, -1.0, 10)
+    assert await log.prove(at)

@@ -19,7 +19,7 @@ from trio_ws.currencies import WAYS, Rate
 from trio_ws.database.queries import PricePart
 from trio_ws.events import prices
 from trio_ws.events.prices import Book, Page, Prices
-from trio_ws.messages import Cursor, Event, Position
+from trio_ws.messages import NOTHING, Cursor, Event, Position
 
 CURRENCIES = ["AAA", "BBB", "CCC", "DDD", "EEE"]
 ACCOUNTS = [None, 1, 2, 3]
@@ -179,10 +179,10 @@ class Parts:
                 id_ = self.count = self.count + 1
             self.ids[account, pair] = id_
             data = self.rows[id_] = price(id_, account, pair, self.seq, self.seq)
-            self.unread.append(Event(self.seq, "price.updated", (), data, None))
+            self.unread.append(Event(self.seq, "price.updated", (), data, NOTHING))
         elif id_ is not None:
             del self.ids[account, pair], self.rows[id_]
-            self.unread.append(Event(self.seq, "price.deleted", (), Raw(b'{"id":%d}' % id_), None))
+            self.unread.append(Event(self.seq, "price.deleted", (), Raw(b'{"id":%d}' % id_), NOTHING))
 
     def read(self) -> Book:
         """Do it all, and return what the server has then."""

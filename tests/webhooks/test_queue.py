@@ -15,6 +15,7 @@ from trio_ws.database import event_log, webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.database.webhooks import EACH, Change, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
+from trio_ws.messages import NOTHING
 
 Serverless = tuple[Database, OtherProgram]
 
@@ -117,7 +118,7 @@ async def test_what_has_a_webhook_is_queued_and_nothing_else(serverless: Serverl
     (delivery,) = await claim(database)
     assert sent([delivery]) == [(str(uid), "unpaid")]
     assert (delivery.url, delivery.account_id, delivery.attempts) == (QUICK, 1, 1)
-    assert (delivery.event.type, delivery.event.previous) == ("invoice.created", None)
+    assert (delivery.event.type, delivery.event.previous) == ("invoice.created", NOTHING)
     assert delivery.event.position == await database.run(event_log.read_position)
     assert len(delivery.secrets) in (1, 2)
 

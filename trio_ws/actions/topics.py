@@ -3,7 +3,6 @@
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-import trio
 from msgspec import UNSET
 
 from trio_ws.actions.services import Services
@@ -69,11 +68,11 @@ def _follow(
     """Follow the topics from a position on; where it is ahead of what we know, once we do."""
     _check_room_beside_others(topics, services, session)
     log = services.dispatcher.log
-    if after is not None and (log.is_ahead(after) or log.remembers(after) is None):
+    recovered = after is None or (None if log.is_ahead(after) else log.remembers(after))
+    if after is not None and recovered is None:
         return _follow_later(topics, after, message, services, session)
-    recovered = after is None or bool(log.remembers(after))
-    followed = _follow_from(after if recovered else None, topics, services, session)
-    followed.recovered = recovered
+    start = after if recovered else None
+    followed = _follow_from(start, topics, services, session, recovered=bool(recovered))
     return Success(message=message, data=followed)
 
 
@@ -81,8 +80,8 @@ async def _follow_later(
     topics: Sequence[Topic], after: Position, message: str, services: Services, session: Session
 ) -> Success:
     recovered = await _come_to(after, services)
-    followed = _follow_from(after if recovered else None, topics, services, session)
-    followed.recovered = recovered
+    start = after if recovered else None
+    followed = _follow_from(start, topics, services, session, recovered=recovered)
     return Success(message=message, data=followed)
 
 
@@ -95,10 +94,11 @@ async def _follow_snapshot(
     await _reach(position, services)
     _check_room_beside_others([topic], services, session)
     recovered = after is None or await _come_to(after, services)
-    if services.dispatcher.log.remembers(position) is False:
+    if not await services.dispatcher.log.prove(position):
         raise Unavailable("The event log was replaced; positions are no longer valid")
-    followed = _follow_from(after if after and recovered else position, [topic], services, session)
-    followed.position, followed.recovered, followed.snapshot = str(position), recovered, state
+    start = after if after and recovered else position
+    followed = _follow_from(start, [topic], services, session, recovered=recovered)
+    followed.position, followed.snapshot = str(position), state
     if last is not None:
         followed.next = str(Cursor("open", last))
     return Success(message=message, data=followed)
@@ -117,8 +117,9 @@ async def _follow_prices(
             recovered = await _come_to(after, services)
     _check_room_beside_others([topic], services, session)
     page = book.page(session.identity.account_id, Cursor(topic.id, 0))
-    followed = _follow_from(after if recovered else None, [topic], services, session)
-    followed.recovered, followed.snapshot, followed.next = recovered, page.items, page.next or UNSET
+    start = after if recovered else None
+    followed = _follow_from(start, [topic], services, session, recovered=recovered)
+    followed.snapshot, followed.next = page.items, page.next or UNSET
     return Success(message=message, data=followed)
 
 
@@ -137,21 +138,18 @@ def _check_room(count: int, services: Services) -> None:
 async def _come_to(after: Position, services: Services) -> bool:
     """Wait for what another process told of; tell whether all after it, and nothing else, is to be had."""
     log = services.dispatcher.log
-    if log.is_ahead(after):
-        asked = trio.current_time()
-        services.tail.wake()
-        if not await log.reach(after.seq, AHEAD_SECONDS) and services.tail.read_at < asked:
-            raise Unavailable("The event log is behind")
+    if log.is_ahead(after) and not await services.tail.reach(after.seq, AHEAD_SECONDS):
+        raise Unavailable("The event log is behind")
     return await log.prove(after)
 
 
 def _follow_from(
-    start: Position | None, topics: Sequence[Topic], services: Services, session: Session
+    start: Position | None, topics: Sequence[Topic], services: Services, session: Session, *, recovered: bool
 ) -> Subscribed:
     """Follow the topics, all or none, from a position on; None: from the log's end on."""
     log = services.dispatcher.log
     services.dispatcher.subscribe(topics, session.follower, (start or log.end).seq)
-    return Subscribed(position=str(log.end), recovered=True)
+    return Subscribed(position=str(log.end), recovered=recovered)
 
 
 def _allowed(type_: str, id_: str | int, session: Session) -> Topic:

@@ -93,5 +93,5 @@ async def _print_from(log: Log, reached: int, topic: str | None, show: Show) -> 
 
 
 def _as_client_sees(event: Event) -> client.Event:
-    previous = None if event.previous is None else json.loads(bytes(event.previous))
-    return client.Event(event.type, json.loads(bytes(event.data)), previous, str(event.position))
+    data, previous = json.loads(bytes(event.data)), json.loads(bytes(event.previous))
+    return client.Event(event.type, data, previous, str(event.position))

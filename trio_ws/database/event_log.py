@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from trio_ws.database.sessions import Connection
 from trio_ws.messages import Event, Position
 
@@ -55,11 +57,13 @@ class LogRead(NamedTuple):
     has_more: bool = False
 
 
+_decoder = msgspec.json.Decoder(LogRead)
+
+
 def read_events(connection: Connection, after: int, most: int, known: int | None = None) -> LogRead:
     """Return the log's extent, and the events numbered above `after`, in order, at most `most`.
 
-    A transaction of its own: an event may be sent only once its number has committed. The extent is a row
-    that is made once, and the events come by their index: a read costs the same, however long the log is.
+    It costs the same, however long the log is.
 
     Args:
         connection: The database's.
@@ -67,57 +71,31 @@ def read_events(connection: Connection, after: int, most: int, known: int | None
         most: How many.
         known: An event that the caller knows, whose name says whether this is the same log; None: `after`.
     """
-    known = after if known is None else known
-    return _read_log(connection, "true", {"after": after, "scan": most, "most": most, "known": known})
+    return _read_log(connection, after, after if known is None else known, None, most, most)
 
 
 def find_events(  # noqa: PLR0917 - as a thread is given them
     connection: Connection, after: int, topics: Sequence[str], scan: int, most: int, known: int
 ) -> LogRead:
     """Do the same, but for the events of any of the topics alone, at most `most`, among the next `scan`."""
-    arguments = {"after": after, "topics": list(topics), "scan": scan, "most": most, "known": known}
-    return _read_log(connection, "topics && %(topics)s", arguments)
+    return _read_log(connection, after, known, list(topics), scan, most)
 
 
-def _size_of(column: str) -> str:
-    """Return what a column takes once it is read. PostgreSQL may store a memo of 1 MB in 12 KB."""
-    return (
-        f"CASE WHEN pg_column_compression({column}) IS NULL THEN coalesce(pg_column_size({column}), 0)"
-        f" ELSE octet_length({column}::text) END"
+def _read_log(connection: Connection, *arguments: Any) -> LogRead:
+    ((log,),) = connection.execute(
+        "SELECT @schema@.read_log(%s::bigint, %s::bigint, %s::text[], %s::int, %s::int, %s::int)",
+        (*arguments, READ_BYTES),
     )
-
-
-def _read_log(connection: Connection, wanted: str, arguments: dict[str, Any]) -> LogRead:
-    """Read the log's extent, and the events after a number that meet a condition. Numbers have no gaps."""
-    rows = connection.execute(
-        "WITH log AS MATERIALIZED (SELECT trimmed_name, first, name, last,"  # noqa: S608 - a condition above
-        " @schema@.event_name(%(known)s::bigint), extract(epoch FROM clock_timestamp())::float8, is_told,"
-        " has_more FROM @schema@.event_end),"
-        " start AS (SELECT greatest(%(after)s, first - 1) AS seq FROM log)"
-        " SELECT log.*, found.* FROM log LEFT JOIN ("
-        "SELECT seq, type, topics, data, previous, extract(epoch FROM at)::float8, name FROM ("
-        # A few large rows end a read, whose others come with the next one.
-        "SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM (SELECT *,"
-        f" {_size_of('data')} + {_size_of('previous')} AS size FROM @schema@.event"
-        " WHERE seq > (SELECT seq FROM start) AND seq <= (SELECT seq FROM start) + %(scan)s"
-        f" AND {wanted} ORDER BY seq LIMIT %(most)s) event"
-        ") sized WHERE before < %(bytes)s) found ON true ORDER BY seq".encode(),
-        {**arguments, "bytes": READ_BYTES},
-    ).fetchall()
-    trimmed_name, first, name, last, known_as, now, is_told, has_more = rows[0][:8]
-    read = (row[8:] for row in rows if row[8] is not None)
-    events = [Event(seq, type_, tuple(topics), *rest) for seq, type_, topics, *rest in read]
-    begin, end = Position(trimmed_name, first - 1), Position(name, last)
-    return LogRead(begin, end, known_as, events, now, is_told, has_more)
+    return _decoder.decode(log)
 
 
 def advance(connection: Connection, after: int, most: int) -> LogRead:
     """Number what has committed, and return what is new since: see `number_events` and `read_events`.
 
-    Two statements in one hop, each a transaction of its own: what is read has its number for good.
+    One round trip, unless there is much to read. What has been returned has its number for good.
     """
-    number_events(connection, most, after)
-    return read_events(connection, after, most)
+    ((log,),) = connection.execute("SELECT @schema@.advance(%s::bigint, %s::int)", (after, most))
+    return read_events(connection, after, most) if log is None else _decoder.decode(log)
 
 
 def trim_events(connection: Connection, age_seconds: float, most: int) -> int:

@@ -404,10 +404,12 @@ def read_prices(connection: Connection, after: int, most: int, known: int = 0) -
         known: An event that the caller knows, whose name says whether this is the same log.
     """
     rows = connection.execute(
-        "SELECT name, last, @schema@.event_name(%s::bigint), price.* FROM @schema@.event_end LEFT JOIN ("
+        "SELECT e.name, last, CASE %s::bigint WHEN last THEN e.name WHEN first - 1 THEN trimmed_name"
+        " ELSE (SELECT name FROM @schema@.event WHERE seq = %s::bigint) END,"
+        " price.* FROM @schema@.event_end e LEFT JOIN ("
         "SELECT id, @schema@.price_json(p) FROM @schema@.prices p WHERE id > %s ORDER BY id LIMIT %s"
         ") price ON true ORDER BY id",
-        (known, after, most),
+        (known, known, after, most),
     ).fetchall()
     name, last, known_as, _, _ = rows[0]
     prices = [json for *_, json in rows if json is not None]

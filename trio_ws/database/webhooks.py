@@ -12,7 +12,7 @@ import psycopg
 
 from trio_ws.database.queries import Connection, Row
 from trio_ws.errors import NotFound
-from trio_ws.messages import Event
+from trio_ws.messages import NOTHING, Event
 
 ACTIVE_SECRETS = 2  # of an account, the newest
 EACH = 4  # POSTs at a time to an account's endpoint, by all processes together, once one succeeded there
@@ -131,7 +131,7 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
     )
     deliveries = [
         Delivery(
-            Event(seq, type_, (), data, previous, name=name),
+            Event(seq, type_, (), data, previous or NOTHING, name=name),
             *(account_id, url, attempts, is_failing, tuple(secrets)),
         )
         for seq, type_, data, previous, name, account_id, url, attempts, is_failing, secrets in rows

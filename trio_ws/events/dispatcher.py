@@ -102,9 +102,9 @@ class Dispatcher:
                 metrics.BUGS.inc()
         return len(followers)
 
-    def restart(self, end: Position, begin: Position | None = None) -> None:
+    def restart(self, begin: Position, end: Position) -> None:
         """Go on from the end of another log. What of it each of our followers has shows when it resumes."""
-        self.log.restart(end, begin)
+        self.log.restart(begin, end)
         for follower in dict.fromkeys(one for group in self._followers.values() for one in _as_dict(group)):
             follower.end(CloseCode.LOG_LOST, "the event log was replaced; positions are no longer valid")
         for watcher in [watcher for group in self._watches.values() for watcher in group]:

@@ -7,6 +7,7 @@ of each page between them.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import NamedTuple, TypeVarTuple
 
 import trio
@@ -27,8 +28,8 @@ PAGE = 256  # events; some 200 KB, and a read of a few ms
 FAR = 20_000
 SCAN = 20_000  # events that one such query looks at: some 10 ms
 SCAN_TOPICS = 8  # of so many topics; of more, it looks at fewer
-# What an event takes beside its JSON: the struct, its topics, its place in a page and in that page's index.
-EVENT_BYTES = 1200
+# What an event takes beside its JSON: the struct, its name, its topics, its place in a page and in its index.
+EVENT_BYTES = 1260
 
 
 class LogTrimmedError(Exception):
@@ -95,14 +96,13 @@ class Log:
     Attributes:
         end: The last event that was published.
         begin: The last event that is not to be had any more: all after it are.
-        lost_upto: Up to which number another log went, which this one has replaced.
         restarts: How often it was another one.
     """
 
     def __init__(self, database: Database, memory_bytes: int) -> None:
         self.end = Position("", 0)  # until the tail knows better
         self.begin = Position("", 0)
-        self.lost_upto = self.restarts = 0
+        self.restarts = 0
         self._database = database
         self._memory_bytes = memory_bytes
         self._pages: OrderedDict[int, _Page] = OrderedDict()  # the one used last is last
@@ -112,11 +112,10 @@ class Log:
         self._grown = trio.lowlevel.ParkingLot()
         self._has_webhook = trio.lowlevel.ParkingLot()
 
-    def restart(self, end: Position, begin: Position | None = None) -> None:
-        """Go on from the end of this log, or of another one; None: it begins where it did."""
-        self.lost_upto = self.end.seq
-        self.restarts += 1
-        self.begin, self.end = begin or self.begin, end
+    def restart(self, begin: Position, end: Position) -> None:
+        """Go on from the end of the log that there is, where this process starts or it is another one."""
+        self.restarts += self.end.name != ""
+        self.begin, self.end = begin, end
         self._pages.clear()
         self._loads.clear()  # what is on its way is of the log that was
         self._bytes = 0
@@ -154,21 +153,23 @@ class Log:
         return place >= 0 and page.events[place].position == position
 
     def is_ahead(self, position: Position) -> bool:
-        """Tell whether another process may have told of a position that this one has not heard of yet.
-
-        Not where it may be of the log that was lost: who comes from there need not wait.
-        """
-        return position.seq > max(self.end.seq, self.lost_upto)
+        """Tell whether another process may have told of a position that this one has not heard of yet."""
+        return position.seq > self.end.seq
 
     async def prove(self, position: Position) -> bool:
         """Tell whether all that came after a position, and nothing else, is to be had.
 
-        The page that has the event is read, for those who ask with it, and for the replay.
+        The page that has the event is read, for those who ask with it, and for the replay; but not where
+        that finds its events without pages.
 
         Raises:
             ActionError: the database can't be read.
         """
         while (answer := self.remembers(position)) is None:
+            if self.end.seq - position.seq > FAR:
+                async with self._finding:
+                    read = await self._read(event_log.read_events, position.seq - 1, 1)
+                return position in (read.begin, *(event.position for event in read.events))
             number = (position.seq - 1) // PAGE
             self._drop(number)  # it was read while the log grew, and lacks its last events
             try:
@@ -217,27 +218,29 @@ class Log:
     async def _find(self, after: int, topics: list[str]) -> Stretch:
         scan = max(PAGE, SCAN * SCAN_TOPICS // max(SCAN_TOPICS, len(topics)))
         async with self._finding:
-            end = self.end
-            read = await self._read(end, event_log.find_events, after, topics, scan, PAGE, end.seq)
+            read = await self._read(event_log.find_events, after, topics, scan, PAGE)
         if read.begin.seq > after:
             raise LogTrimmedError
         # It was ended by a bound, in number or bytes, or else has looked at all of them.
         is_cut = len(read.events) == PAGE or sum(map(_size, read.events)) > event_log.READ_BYTES
-        reached = read.events[-1].seq if is_cut else min(after + scan, read.end.seq, self.end.seq)
-        return Stretch([event for event in read.events if event.seq <= reached], reached)
+        return Stretch(read.events, read.events[-1].seq if is_cut else min(after + scan, read.end.seq))
 
     async def _read(
-        self, end: Position, query: Callable[[Connection, *Arguments], LogRead], *args: *Arguments
+        self, query: Callable[[Connection, *tuple[*Arguments, int]], LogRead], *args: *Arguments
     ) -> LogRead:
-        """Read of the log that has, or had, this end, in the lane for clients that catch up.
+        """Read of this log up to its end, in the lane for clients that catch up.
+
+        What comes after our end may be lost yet, and other events have its numbers then.
 
         Raises:
             ActionError: the database can't be read, or has another log by now.
         """
-        read = await self._database.run(query, *args, lane=Lane.CATCH_UP)
-        if read.known_as != end.name:
+        end, restarts = self.end, self.restarts
+        read = await self._database.run(query, *args, end.seq, lane=Lane.CATCH_UP)
+        if read.known_as != end.name or restarts != self.restarts:
             raise Unavailable("The event log was replaced; positions are no longer valid")
-        return read
+        self.begin = max(self.begin, read.begin, key=attrgetter("seq"))
+        return read._replace(end=end, events=[event for event in read.events if event.seq <= end.seq])
 
     async def _read_page(self, number: int) -> list[Event]:
         """Read a page whole: its events may be too large for one read, or take too long."""
@@ -245,8 +248,8 @@ class Log:
         after, most = number * PAGE, PAGE
         while after < (number + 1) * PAGE:
             try:
-                end, few = self.end, min(most, (number + 1) * PAGE - after)
-                read = await self._read(end, event_log.read_events, after, few, end.seq)
+                few = min(most, (number + 1) * PAGE - after)
+                read = await self._read(event_log.read_events, after, few)
             except Timeout:
                 if most == 1:
                     raise
@@ -300,4 +303,4 @@ class Log:
 
 
 def _size(event: Event) -> int:
-    return EVENT_BYTES + len(event.data) + len(event.previous or b"")
+    return EVENT_BYTES + len(event.data) + len(event.previous)

@@ -22,6 +22,7 @@ from trio_ws.currencies import Rate, find_rate
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
+from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.messages import MAX_BIGINT, PAGE_BYTES, Cursor, Event, Position, Topic
 
@@ -257,9 +258,11 @@ class Prices:
             ActionError: they are not in memory yet, and can't be read.
         """
         async with self._reading:
-            while self.book is None or not await self._is_proven():
+            for _ in range(READS):
+                if self.book is not None and await self._is_proven():
+                    return self.book
                 self.book = await self._read()
-            return self.book
+            raise Unavailable("The event log was replaced; positions are no longer valid")
 
     async def wait_for(self, price: Raw, seconds: float) -> None:
         """Wait for the event of a price that was just set, so that who set it reads no older one."""
@@ -299,13 +302,13 @@ class Prices:
         book = Book()
         self._parts = []
         after: int | None = -MAX_BIGINT
-        known = self._dispatcher.log.begin
+        known: Position | None = None
         try:
             while after is not None:
                 position, known_as, prices, after = await self._database.run(
-                    queries.read_prices, after, PART, known.seq, lane=Lane.LISTS
+                    queries.read_prices, after, PART, known.seq if known else 0, lane=Lane.LISTS
                 )
-                if self._parts and known_as != known.name:
+                if known and known_as != known.name:
                     return None  # each part is of the same log as the one before
                 known = self._unproven = position
                 self._parts.append((math.inf if after is None else after, position))
@@ -323,14 +326,17 @@ class Prices:
 
     async def _is_proven(self) -> bool:
         """Tell whether the book is of the log that there is, as far as that has come; forget it if not."""
-        log = self._dispatcher.log
-        if self._unproven is None or log.end.seq < self._unproven.seq:
+        log, unproven = self._dispatcher.log, self._unproven
+        if unproven is None or log.end.seq < unproven.seq:
             return True
-        if not await log.prove(self._unproven):
+        is_proven = await log.prove(unproven)
+        if self._unproven is not unproven:
+            return True  # of a book that is not there any more
+        if is_proven:
+            self._unproven = None
+        else:
             self.on_lost_log()
-            return False
-        self._unproven = None
-        return True
+        return is_proven
 
     def _apply(self, id_: int, event: Event, book: Book) -> None:
         """Have the book be as an event leaves a price, unless the price was read later."""
@@ -338,10 +344,11 @@ class Prices:
         if event.seq <= read_at.seq:
             return
         if event.type == "price.updated":
-            book.put(event.data)
+            book.put(event.data.copy())  # which is a part of all that was read with it
         else:
             book.drop(id_)
 
 
+READS = 3  # of the book, in one request, if the log is lost meanwhile
 PART = 2000  # prices: 0.1 s of a statement that may take `statement_seconds`
 TURN = 50  # prices of a part, before others have their turn: 1 ms

@@ -59,6 +59,9 @@ class Tail:
         self._batch = BATCH  # smaller while reads take too long
         self._upto = 0.0  # the number up to which there may be events, as far as somebody said
         self._woken = trio.lowlevel.ParkingLot()
+        self._looks = 0  # at the log that have begun
+        self._whole_look = 0  # the last of them that came to the log's end
+        self._looked = trio.lowlevel.ParkingLot()
         self.read_at = -math.inf
         self.progressed_at = -math.inf
 
@@ -66,6 +69,19 @@ class Tail:
         """Say that there may be new events, with numbers up to that or with none yet."""
         self._upto = max(self._upto, upto)
         self._woken.unpark_all()
+
+    async def reach(self, seq: int, seconds: float) -> bool:
+        """Wait until the log is known up to a number or, by a look that begins after this, up to its end.
+
+        Returns:
+            Whether either is so. What anybody was told of had committed, so such a look decides.
+        """
+        before = self._looks
+        self.wake()
+        with trio.move_on_after(seconds):
+            while self._dispatcher.log.end.seq < seq and self._whole_look <= before:
+                await self._looked.park()
+        return self._dispatcher.log.end.seq >= seq or self._whole_look > before
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start from the log's end and publish what is added to it, for ever.
@@ -77,7 +93,7 @@ class Tail:
             ActionError: the log's end could not be read at the start; later outages are waited out.
         """
         start = await self._database.run(event_log.start_log, lane=Lane.AHEAD)
-        self._dispatcher.log.restart(start.end, start.begin)
+        self._dispatcher.log.restart(start.begin, start.end)
         with suppress(Timeout):  # later steps are smaller
             await self._step()
         task_status.started()
@@ -91,12 +107,14 @@ class Tail:
                 await self._woken.park()
         self._upto = 0
         self._pause = await self._step()
+        self._looked.unpark_all()
         return 0.0
 
     async def _step(self) -> float:
         """Publish a batch of what is new, and return how long to wait for more."""
         began = trio.current_time()
-        end = self._dispatcher.log.end
+        self._looks += 1
+        look, end = self._looks, self._dispatcher.log.end
         try:
             read = await self._database.run(event_log.advance, end.seq, self._batch, lane=Lane.AHEAD)
         except Timeout:
@@ -108,12 +126,12 @@ class Tail:
             logger.warning(
                 "the event log goes from %s to %s, and was at %s: starting again", read.begin, read.end, end
             )
-            self._dispatcher.restart(read.end, read.begin)
+            self._dispatcher.restart(read.begin, read.end)
             return self._poll_seconds  # were it another one each time, this would go on without a pause
         await self._publish(read)
         if read.has_more or self._dispatcher.log.end.seq < read.end.seq:
             return 0.0 if read.events else AGAIN_SECONDS
-        self.read_at = began
+        self.read_at, self._whole_look = began, look
         return self._poll_seconds if read.is_told else min(AGAIN_SECONDS, self._poll_seconds)
 
     async def _publish(self, read: LogRead) -> None:

@@ -29,6 +29,7 @@ from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, Pri
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import (
+    NOTHING,
     PAGE_BYTES,
     CreateInvoice,
     Event,
@@ -554,7 +555,7 @@ class SimulatedDatabase:
     def _log(
         self, type_: str, topics: tuple[str, ...], old: Invoice | Price | None, new: Invoice | Price
     ) -> None:
-        previous = None
+        previous = NOTHING
         if old is not None:
             before, after = _wire(old), _wire(new)
             names = dict.fromkeys((*before, *after))
@@ -566,7 +567,7 @@ class SimulatedDatabase:
 
     def _note(self, type_: str, topic: str, row: int | None) -> None:
         data, at = Raw(codec.encode({"id": row})), self._now().timestamp()
-        self._events.append(Event(len(self._events) + 1, type_, (topic,), data, None, at))
+        self._events.append(Event(len(self._events) + 1, type_, (topic,), data, NOTHING, at))
 
     def _notify(self, upto: float = math.inf) -> None:
         if not self.lose_wakes:

@@ -44,11 +44,11 @@ UPDATE @schema@.event SET
 WHERE seq IS NULL;
 
 -- What there is already has the name that clients know it by: their positions stay good. No row is rewritten. Where
--- PostgreSQL lets nobody ask for what that name was made of, no client has any.
+-- event_epoch() is refused no server could run, so no client has a position.
 CREATE FUNCTION @schema@.old_name() RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN @schema@.event_epoch();
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR object_not_in_prerequisite_state THEN
   RETURN (SELECT left(md5(epoch::text), 8) FROM @schema@.event_log);
 END
 $$;
@@ -56,6 +56,7 @@ ALTER TABLE @schema@.event ADD COLUMN name text DEFAULT @schema@.old_name();  --
 ALTER TABLE @schema@.event ALTER COLUMN name DROP DEFAULT;
 ALTER TABLE @schema@.event_log ADD COLUMN trimmed_name text;  -- of the event before the first
 UPDATE @schema@.event_log SET trimmed_name = @schema@.old_name();
+ALTER TABLE @schema@.event_log ALTER COLUMN trimmed_name SET NOT NULL;
 
 INSERT INTO @schema@.event_step (last, name, below, open, notified, notified_at)
   SELECT last, trimmed_name, pg_current_xact_id()::text::bigint, '{}', notified, '-infinity' FROM @schema@.event_log;
@@ -67,11 +68,6 @@ DROP FUNCTION @schema@.old_name(), @schema@.event_epoch();
 DROP INDEX @schema@.event_unnumbered;
 CREATE INDEX event_unnumbered ON @schema@.event (tx, id) WHERE seq IS NULL;
 CREATE INDEX event_unnumbered_subject ON @schema@.event (subject, id) WHERE seq IS NULL;
-
--- The name of the event with that number, also of the one before the first; NULL: there is none.
-CREATE FUNCTION @schema@.event_name(wanted bigint) RETURNS text LANGUAGE sql STABLE
-RETURN coalesce((SELECT name FROM @schema@.event WHERE seq = wanted),
-                (SELECT trimmed_name FROM @schema@.event_log WHERE first = wanted + 1));
 
 -- Where the log ends and begins, whether everybody was notified of all of it, and whether more is known to come.
 CREATE VIEW @schema@.event_end AS
@@ -87,9 +83,16 @@ CREATE VIEW @schema@.event_end AS
 -- and the queue of events changes faster. The settings and the forms below leave no other plan. Planning each time
 -- would take 1 ms of 1.4.
 
--- What an event takes of a step: one, and one more for each KB. Decompressed: 1 MB may take 12 KB on the disk.
-CREATE FUNCTION @schema@.event_cost(data json, previous json) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN 1 + (octet_length(data::text) + coalesce(octet_length(previous::text), 0)) / 1024;
+-- The bytes of an event once it is read. PostgreSQL may keep a memo of 1 MB in 12 KB.
+CREATE FUNCTION @schema@.event_size(data json, previous json) RETURNS int LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN pg_column_compression(data) IS NULL THEN pg_column_size(data)
+            ELSE octet_length(data::text) END
+     + CASE WHEN pg_column_compression(previous) IS NULL THEN coalesce(pg_column_size(previous), 0)
+            ELSE octet_length(previous::text) END;
+
+-- What an event takes of a step: one, and one more for each KB.
+CREATE FUNCTION @schema@.event_cost(data json, previous json) RETURNS int LANGUAGE sql STABLE PARALLEL SAFE
+RETURN 1 + @schema@.event_size(data, previous) / 1024;
 
 -- Find events of transactions that have finished, by (transaction, id), until there are none or their `cost` is more
 -- than `most`. `below` and `open` are those of the last step. `upto` and `unfinished` say what this snapshot sees.
@@ -152,7 +155,8 @@ $$;
 -- a backlog at least one of each; return how many. `read_upto` is the last event that the caller has read: it numbers
 -- nothing that it could not read in its next step.
 --
--- The row lock makes any number of callers safe: what comes after it has a snapshot from after it. A number is final
+-- The lock makes any number of callers safe: what comes after it has a snapshot from after it. It is the table's, since
+-- who locks a row writes that down, and then waits for the disk though another one has numbered all. A number is final
 -- only once the caller's transaction has committed.
 DROP FUNCTION @schema@.number_events(int);
 CREATE FUNCTION @schema@.number_events(most int, read_upto bigint DEFAULT NULL) RETURNS int
@@ -167,7 +171,7 @@ DECLARE
   entry @schema@.event_backlog;
   new record;
   before bigint;
-  called constant text := left(gen_random_uuid()::text, 8);  -- PostgreSQL's strong random numbers
+  called text;
   part bigint[];
   cost int;
   cut bigint;                       -- transactions below are whole
@@ -176,6 +180,9 @@ DECLARE
   quota int := 0;
   served int;
 BEGIN
+  IF pg_is_in_recovery() THEN  -- it may be behind; where there is nothing to number, nothing else would say so
+    RAISE read_only_sql_transaction USING MESSAGE = 'this is a standby, which only reads';
+  END IF;
   SELECT * INTO step FROM @schema@.event_step ORDER BY last DESC LIMIT 1;
   IF step.last - read_upto >= most THEN
     RETURN 0;
@@ -184,25 +191,29 @@ BEGIN
   IF served > 0 THEN
     quota := most / share;
   END IF;
-  SELECT * INTO new FROM @schema@.events_of_the_finished(step.below, step.open, most - quota);
+  new := @schema@.events_of_the_finished(step.below, step.open, most - quota);
   IF new.ids = '{}' AND served = 0 AND new.upto BETWEEN step.below AND step.below + idle
      AND (step.notified = step.last OR step.notified_at
           BETWEEN clock_timestamp() - interval '10 ms' AND clock_timestamp() + interval '1 s') THEN
     RETURN 0;  -- an idle poll takes no lock and writes nothing
   END IF;
 
-  PERFORM FROM @schema@.event_log FOR UPDATE;
+  LOCK TABLE @schema@.event_log IN SHARE UPDATE EXCLUSIVE MODE;
   SELECT * INTO again FROM @schema@.event_step ORDER BY last DESC LIMIT 1;
   IF again IS DISTINCT FROM step THEN  -- another one has numbered meanwhile, and knows of more
     step := again;
-    SELECT * INTO new FROM @schema@.events_of_the_finished(step.below, step.open, most - quota);
+    IF served = 0 AND NOT EXISTS (SELECT FROM @schema@.event WHERE id = ANY (new.ids) AND seq IS NULL) THEN
+      RETURN 0;  -- and what there was for us
+    END IF;
+    new := @schema@.events_of_the_finished(step.below, step.open, most - quota);
   END IF;
   IF new.upto < step.below THEN  -- these are transactions of another cluster, which a dump was made of
     step.below := 0;
     step.open := '{}';
-    SELECT * INTO new FROM @schema@.events_of_the_finished(step.below, step.open, most - quota);
+    new := @schema@.events_of_the_finished(step.below, step.open, most - quota);
   END IF;
   before := step.last;
+  called := left(gen_random_uuid()::text, 8);  -- of PostgreSQL's strong random numbers
 
   -- New events.
   cut := greatest(new.upto, step.below);
@@ -233,26 +244,28 @@ BEGIN
   step.below := greatest(step.below, cut);
 
   -- The backlog, each transaction in its turn. Each stops where a row has an earlier event elsewhere.
-  SELECT count(*) INTO served FROM (SELECT FROM @schema@.event_backlog LIMIT few) entries;  -- with new ones
-  quota := greatest(1, least(most / share, most - cardinality(new.ids)) / greatest(1, served));
-  FOR entry IN SELECT * FROM @schema@.event_backlog ORDER BY served, tx LIMIT few LOOP
-    SELECT coalesce(array_agg(id ORDER BY id), '{}'), coalesce(max(total), 0) INTO part, cost FROM (
-      SELECT found.*, sum(found.cost) OVER (ORDER BY id) AS total FROM (
-        SELECT id, @schema@.event_cost(data, previous) AS cost FROM @schema@.event
-        WHERE seq IS NULL AND (tx, id) > (entry.tx, entry.after) AND tx <= entry.tx
-        ORDER BY tx, id LIMIT quota) found) summed
-    WHERE summed.total - summed.cost < quota;
-    stop := @schema@.first_that_waits(part);
-    IF stop IS NULL AND cost < quota THEN
-      DELETE FROM @schema@.event_backlog WHERE tx = entry.tx;
-    ELSE
-      part := ARRAY(SELECT id FROM unnest(part) id WHERE id < stop IS NOT false ORDER BY id);
-      UPDATE @schema@.event_backlog
-        SET served = step.last + 1, after = coalesce(part[cardinality(part)], entry.after) WHERE tx = entry.tx;
-    END IF;
-    UPDATE @schema@.event SET seq = step.last + width_bucket(id, part), name = called WHERE id = ANY (part);
-    step.last := step.last + cardinality(part);
-  END LOOP;
+  IF some_are_left THEN
+    SELECT count(*) INTO served FROM (SELECT FROM @schema@.event_backlog LIMIT few) entries;  -- with new ones
+    quota := greatest(1, least(most / share, most - cardinality(new.ids)) / greatest(1, served));
+    FOR entry IN SELECT * FROM @schema@.event_backlog ORDER BY served, tx LIMIT few LOOP
+      SELECT coalesce(array_agg(id ORDER BY id), '{}'), coalesce(max(total), 0) INTO part, cost FROM (
+        SELECT found.*, sum(found.cost) OVER (ORDER BY id) AS total FROM (
+          SELECT id, @schema@.event_cost(data, previous) AS cost FROM @schema@.event
+          WHERE seq IS NULL AND (tx, id) > (entry.tx, entry.after) AND tx <= entry.tx
+          ORDER BY tx, id LIMIT quota) found) summed
+      WHERE summed.total - summed.cost < quota;
+      stop := @schema@.first_that_waits(part);
+      IF stop IS NULL AND cost < quota THEN
+        DELETE FROM @schema@.event_backlog WHERE tx = entry.tx;
+      ELSE
+        part := ARRAY(SELECT id FROM unnest(part) id WHERE id < stop IS NOT false ORDER BY id);
+        UPDATE @schema@.event_backlog
+          SET served = step.last + 1, after = coalesce(part[cardinality(part)], entry.after) WHERE tx = entry.tx;
+      END IF;
+      UPDATE @schema@.event SET seq = step.last + width_bucket(id, part), name = called WHERE id = ANY (part);
+      step.last := step.last + cardinality(part);
+    END LOOP;
+  END IF;
 
   IF step.last > before THEN
     BEGIN
@@ -285,6 +298,57 @@ BEGIN
       notified_at = step.notified_at, at = clock_timestamp() WHERE last = before;
   END IF;
   RETURN step.last - before;
+END
+$$;
+
+
+-- Reading -----------------------------------------------------------------------------------------------------------
+
+-- Read the log: [[name, number] of the event before the first, [name, number] of the last, what the event `known` is
+-- called here, events after `after`, the time, whether everybody was notified of all, whether more is known to come].
+--
+-- Of the next `scan` events those of any of the `wanted` topics (NULL: of all), at most `most`, and no more once they
+-- have `bytes`. It is STABLE, so that all of it is of one snapshot: the log may be trimmed meanwhile.
+CREATE FUNCTION @schema@.read_log(after bigint, known bigint, wanted text[], scan int, most int, bytes int) RETURNS json
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  log record;
+  found json := '[]';
+BEGIN
+  SELECT e.*, CASE known WHEN e.last THEN e.name WHEN e.first - 1 THEN e.trimmed_name
+                         ELSE (SELECT name FROM @schema@.event WHERE seq = known) END AS known_as
+  INTO log FROM @schema@.event_end e;
+  IF log.last > after THEN
+    after := greatest(after, log.first - 1);
+    SELECT coalesce(json_agg(json_build_array(
+        seq, type, topics, data, previous, extract(epoch FROM at)::float8, name) ORDER BY seq), '[]')
+    INTO found FROM (
+      SELECT *, sum(size) OVER (ORDER BY seq) - size AS before FROM (
+        SELECT *, @schema@.event_size(data, previous) AS size FROM @schema@.event
+        WHERE seq > after AND seq <= after + scan AND (wanted IS NULL OR topics && wanted)
+        ORDER BY seq LIMIT most) next) sized
+    WHERE before < bytes;
+  END IF;
+  RETURN json_build_array(
+    json_build_array(log.trimmed_name, log.first - 1), json_build_array(log.name, log.last), log.known_as,
+    found, extract(epoch FROM clock_timestamp())::float8, log.is_told, log.has_more);
+END
+$$;
+
+-- Number what there is and read on, in one round trip: see number_events() and read_log(). NULL: it is too much for that.
+--
+-- Of an answer PostgreSQL keeps 8 KB back until the transaction has committed. More would go out before that, and who is
+-- slow to read it would keep all others from numbering.
+CREATE FUNCTION @schema@.advance(after bigint, most int) RETURNS json
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  kept_back constant int := 7000;
+  log json;
+BEGIN
+  PERFORM @schema@.number_events(most, after);
+  log := @schema@.read_log(after, after, NULL::text[], most, most, kept_back);
+  RETURN CASE WHEN octet_length(log::text) <= kept_back THEN log END;
 END
 $$;
 
@@ -321,9 +385,8 @@ BEGIN
   END IF;
   SELECT first INTO oldest FROM @schema@.event_log;
   -- Numbers have no gaps, so this is as many rows, whatever the statistics say.
-  SELECT max(seq) INTO upto FROM @schema@.event
-  WHERE seq >= oldest AND seq < oldest + most AND at < clock_timestamp() - age;
-  called := @schema@.event_name(upto);
+  SELECT seq, name INTO upto, called FROM @schema@.event
+  WHERE seq >= oldest AND seq < oldest + most AND at < clock_timestamp() - age ORDER BY seq DESC LIMIT 1;
   DELETE FROM @schema@.event WHERE seq >= oldest AND seq <= upto;
   GET DIAGNOSTICS trimmed = ROW_COUNT;
   IF trimmed > 0 THEN
@@ -427,4 +490,6 @@ DROP FUNCTION @schema@.log_token();
 
 REVOKE EXECUTE ON FUNCTION @schema@.number_events(int, bigint), @schema@.trim_events(interval, int),
   @schema@.adopt_events(), @schema@.first_that_waits(bigint[]),
-  @schema@.events_of_the_finished(bigint, bigint[], int), @schema@.event_cost(json, json) FROM PUBLIC;
+  @schema@.events_of_the_finished(bigint, bigint[], int), @schema@.event_cost(json, json),
+  @schema@.event_size(json, json), @schema@.read_log(bigint, bigint, text[], int, int, int),
+  @schema@.advance(bigint, int) FROM PUBLIC;

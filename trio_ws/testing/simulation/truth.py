@@ -189,7 +189,7 @@ class Reader:
             raise Violation(f"event {position} came after {self.position}: doubled or out of order")
         if (told.type, bytes(told.data)) != (event.type, bytes(event.data)):
             raise Violation(f"event {position} is told as {bytes(told.data)!r}, and is {bytes(event.data)!r}")
-        if bytes(told.previous) != (previous := bytes(event.previous or b"null")):
+        if bytes(told.previous) != (previous := bytes(event.previous)):
             raise Violation(f"event {position} is told after {bytes(told.previous)!r}, not {previous!r}")
         if (missing := self._next_due(events, position.seq - 1)) is not None:
             raise Violation(f"event {missing.seq} was left out before {position}")
