@@ -9,6 +9,7 @@ from uuid import UUID
 
 import trio
 
+from trio_ws.database import event_log
 from trio_ws.errors import ActionError
 from trio_ws.testing.database import CheckViolation
 from trio_ws.testing.simulation.client import Client
@@ -184,6 +185,18 @@ class Actors:
         self._run.was_restored = True
         self._run.truth.keep()
         self._run.database.restore(self._run.database.numbered * 9 // 10)
+
+    async def fail_over(self, step: Step, own: Random) -> None:
+        """Have a standby take over that lacks the last events, or none, and goes on before anybody looks."""
+        database, lost = self._run.database, own.choice([0, 0, 1, 3])
+        if lost:
+            self._run.was_restored = True
+            self._run.truth.keep()
+            database.restore(max(0, database.numbered - lost))
+        for _ in range(own.randint(0, 2 * lost)):
+            await self.insert(step, own)
+        database.answers[event_log.number_events](database, database.numbered)
+        await self.away(step, own)
 
     # Servers
 

@@ -23,7 +23,10 @@ RARE_STEPS = {"burst": 2, "delete_price": 1}  # and in all
 FAULT_STEPS: dict[Fault, dict[str, float]] = {
     "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
-    "database": {"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2, "trim": 1, "restore": 0.5},
+    "database": {
+        **{"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2},
+        **{"trim": 1, "restore": 0.5, "fail_over": 1},
+    },
     "servers": {"kill": 1, "stop": 1},
 }
 KNOWN_STEPS = {
