@@ -65,6 +65,11 @@ LAG = Histogram(LAG_NAME, "From a change to its event being sent.", buckets=_LAT
 LOG_POSITION = Gauge("trio_ws_log_position", "Number of the last event that was told.", registry=REGISTRY)
 LOG_FIRST = Gauge("trio_ws_log_first", "Number of the first event that can be replayed.", registry=REGISTRY)
 LOG_AGE = Gauge("trio_ws_log_read_age_seconds", "Since the log was read last, to its end.", registry=REGISTRY)
+LOG_RESTARTS = Counter(
+    "trio_ws_log_restarts",
+    "How often the event log was replaced by another one, which lacks events or has others.",
+    registry=REGISTRY,
+)
 LOG_BATCH = Histogram(
     "trio_ws_log_batch_events", "Events that came with one read.", buckets=_BATCHES, registry=REGISTRY
 )
@@ -91,6 +96,17 @@ DATABASE_FAILURES = Counter(
 )
 DATABASE_CONNECTS = Counter(
     "trio_ws_database_connects", "Connections opened to PostgreSQL.", registry=REGISTRY
+)
+DATABASE_STUCK = Gauge(
+    "trio_ws_database_stuck",
+    "Sessions that were cut and go on in PostgreSQL, as where a synchronous standby is away.",
+    registry=REGISTRY,
+)
+PRIMARY = Gauge(
+    "trio_ws_database_primary",
+    "The primary that was connected to last; a fail-over shows as another timeline.",
+    ["system_identifier", "timeline"],
+    registry=REGISTRY,
 )
 WEBHOOKS = Counter("trio_ws_webhooks", "Webhooks, by what came of an attempt.", ["result"], registry=REGISTRY)
 WEBHOOKS_WAITING = Gauge(

@@ -13,19 +13,20 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 import psycopg
 import trio
-from psycopg.conninfo import conninfo_to_dict
 
 from trio_ws import metrics
 from trio_ws.background import forever
-from trio_ws.database import lanes, queries
+from trio_ws.database import queries
 from trio_ws.database.batches import WORKERS, Batches, one_by_one
-from trio_ws.database.lanes import Lane
+from trio_ws.database.hosts import OUTAGES, Fence, Hosts, summary
+from trio_ws.database.lanes import Cut, Lane, Lanes, Place
 from trio_ws.database.queries import Connection
-from trio_ws.database.sessions import ENCODING
+from trio_ws.database.sessions import Primary
+from trio_ws.database.stuck import find_stuck
 from trio_ws.errors import Outage, Timeout, Unavailable
 from trio_ws.settings import Settings
 
@@ -39,25 +40,9 @@ _TIMEOUTS = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
 # It undid a transaction because of another one, so the same may do well at once.
 _COLLISIONS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 COLLISIONS = 3  # tries, before a collision counts as an outage
-# It is down, going down, full, or a standby; or this process has no file descriptor for a connection.
-_OUTAGES = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.errors.ReadOnlySqlTransaction,
-    OSError,
-)
-
-# libpq's keepalives and TCP_USER_TIMEOUT: a peer that vanished is noticed in about 5 s.
-_LINE_OPTIONS: dict[str, Any] = {
-    "application_name": "trio-ws",
-    "connect_timeout": 2,  # s; the least that libpq takes
-    "keepalives_idle": 2,
-    "keepalives_interval": 1,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 5000,
-}
 NO_THREAD = "can't start new thread"  # what CPython's RuntimeError says, which has no class of its own
 WATCHDOG_SECONDS = 0.5
+STUCK_SECONDS = 1.0  # between two queries for what became of sessions that were cut
 LAST_LOOKS_SECONDS = 0.02  # pause between them, while the last queries come back
 HEARTBEAT_SECONDS = 10.0  # how long a LISTEN connection may be silent before it is tried
 STEADY_SECONDS = 2.0  # without a failure; then an outage is over, and not at the first query that does well
@@ -107,22 +92,29 @@ class Database(Protocol):
         """Call `wake` whenever there may be new events; never return."""
 
 
+class _Busy(NamedTuple):
+    since: float
+    place: Place | None  # where a query of a lane runs
+
+
 class Gateway:
     """PostgreSQL, behind `Database`."""
 
     def __init__(self, conninfo: str, settings: Settings) -> None:
-        self._conninfo = conninfo
-        self._listen_conninfo = settings.listen_url or conninfo
         self._is_pooled = settings.listen_url is not None  # or nobody would set it
         self._statement_seconds = settings.statement_seconds
-        room = lanes.connections(settings.database_connections)
-        self._lanes = {lane: trio.CapacityLimiter(connections) for lane, connections in room.items()}
+        self._fence = Fence()
+        prepare = self._prepare_pooled if self._is_pooled else self._prepare
+        self._hosts = Hosts(conninfo, prepare, self._fence)
+        self._listen_hosts = Hosts(settings.listen_url or conninfo, self._prepare, self._fence)
+        self._lanes = Lanes(settings.database_connections)
         self._batches: dict[Callable[..., Any], Batches] = {}  # while somebody works on them
         self._idle: list[Connection] = []
-        self._busy_since: dict[Connection, float] = {}
+        self._busy: dict[Connection, _Busy] = {}
         self._is_away = False
         self._failed_at = 0.0
         self._is_listening = True  # so that the first failure is logged
+        self._is_stuck = False
 
     async def run(
         self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
@@ -158,17 +150,15 @@ class Gateway:
     ) -> T:
         try:
             with trio.fail_after(self._statement_seconds):  # once in its thread, it is not cancelled
-                if lane is not Lane.LISTS:
-                    return await self._run_in_lane(lane, query, args)
-                async with self._lanes[lane]:
-                    return await self._run_in_lane(Lane.CLIENTS, query, args)
+                return await self._run_in_lane(lane, query, args)
         except trio.TooSlowError:
             raise Unavailable("The database is busy") from None
 
     async def _run_in_lane(self, lane: Lane, query: Callable[..., T], args: tuple[Any, ...]) -> T:
-        limiter = self._lanes[lane]
+        place = self._lanes.place(lane)
+        limiter = cast(trio.CapacityLimiter, place)  # trio asks it for no more than that
         try:
-            return await trio.to_thread.run_sync(self._run_in_thread, query, args, limiter=limiter)
+            return await trio.to_thread.run_sync(self._run_in_thread, place, query, args, limiter=limiter)
         except RuntimeError as error:
             if NO_THREAD not in str(error):
                 raise
@@ -183,6 +173,7 @@ class Gateway:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(forever, "LISTEN", partial(self._listen, wake))
+                    nursery.start_soon(forever, "stuck sessions", self._free_the_stuck)
                     for query, joined in queries.TOGETHER.items():
                         batches = self._batches[query] = Batches(
                             joined.query.__name__,
@@ -204,7 +195,7 @@ class Gateway:
 
     # In a database thread
 
-    def _run_in_thread(self, query: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def _run_in_thread(self, place: Place, query: Callable[..., T], args: tuple[Any, ...]) -> T:
         """Run a query, again where another transaction came between.
 
         Raises:
@@ -212,7 +203,7 @@ class Gateway:
         """
         for tries_left in reversed(range(COLLISIONS)):
             try:
-                answer = self._run_once(query, args)
+                answer = self._run_once(place, query, args)
             except _COLLISIONS as error:
                 if not tries_left:
                     raise self._judge(query, error) from None
@@ -223,10 +214,10 @@ class Gateway:
                 return answer
         raise AssertionError  # the last try returns or raises
 
-    def _run_once(self, query: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def _run_once(self, place: Place, query: Callable[..., T], args: tuple[Any, ...]) -> T:
         connection = self._take_idle() or self._connect()
         try:
-            return self._use(connection, query, *args)
+            return self._use(connection, query, *args, place=place)
         except (*_TIMEOUTS, *_COLLISIONS, psycopg.errors.ProgramLimitExceeded):
             raise
         except psycopg.Error:
@@ -246,21 +237,24 @@ class Gateway:
             error, psycopg.errors.ProgramLimitExceeded
         ):  # an OperationalError, and a bug all the same
             return QueryFailedError(query, error)
-        if isinstance(error, _OUTAGES):
+        if isinstance(error, OUTAGES):
             self._report(error)
             return Outage("The database failed; whether this was done is not known")
         return QueryFailedError(query, error) if isinstance(error, psycopg.Error) else error
 
-    def _use(self, connection: Connection, query: Callable[..., T], *args: Any) -> T:
+    def _use(
+        self, connection: Connection, query: Callable[..., T], *args: Any, place: Place | None = None
+    ) -> T:
         """Run a query under the watchdog's eyes."""
-        began = self._busy_since[connection] = time.monotonic()
+        began = time.monotonic()
+        self._busy[connection] = _Busy(began, place)
         try:
             answer = query(connection, *args)
         except psycopg.Error:
             metrics.DATABASE_FAILURES.labels(query.__name__).inc()
             raise
         finally:
-            del self._busy_since[connection]
+            del self._busy[connection]
         metrics.DATABASE_SECONDS.labels(query.__name__).observe(time.monotonic() - began)
         return answer
 
@@ -270,17 +264,23 @@ class Gateway:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if not _has_input(connection):
+            # Nothing comes unasked on an idle connection but its end.
+            if not _has_input(connection) and not self._fence.refuses(connection):
                 return connection
-            connection.close()  # nothing comes unasked on an idle connection but its end
+            connection.close()
 
     def _connect(self) -> Connection:
         try:
-            return self._open(self._conninfo, is_pooled=self._is_pooled)
-        except _OUTAGES as error:
-            metrics.DATABASE_FAILURES.labels("connect").inc()
+            return self._hosts.connect()
+        except OUTAGES as error:
             self._report(error)
             raise Outage("The database can't be reached") from None
+
+    def _prepare(self, connection: Connection) -> Primary | None:
+        return self._use(connection, queries.prepare_connection, self._statement_seconds)
+
+    def _prepare_pooled(self, connection: Connection) -> Primary | None:
+        return self._use(connection, queries.prepare_pooled_connection)
 
     def _report(self, error: Exception | None) -> None:
         """Log the first failure and the recovery, not each request that meets them.
@@ -290,7 +290,7 @@ class Gateway:
         now = time.monotonic()
         if error is not None:
             if not self._is_away:
-                logger.warning("the database is away: %s", _summary(error))
+                logger.warning("the database is away: %s", summary(error))
             self._is_away, self._failed_at = True, now
         elif self._is_away and now >= self._failed_at + STEADY_SECONDS:
             logger.info("the database is back")
@@ -304,16 +304,39 @@ class Gateway:
         Shielded, and to the last query, which who is cancelled still waits for.
         """
         with trio.CancelScope(shield=True):
-            while not over.is_set() or self._busy_since:
+            while not over.is_set() or self._busy:
                 with trio.move_on_after(WATCHDOG_SECONDS):
                     await over.wait()
-                latest = time.monotonic() - self._statement_seconds - WATCHDOG_SECONDS
-                for connection, since in list(self._busy_since.items()):
-                    if since < latest:
+                now = time.monotonic()
+                for connection, (since, place) in list(self._busy.items()):
+                    if since < now - self._statement_seconds - WATCHDOG_SECONDS:
                         logger.warning("the database has gone silent: cutting a connection")
+                        if place is not None and place.cut is None:
+                            pid = 0 if self._is_pooled else connection.info.backend_pid
+                            place.cut = Cut(pid, self._fence.primary_of(connection), now)
                         _cut(connection)
                 if over.is_set():
                     await trio.sleep(LAST_LOOKS_SECONDS)
+
+    async def _free_the_stuck(self) -> float:
+        """Give back the places of sessions that were cut once they have ended in PostgreSQL."""
+        if stuck := dict(self._lanes.stuck):
+            still = await trio.to_thread.run_sync(self._find_stuck, list(stuck.values()))
+            self._lanes.free([place for place, cut in stuck.items() if cut not in still])
+        if self._is_stuck != bool(self._lanes.stuck):
+            self._is_stuck = not self._is_stuck
+            if self._is_stuck:
+                logger.warning(
+                    "PostgreSQL goes on with what was cut: does it wait for a synchronous standby?"
+                )
+            else:
+                logger.info("PostgreSQL has ended what was cut")
+        return STUCK_SECONDS
+
+    def _find_stuck(self, cuts: Sequence[Cut]) -> set[Cut]:
+        with self._connect() as connection:  # a new one, which finds the primary of today
+            primary = self._fence.primary_of(connection)
+            return self._use(connection, find_stuck, primary, cuts, time.monotonic())
 
     async def _listen(self, wake: Wake) -> float:
         """Listen until the connection ends, and return when to try again."""
@@ -321,36 +344,21 @@ class Gateway:
             connection = await trio.to_thread.run_sync(self._open_listener)
         except Exception as error:  # noqa: BLE001 - whatever it is, events come by polling
             if self._is_listening:  # and not again until it has listened
-                logger.warning("can't LISTEN, events come by polling: %s", _summary(error))
+                logger.warning("can't LISTEN, events come by polling: %s", summary(error))
             self._is_listening = False
             raise Outage("Can't LISTEN") from None
         self._is_listening = True
         with connection:
             try:
                 await self._follow(connection, wake)
-            except _OUTAGES as error:
-                logger.warning("LISTEN has ended, connecting again: %s", _summary(error))
+            except OUTAGES as error:
+                logger.warning("LISTEN has ended, connecting again: %s", summary(error))
         return random.uniform(0, RECONNECT_SECONDS)  # noqa: S311 - spreads, hides nothing
 
     def _open_listener(self) -> Connection:
-        connection = self._open(self._listen_conninfo, is_pooled=False)
+        connection = self._listen_hosts.connect()
         try:
             self._use(connection, queries.listen)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _open(self, conninfo: str, *, is_pooled: bool) -> Connection:
-        connection = _connect(conninfo)
-        metrics.DATABASE_CONNECTS.inc()
-        try:
-            if connection.info.parameter_status("in_hot_standby") == "on":
-                raise psycopg.OperationalError("it is a standby, which only reads")
-            if is_pooled:
-                self._use(connection, queries.prepare_pooled_connection)
-            else:
-                self._use(connection, queries.prepare_connection, self._statement_seconds)
         except BaseException:
             connection.close()
             raise
@@ -363,18 +371,14 @@ class Gateway:
             with trio.move_on_after(HEARTBEAT_SECONDS) as silence:
                 await trio.lowlevel.wait_readable(connection.fileno())
             if silence.cancelled_caught:
+                if self._fence.refuses(connection):
+                    raise psycopg.OperationalError("another primary has replaced this one")
                 await trio.to_thread.run_sync(self._use, connection, queries.check)
                 wake()  # it may have lost some
             connection.pgconn.consume_input()
             while note := connection.pgconn.notifies():
                 # The number up to which the log goes, or nothing; but anybody may notify of anything.
                 wake(float(note.extra) if note.extra.isdigit() else math.inf)
-
-
-def _connect(conninfo: str) -> Connection:
-    given = conninfo_to_dict(conninfo)  # which has the last word
-    options = {name: value for name, value in _LINE_OPTIONS.items() if name not in given}
-    return psycopg.connect(conninfo, client_encoding=ENCODING, **options)  # whatever is given for it
 
 
 def _cut(connection: Connection) -> None:
@@ -389,10 +393,6 @@ def _cut(connection: Connection) -> None:
         pass  # It has just ended by itself.
     finally:
         transport.detach()
-
-
-def _summary(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _has_input(connection: Connection) -> bool:

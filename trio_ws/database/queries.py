@@ -18,7 +18,7 @@ from psycopg.adapt import Loader
 
 from trio_ws.database import sessions, tokens
 from trio_ws.database.lanes import Lane
-from trio_ws.database.sessions import begin_pooled_session, begin_session
+from trio_ws.database.sessions import Primary, begin_pooled_session, begin_session
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound
 from trio_ws.messages import (
     MAX_BIGINT,
@@ -46,13 +46,17 @@ class _RawJson(Loader):
         return msgspec.Raw(bytes(data))
 
 
-def prepare_connection(connection: Connection, statement_seconds: float) -> None:
-    """Make a new connection fit for the queries below, none of which may take longer than that."""
+def prepare_connection(connection: Connection, statement_seconds: float) -> Primary | None:
+    """Make a new connection fit for the queries below, none of which may take longer than that.
+
+    Returns:
+        The primary that it is on; None: PostgreSQL does not say.
+    """
     connection.autocommit = True
     connection.prepare_threshold = 0  # each statement is one of the few below, and runs often
     connection.adapters.register_loader("json", _RawJson)
     timeout = f"{round(statement_seconds * 1000)}"
-    begin_session(
+    return begin_session(
         connection,
         {
             "statement_timeout": timeout,
@@ -69,7 +73,7 @@ def prepare_connection(connection: Connection, statement_seconds: float) -> None
     )
 
 
-def prepare_pooled_connection(connection: Connection) -> None:
+def prepare_pooled_connection(connection: Connection) -> Primary | None:
     """Do the same behind a pooler, such as PgBouncer in transaction mode.
 
     Each statement may find another session there, so nothing is prepared, and what is set for a session is
@@ -78,7 +82,7 @@ def prepare_pooled_connection(connection: Connection) -> None:
     connection.autocommit = True
     connection.prepare_threshold = None
     connection.adapters.register_loader("json", _RawJson)
-    begin_pooled_session(connection)
+    return begin_pooled_session(connection)
 
 
 def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw:

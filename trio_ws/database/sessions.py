@@ -10,8 +10,8 @@ in place of PostgreSQL's, with the rights of our role. Our statements name our s
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import psycopg
 from psycopg.abc import Params
@@ -64,6 +64,23 @@ _FIND_SCHEMA = (
     " pg_catalog.to_regclass('schema_migrations'::pg_catalog.text)::pg_catalog.oid),"
     " pg_catalog.current_schema())"
 )
+# The first eight digits of a WAL file's name are the timeline that it is of.
+_READ_PRIMARY = (
+    "(SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()),"
+    " pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8)"
+)
+
+
+class Primary(NamedTuple):
+    """Which primary a session is on.
+
+    Args:
+        cluster: Its system_identifier, which all copies of one share.
+        timeline: The timeline that it writes. A promotion gives a copy a higher one.
+    """
+
+    cluster: str
+    timeline: int
 
 
 def refuse_pooler(connection: Connection, conninfo: str) -> None:
@@ -89,7 +106,7 @@ def _process_id(connection: Connection) -> object:
     return process_id
 
 
-def begin_session(connection: Connection, settings: Mapping[str, str] = NO_SETTINGS) -> None:
+def begin_session(connection: Connection, settings: Mapping[str, str] = NO_SETTINGS) -> Primary | None:
     """Set all that a session of ours relies on, and have its statements know our schema as `@schema@`.
 
     It is one round trip. SET is a statement and no function: nobody can put another in its place.
@@ -98,6 +115,9 @@ def begin_session(connection: Connection, settings: Mapping[str, str] = NO_SETTI
         connection: A new one, in autocommit mode.
         settings: What it has besides `SETTINGS` or other than these, as SQL writes it.
 
+    Returns:
+        The primary that it is on; None: PostgreSQL does not say.
+
     Raises:
         StartupError: the role's search path leads to no schema.
     """
@@ -105,28 +125,46 @@ def begin_session(connection: Connection, settings: Mapping[str, str] = NO_SETTI
     if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
         wanted["transaction_timeout"] = "0"
     statements = [f"SET {name} = {value}" for name, value in wanted.items()]
-    _find_schema(connection, "; ".join([*statements, _FIND_SCHEMA, f"SET search_path = {SEARCH_PATH}"]))
+    return _begin(connection, statements, [f"SET search_path = {SEARCH_PATH}"])
 
 
-def begin_pooled_session(connection: Connection) -> None:
+def begin_pooled_session(connection: Connection) -> Primary | None:
     """Do so behind a pooler, which gives each statement another session: what can be set is left to the role.
+
+    Returns:
+        The primary that the pooler has reached now; None: PostgreSQL does not say.
 
     Raises:
         StartupError: the role's search path leads to no schema.
     """
-    _find_schema(connection, _FIND_SCHEMA)
+    return _begin(connection)
 
 
-def _find_schema(connection: Connection, statements: str) -> None:
-    cursor = connection.execute(statements.encode(), prepare=False)
-    while cursor.description is None:
-        cursor.nextset()
-    ((schema,),) = cursor.fetchall()
+def _begin(connection: Connection, before: Sequence[str] = (), after: Sequence[str] = ()) -> Primary | None:
+    try:
+        schema, *primary = _find(connection, [*before, f"{_FIND_SCHEMA}, {_READ_PRIMARY}", *after])
+    except psycopg.Error:
+        if connection.closed:
+            raise
+        # Aurora has no such function, a standby refuses it, and the right to call it may have been revoked.
+        schema, *primary = _find(connection, [*before, _FIND_SCHEMA, *after])
     if schema in (None, "pg_catalog"):  # as in a session that a pooler has had from another client
         raise StartupError("the search_path leads to no schema: see ALTER ROLE … SET search_path")
     if "$" in schema:  # which would end a dollar-quoted text that names it
         raise StartupError(f"the schema {schema} has a $ in its name: rename it")
     connection.cursor_factory = _cursor_for(schema)
+    if not primary:
+        return None
+    cluster, timeline = primary
+    return Primary(cluster, int(timeline, 16))
+
+
+def _find(connection: Connection, statements: Sequence[str]) -> Row:
+    cursor = connection.execute("; ".join(statements).encode(), prepare=False)
+    while cursor.description is None:
+        cursor.nextset()
+    (row,) = cursor.fetchall()
+    return row
 
 
 @functools.cache
