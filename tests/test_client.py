@@ -533,8 +533,9 @@ def busy(seconds: float) -> dict[str, object]:
     return {"status": "error", "code": "unavailable", "message": "", "retry_after_seconds": seconds}
 
 
-async def test_who_is_told_when_to_come_back_comes_back_then(autojump_clock: MockClock) -> None:
-    pauses = await pauses_of_a_follower(partial(answer, FOLLOWED, 1001, "retry_after=7.5"), 100)
+@pytest.mark.parametrize("code", [1001, 4008])
+async def test_who_is_told_when_to_come_back_comes_back_then(autojump_clock: MockClock, code: int) -> None:
+    pauses = await pauses_of_a_follower(partial(answer, FOLLOWED, code, "retry_after=7.5"), 100)
     assert pauses == [7.5] * 13
 
 

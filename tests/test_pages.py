@@ -17,6 +17,7 @@ import trio_ws
 from tests import raw
 from tests.programs import OtherProgram
 from trio_ws import metrics
+from trio_ws.database.writes import FORGET_SECONDS
 from trio_ws.pages import Page, Pages, receive_handshake
 from trio_ws.server import serve
 from trio_ws.settings import Settings
@@ -186,6 +187,43 @@ async def test_it_is_not_ready_while_the_log_can_t_be_read(
     database.away = False
     await trio.sleep(1)
     assert await ask(world, "/readyz") == (200, "ok\n")
+
+
+async def test_it_is_not_ready_while_writes_fail_and_reads_do_not(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    async def create() -> str:
+        return str(
+            (await client.request(action="create_invoice", amount=1, currency="USD", account_id=1))["status"]
+        )
+
+    client = await world.connect()
+    database.only_reads = True
+    for _ in range(3):
+        assert await create() == "error"
+        assert await ask(world, "/readyz") == (200, "ok\n"), "the next one may come through"
+        await trio.sleep(2)
+    assert await create() == "error"
+    status, reason = await ask(world, "/readyz")
+    assert (status, reason.partition(":")[0]) == (503, "all writes failed for 6 s")
+    database.only_reads = False
+    assert await create() == "success"
+    assert await ask(world, "/readyz") == (200, "ok\n")
+
+
+async def test_it_is_ready_again_when_nobody_asks_for_writes_any_more(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    database.only_reads = True
+    for _ in range(7):
+        await client.request(action="create_invoice", amount=1, currency="USD", account_id=1)
+        await trio.sleep(1)
+    assert (await ask(world, "/readyz"))[0] == 503
+    await trio.sleep(FORGET_SECONDS)
+    assert await ask(world, "/readyz") == (200, "ok\n"), (
+        "else no client would be sent here, and none would ask"
+    )
 
 
 async def test_who_holds_a_file_is_not_sent_it_again(world: World) -> None:

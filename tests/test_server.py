@@ -17,6 +17,7 @@ from trio_ws.database import event_log, queries
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Unavailable
+from trio_ws.metrics import figures
 from trio_ws.server import serve
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, SimulatedNetwork, World, simulated_server
@@ -71,14 +72,19 @@ async def test_stopping_tells_every_client_when_to_come_back(autojump_clock: Moc
         for client in clients:
             with pytest.raises(ConnectionClosed) as closed:
                 await client.receive()
-            assert closed.value.reason is not None
-            assert closed.value.reason.code == CloseCode.GOING_AWAY
-            name, _, value = str(closed.value.reason.reason).partition("=")
-            assert name == "retry_after"
-            seconds.append(float(value))
+            seconds.append(told_to_wait(closed.value, CloseCode.GOING_AWAY))
         assert all(0 <= value <= 10 for value in seconds)
         assert len(set(seconds)) > 10, "spread over the clients"
         assert trio.current_time() == 0
+
+
+def told_to_wait(closed: ConnectionClosed, code: CloseCode) -> float:
+    """Return after how many seconds the client is to reconnect."""
+    assert closed.reason is not None
+    assert closed.reason.code == code
+    name, _, value = str(closed.reason.reason).partition("=")
+    assert name == "retry_after"
+    return float(value)
 
 
 async def test_stopping_answers_what_is_in_flight(
@@ -239,9 +245,27 @@ async def test_followers_of_a_log_that_was_lost_are_told_to_start_anew(
     database.restore(seq=2)
     with pytest.raises(ConnectionClosed) as closed:
         await follower.receive()
-    assert closed.value.reason is not None
-    assert closed.value.reason.code == CloseCode.LOG_LOST
+    assert told_to_wait(closed.value, CloseCode.LOG_LOST) <= world.settings.retry_spread_seconds
     assert (await other.request(action="subscribe", type="account", id=1))["data"]["position"].endswith(".2")
+
+
+async def test_followers_of_a_log_that_was_lost_do_not_all_reconnect_at_once(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    restarts = figures()["trio_ws_log_restarts_total"]
+    async with simulated_server(database, retry_spread_seconds=10) as world:
+        clients = [await world.connect() for _ in range(50)]
+        for client in clients:
+            await client.request(action="subscribe", type="account", id=1)
+        database.restore(seq=2)
+        seconds = []
+        for client in clients:
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.receive()
+            seconds.append(told_to_wait(closed.value, CloseCode.LOG_LOST))
+    assert all(0 <= value <= 10 for value in seconds)
+    assert len(set(seconds)) > 10, "spread over the clients"
+    assert figures()["trio_ws_log_restarts_total"] == restarts + 1
 
 
 async def test_a_connection_follows_as_many_topics_as_it_may_and_no_more(

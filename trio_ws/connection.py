@@ -13,6 +13,7 @@ its end of the channel. A deadline bounds how long that may take.
 import itertools
 import logging
 import math
+import random
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -152,10 +153,20 @@ class Connection:
         self._reading.cancel()
         self._running.deadline = min(self._running.deadline, trio.current_time() + seconds)
 
-    def _end_at_gap(self, code: CloseCode, reason: str) -> None:
+    def send_away(self, code: CloseCode, seconds: float) -> None:
+        """Begin to end the connection, and say when to reconnect: spread, so that not all clients do at once.
+
+        Args:
+            code: What the client is told.
+            seconds: How long what is under way may take.
+        """
+        wait = random.uniform(0, self._services.settings.retry_spread_seconds)  # noqa: S311 - hides nothing
+        self.end(code, f"retry_after={wait:.1f}", seconds=seconds)
+
+    def _end_at_gap(self) -> None:
         # What is queued is still good; what would come after it is not.
         self._services.dispatcher.unsubscribe_all(self._follower)
-        self.end(code, reason, seconds=self._settings.write_seconds)
+        self.send_away(CloseCode.LOG_LOST, self._settings.write_seconds)
 
     async def _open(self, nursery: trio.Nursery) -> Library | None:
         """Return what trio-websocket does for the WebSocket, or None where it did not come to one in time."""

@@ -6,7 +6,6 @@ what feeds them stop.
 
 import ipaddress
 import logging
-import random
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
 
@@ -18,6 +17,7 @@ from trio_ws.actions.session import identify
 from trio_ws.background import forever
 from trio_ws.connection import Connection
 from trio_ws.database.gateway import Database
+from trio_ws.database.writes import Writes
 from trio_ws.errors import CloseCode, Unauthorized
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
@@ -45,6 +45,7 @@ Listener = trio.abc.Listener[Stream]
 ACCEPT_RETRY_SECONDS = 0.1
 IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
 READ_SECONDS = 5.0  # how long a read of the log may take before we say that we are not ready
+WRITE_SECONDS = 5.0  # for how long clients' writes may all fail before we say so
 TURNED_AWAY = 100  # callers that are told at one time why there is no room; others are just hung up on
 
 
@@ -78,11 +79,12 @@ async def serve(
     Raises:
         ActionError: the event log could not be read at the start.
     """
+    database = writes = Writes(database)
     dispatcher = Dispatcher(Log(database, settings.log_memory_bytes))
     tail = Tail(database, dispatcher, settings.poll_seconds, alive)
     services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher))
     services.now = now or services.now
-    server = _Server(services)
+    server = _Server(services, writes)
     services.pages = server.pages_for_clients(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
@@ -158,9 +160,10 @@ class _Server:
         pulse: Says when each pings.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, writes: Writes) -> None:
         self.pulse = Pulse()
         self._services = services
+        self._writes = writes
         self._live: dict[Connection, None] = {}
         self._drains = False
         self._census = Census()
@@ -268,6 +271,9 @@ class _Server:
         age = trio.current_time() - self._services.tail.progressed_at
         if age > READ_SECONDS + self._services.settings.poll_seconds:
             return f"the event log was read last {age:.0f} s ago: is the database away?"
+        failing = self._writes.failing_seconds()
+        if failing >= WRITE_SECONDS:
+            return f"all writes failed for {failing:.0f} s: is the disk full, or a synchronous standby away?"
         return None
 
     async def _turn_away(self, stream: Stream, limit: str) -> None:
@@ -297,10 +303,7 @@ class _Server:
         # A close frame and hanging up take their time too, and all of it is `drain_seconds`.
         farewell = min(2 * settings.close_seconds, settings.drain_seconds / 2)
         for connection in self._live:
-            # Spread, so that the clients do not all come back in the same moment.
-            wait = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
-            patience = settings.drain_seconds - farewell
-            connection.end(CloseCode.GOING_AWAY, f"retry_after={wait:.1f}", seconds=patience)
+            connection.send_away(CloseCode.GOING_AWAY, settings.drain_seconds - farewell)
         return trio.current_time() + settings.drain_seconds
 
 

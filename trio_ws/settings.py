@@ -154,7 +154,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="time for what is under way when the server stops")
     ] = 25.0
     retry_spread_seconds: Annotated[
-        Seconds, Meta(description="time over which a stopping server asks its clients back")
+        Seconds,
+        Meta(description="time over which clients reconnect when a server stops, or the log was replaced"),
     ] = 10.0
 
 

@@ -8,7 +8,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.events.test_dispatcher import price, read_all
 from tests.events.test_handover import OURS, ROOM_FOR_ALL, ROOM_FOR_ONE, Scene
-from trio_ws.errors import CloseCode
 from trio_ws.events.follower import RETRY_SECONDS
 from trio_ws.messages import Topic
 
@@ -53,7 +52,7 @@ async def test_a_log_that_cannot_be_read_is_asked_for_again_in_a_while_and_nothi
         await trio.sleep(RETRY_SECONDS)
         scene.publish()
     assert scene.seqs == [2, 4, 6, 8, 10]
-    assert scene.ends.codes == []
+    assert scene.ends.count == 0
 
 
 async def test_who_had_fallen_behind_and_asks_for_a_replay_gets_all_prices(
@@ -86,7 +85,7 @@ async def test_who_missed_what_was_trimmed_ends_and_reads_no_more() -> None:
     scene.dispatcher.subscribe([OURS], scene.follower, 0)
     scene.database.trimmed = 1
     await read_for_some_steps(scene)
-    assert scene.ends.codes == [CloseCode.LOG_LOST]
+    assert scene.ends.count == 1
     assert scene.database.asked == 1
 
 

@@ -340,6 +340,7 @@ async def test_a_client_that_fell_behind_what_is_kept_is_told(autojump_clock: Mo
             await _receive_all(client)
         assert closed.value.reason is not None
         assert closed.value.reason.code == CloseCode.LOG_LOST
+        assert str(closed.value.reason.reason).startswith("retry_after=")
 
 
 async def _receive_all(client: SimulatedClient) -> None:

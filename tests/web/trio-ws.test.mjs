@@ -208,16 +208,18 @@ test("pauses grow to ten seconds, and begin anew once it was followed", async ()
   assert.equal(states.at(-1)[1].retryInSeconds, 0.2);
 });
 
-test("a server that stops says when to come back", async () => {
-  const { states } = await follow();
-  await last().open();
-  await last().end(1001, "retry_after=7.5");
-  assert.equal(states.at(-1)[1].retryInSeconds, 7.5);
-  await pass(7.4);
-  assert.equal(FakeSocket.made.length, 1);
-  await pass(0.2);
-  assert.equal(FakeSocket.made.length, 2);
-});
+for (const code of [1001, 4008]) {
+  test(`a server that ends with ${code} says when to come back`, async () => {
+    const { states } = await follow();
+    await last().open();
+    await last().end(code, "retry_after=7.5");
+    assert.equal(states.at(-1)[1].retryInSeconds, 7.5);
+    await pass(7.4);
+    assert.equal(FakeSocket.made.length, 1);
+    await pass(0.2);
+    assert.equal(FakeSocket.made.length, 2);
+  });
+}
 
 for (const [code, name] of [[4401, "unauthorized"], [4403, "forbidden"], [4999, "forbidden"]]) {
   test(`${code} is the end, and what came before is still taken`, async () => {

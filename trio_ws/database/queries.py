@@ -456,3 +456,6 @@ TOGETHER: dict[Callable[..., Any], Joined] = {
     # Many who try wrong tokens must keep nobody from coming, and no revocation from being noticed.
     tokens.identify: Joined(tokens.identify_all, Lane.IDENTIFY),
 }
+
+# What clients write: each changes a row, or is refused for what it asks. `Writes` notes what comes of them.
+WRITES: frozenset[Callable[..., Any]] = frozenset({create_invoice, change_status, set_price})

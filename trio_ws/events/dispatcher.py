@@ -10,7 +10,6 @@ from typing import Protocol
 
 from trio_ws import metrics
 from trio_ws.codec import encode_event
-from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.messages import Event, Position, Topic
@@ -105,8 +104,9 @@ class Dispatcher:
     def restart(self, begin: Position, end: Position) -> None:
         """Go on from the end of another log. What of it each of our followers has shows when it resumes."""
         self.log.restart(begin, end)
+        metrics.LOG_RESTARTS.inc()
         for follower in dict.fromkeys(one for group in self._followers.values() for one in _as_dict(group)):
-            follower.end(CloseCode.LOG_LOST, "the event log was replaced; positions are no longer valid")
+            follower.end()
         for watcher in [watcher for group in self._watches.values() for watcher in group]:
             watcher.on_lost_log()
 

@@ -13,7 +13,7 @@ import trio
 
 from trio_ws import metrics
 from trio_ws.codec import encode_event
-from trio_ws.errors import ActionError, CloseCode
+from trio_ws.errors import ActionError
 from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event
@@ -50,7 +50,7 @@ class Follower:
         "topics",
     )
 
-    def __init__(self, log: Log, outbox: Outbox, end: Callable[[CloseCode, str], None]) -> None:
+    def __init__(self, log: Log, outbox: Outbox, end: Callable[[], None]) -> None:
         self.topics: dict[str, int] = {}
         self.account: str | None = None
         self.outbox = outbox
@@ -143,7 +143,7 @@ class Follower:
             events, reached = await self._log.read(cursor, self.topics)
         except LogTrimmedError:
             self._cursor = None
-            self.end(CloseCode.LOG_LOST, "fell behind the event log")
+            self.end()
         except ActionError:
             await trio.sleep(RETRY_SECONDS)
         else:

@@ -88,6 +88,7 @@ class SimulatedDatabase:
     Attributes:
         gate: While set to an event, queries wait for it, as for a slow PostgreSQL.
         away: While true, queries fail, as without PostgreSQL.
+        only_reads: While true, clients' writes fail, as on a full disk.
         delay: How long each query takes, in seconds; over `statement_seconds` it fails, and is undone.
         lose_answers: While true, queries are done, and then fail, as where the connection is lost.
         lose_wakes: While true, notifications do not arrive.
@@ -98,6 +99,7 @@ class SimulatedDatabase:
     def __init__(self, seed: int = 0) -> None:
         self.gate: trio.Event | None = None
         self.away = False
+        self.only_reads = False
         self.delay = 0.0
         self.statement_seconds = STATEMENT_SECONDS
         self.lose_answers = False
@@ -140,6 +142,8 @@ class SimulatedDatabase:
                     await trio.sleep(min(self.delay, self.statement_seconds))
         if self.away:
             raise Outage("The database can't be reached")
+        if self.only_reads and query in queries.WRITES:
+            raise Outage("The database failed; whether this was done is not known")
         if self.delay > self.statement_seconds:
             raise Timeout("The database took too long")
         answer: T

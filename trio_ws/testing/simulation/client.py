@@ -26,6 +26,7 @@ RETRY_SECONDS = 3.0
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 20.0  # before a client calls again, and after each failure longer
 NORMAL = 1000  # RFC 6455 section 7.4.1
 GOOD_ENDS = {NORMAL, CloseCode.GOING_AWAY}
+SPREAD_ENDS = {CloseCode.GOING_AWAY, CloseCode.LOG_LOST}
 ENDS_IN_TROUBLE = {CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
 WORTH_A_RETRY = {"unavailable", "timeout", "rate_limited"}
 MOST_TOPICS = 3  # of a client
@@ -138,7 +139,7 @@ class Client:
         self._say(f"is told the end: {code} {payload[2:].decode()}")
         if code not in GOOD_ENDS and not (code in ENDS_IN_TROUBLE and self._is_troubled_since(0)):
             raise Violation(f"{self.name} was ended with {code}")
-        if code == CloseCode.GOING_AWAY and not payload[2:].startswith(b"retry_after="):
+        if code in SPREAD_ENDS and not payload[2:].startswith(b"retry_after="):
             raise Violation(f"{self.name} was not told when to come back")
 
     # What it is told
