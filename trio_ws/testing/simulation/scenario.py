@@ -24,8 +24,13 @@ FAULT_STEPS: dict[Fault, dict[str, float]] = {
     "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
     "database": {
-        **{"away": 2, "slow": 3, "deaf": 2, "lose_answers": 2},
-        **{"trim": 1, "restore": 0.5, "fail_over": 1},
+        "away": 2,
+        "slow": 3,
+        "deaf": 2,
+        "lose_answers": 2,
+        "trim": 1,
+        "restore": 0.5,
+        "fail_over": 1,
     },
     "servers": {"kill": 1, "stop": 1},
 }
