@@ -111,7 +111,12 @@ PRIMARY = Gauge(
 WEBHOOKS = Counter("trio_ws_webhooks", "Webhooks, by what came of an attempt.", ["result"], registry=REGISTRY)
 WEBHOOKS_WAITING = Gauge(
     "trio_ws_webhooks_waiting",
-    "Webhooks of all processes that are neither delivered nor failed, counted up to 100000.",
+    "Webhooks of all processes that are neither delivered, failed nor held, counted up to 100000.",
+    registry=REGISTRY,
+)
+WEBHOOKS_HELD = Gauge(
+    "trio_ws_webhooks_held",
+    "Webhooks that another database has queued, of which this one is a copy, counted up to 100000.",
     registry=REGISTRY,
 )
 WEBHOOK_ENDPOINTS_DEAD = Gauge(

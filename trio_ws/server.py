@@ -94,8 +94,11 @@ async def serve(
         background.start_soon(forever, "tokens", services.tokens.check)
         if reloads is not None:
             background.start_soon(_reload, server, reloads)
-        post = post or _poster(settings)
-        background.start_soon(Deliverer(database, dispatcher.log, settings, post, now=services.now).run)
+        if settings.webhooks:
+            post = post or _poster(settings)
+            background.start_soon(Deliverer(database, dispatcher.log, settings, post, now=services.now).run)
+        else:
+            logger.info("webhooks are off: this process sends none; they are queued all the same")
         if settings.retention_seconds is not None:
             trim = partial(trim_log, database, settings.retention_seconds)
             background.start_soon(forever, "retention", trim)

@@ -118,6 +118,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 1000
     connections_per_second: Annotated[Count | None, Meta(description="clients that may come a second")] = 1000
     head_bytes: Annotated[Count | None, Meta(description="longest request head")] = 32768
+    webhooks: Annotated[
+        bool, Meta(description="whether this process sends webhooks; false: others may, all are queued")
+    ] = True
     webhook_private_addresses: Annotated[
         bool, Meta(description="whether webhooks may go to private and loopback addresses")
     ] = False
@@ -163,7 +166,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 _FIXED = (
     "host port workers database_url listen_url data_dir postgres_bindir migrate auth tls_cert tls_key"
     " metrics_listen console log_format database_connections statement_seconds poll_seconds expiry_seconds"
-    " retention_seconds log_memory_bytes webhook_private_addresses webhook_seconds"
+    " retention_seconds log_memory_bytes webhooks webhook_private_addresses webhook_seconds"
     " webhook_answer_bytes webhook_retry_seconds"
 )
 FIXED = frozenset(_FIXED.split())

@@ -133,6 +133,22 @@ def test_events_and_webhooks_that_are_stuck_are_noticed(conninfo: str) -> None:
     assert "1 have failed" in found["webhooks"][1]
 
 
+def test_a_copy_of_another_database_is_noticed(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO webhook_deliveries"
+            " (seq, event_name, invoice, account_id, endpoint, url, type, data, origin)"
+            " VALUES (1, '', '', 1, '', '', '', '{}', '1.1')"
+        )
+    state, told = examine("--database-url", conninfo)["held webhooks"]
+    assert (state, told[:40]) == ("warn", "1 that another database has queued: this")
+
+
+def test_a_server_that_sends_no_webhooks_says_so(conninfo: str) -> None:
+    state, told = examine("--database-url", conninfo, TRIO_WS_WEBHOOKS="false")["webhooks"]
+    assert (state, told) == ("ok", "0 wait, none has failed; this server sends none: ")
+
+
 def test_too_few_sessions_are_a_fault(conninfo: str) -> None:
     found = examine("--database-url", conninfo, "--workers", "100", status=1, TRIO_WS_CONNECTIONS="10")
     assert troubles(found)["sessions"][0] == "fail"

@@ -265,6 +265,9 @@ def ask_everything(connection: queries.Connection) -> None:
         (delivery, *_) = webhooks.claim(connection, 1, 60.0, []).deliveries
         webhooks.settle(connection, [Outcome(delivery, result, "error", 0.0)], 60.0)
     webhooks.trim(connection, 60.0, 10)
+    connection.execute("UPDATE @schema@.webhook_deliveries SET origin = 'another'")
+    assert webhooks.hold(connection, 10) == 1
+    assert webhooks.release(connection) == 1
     connection.execute("UPDATE @schema@.webhook_deliveries SET due_at = NULL")
     assert webhooks.repair(connection, None, 1) is not None
     webhooks.active_secrets(connection, 1)

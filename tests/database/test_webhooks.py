@@ -17,7 +17,7 @@ from tests.programs import prepare
 from trio_ws.database import event_log, migrations, queries, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import Connection, Row
-from trio_ws.database.webhooks import EACH, Delivery, Outcome, Result
+from trio_ws.database.webhooks import EACH, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
 from trio_ws.messages import CreateInvoice
 
@@ -65,8 +65,9 @@ def test_what_is_queued_outlives_the_trimming_of_its_event(connection: Connectio
 )
 def test_whatever_stands_where_a_url_should_the_log_goes_on(connection: Connection, url: str) -> None:
     connection.execute(  # as of an invoice that is older than the limits
-        "INSERT INTO event (type, topics, has_webhook, data) VALUES ('invoice.created', '{}', true,"
-        " json_build_object('uid', gen_random_uuid(), 'account_id', 1, 'webhook_url', %s::text))",
+        "INSERT INTO event (type, topics, webhook_id, data)"
+        " SELECT 'invoice.created', '{}', gen_random_uuid(),"
+        " json_build_object('uid', gen_random_uuid(), 'account_id', 1, 'webhook_url', %s::text)",
         (url,),
     )
     event_log.number_events(connection, 500)
@@ -192,7 +193,7 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
         versions.setdefault(id_, []).append(version)
     assert versions == {id_: list(range(1, CHANGES + 2)) for id_ in range(1, INVOICES + 1)}
     assert max(ledger.most.values()) <= EACH
-    assert webhooks.figures(connection) == (0, 0)
+    assert webhooks.figures(connection) == Figures(0, held=0, dead=0)
 
 
 def test_claims_are_made_one_after_the_other(conninfo: str, connection: Connection) -> None:
@@ -431,7 +432,7 @@ def test_deliveries_that_wait_from_before_are_sent_after_an_upgrade(
         assert seen.index(6) < seen.index(12)
         assert webhooks.retry(connection, None) == 1
         assert [delivery.event.seq for delivery in claim(connection)] == [7]
-        assert webhooks.figures(connection) == (1, 0)
+        assert webhooks.figures(connection) == Figures(1, held=0, dead=0)
 
 
 # Repairing it
@@ -566,10 +567,10 @@ def fill(
     connection.execute(statement.encode())
 
 
-def cost_to_settle(connection: Connection, seq: int, attempts: int, result: Result) -> int:
+def cost_to_settle(connection: Connection, id_: str, attempts: int, result: Result) -> int:
     return buffers(
         connection,
-        f"SELECT * FROM settle_webhooks('{{{seq}}}', '{{{attempts}}}', '{{{result}}}', '{{x}}', '{{0}}',"  # noqa: S608 - ours
+        f"SELECT * FROM settle_webhooks('{{{id_}}}', '{{{attempts}}}', '{{{result}}}', '{{x}}', '{{0}}',"  # noqa: S608 - ours
         " interval '2 s', interval '1 hour', interval '1 day', 4)",
     )
 
@@ -578,11 +579,11 @@ def cost_of_one(connection: Connection) -> int:
     """How many buffers it takes to claim a new delivery, which has to come at once, and to settle it."""
     for _ in range(8):  # so that plans are as they stay
         fill(connection, 1)
-        ((seq,),) = connection.execute("SELECT max(seq) FROM webhook_deliveries")
+        ((id_,),) = connection.execute("SELECT id FROM webhook_deliveries ORDER BY seq DESC LIMIT 1")
         cost = buffers(connection, CLAIM)
-        find = "SELECT attempts FROM webhook_deliveries WHERE seq = %s"
-        assert connection.execute(find, (seq,)).fetchone() == (1,)
-        cost += cost_to_settle(connection, seq, 1, Result.DELIVERED)
+        find = "SELECT attempts FROM webhook_deliveries WHERE id = %s"
+        assert connection.execute(find, (id_,)).fetchone() == (1,)
+        cost += cost_to_settle(connection, id_, 1, Result.DELIVERED)
     return cost
 
 
@@ -672,7 +673,7 @@ def test_what_settles_a_delivery_does_not_read_the_others_of_its_invoice(
     fill(unkempt, MANY, account="3", endpoint="'https://same.example'", invoice="'same'")
     (delivery,) = admit(unkempt)
     for _ in range(8):
-        cost = cost_to_settle(unkempt, delivery.event.seq, delivery.attempts, result)
+        cost = cost_to_settle(unkempt, delivery.id, delivery.attempts, result)
         (delivery,) = claim(unkempt)
     assert cost < FEW_BUFFERS
 

@@ -20,7 +20,9 @@ GROUPS = {
     ),
     "Slow and dead clients": "outbox_bytes write_seconds ping_seconds pong_seconds close_seconds",
     "The event log": "poll_seconds retention_seconds log_memory_bytes expiry_seconds",
-    "Webhooks": "webhook_private_addresses webhook_seconds webhook_answer_bytes webhook_retry_seconds",
+    "Webhooks": (
+        "webhooks webhook_private_addresses webhook_seconds webhook_answer_bytes webhook_retry_seconds"
+    ),
     "Stopping": "drain_seconds retry_spread_seconds",
     "The server's own log": "log_format log_level",
 }

@@ -68,9 +68,9 @@ async def test_an_invoices_events_are_posted_as_followers_are_told_them(
     posted = await world.receiver.receive(3)
     assert [post.event for post in posted] == told
     assert [list(post.event) for post in posted] == [list(event) for event in told]
+    assert len({post.headers["trio-ws-delivery"] for post in posted}) == 3
     for post in posted:
         assert post.headers["content-type"] == "application/json"
-        assert post.headers["trio-ws-delivery"] == post.event["position"]
     assert trio.current_time() < SOON
 
 
@@ -446,7 +446,8 @@ async def test_what_fails_is_logged_without_what_is_nobodys_business(
         await trio.sleep(60)
         assert world.receiver.posted
     assert "a webhook has failed for good" in caplog.messages
-    assert "webhook 4, attempt 1: answered 500" in caplog.messages
+    (id_,) = {post.headers["trio-ws-delivery"] for post in world.receiver.posted}
+    assert f"webhook {id_}, attempt 1: answered 500" in caplog.messages
     for secret in ("a-secret-key", "a secret memo", *SECRETS):
         assert secret not in caplog.text
 
@@ -515,3 +516,46 @@ async def test_what_was_given_up_is_forgotten_with_the_events_of_its_time(
         assert database.webhooks.failed == [4]
         await trio.sleep(600)
         assert database.webhooks.failed == []
+
+
+HELD = "webhooks that another database has queued are held"
+
+
+async def test_a_copy_of_production_sends_nothing_of_it_and_says_so_once(
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    uids = [database.create_invoice(**invoice(url)) for url in (HOOK, OTHER)]
+    number(database)
+    database.webhooks.origin = "copy"
+    async with simulated_server(database) as world:
+        await trio.sleep(10 * FIGURES_SECONDS)
+        assert world.receiver.posted == []
+        (told,) = [record for record in caplog.records if record.getMessage().startswith(HELD)]
+        assert (told.levelname, told.__dict__["figures"]) == ("WARNING", {"held": 2})
+        assert metrics.figures()["trio_ws_webhooks_held"] == 2
+        database.update_invoice(uids[0], status="confirming")
+        assert statuses(await world.receiver.receive(1)) == ["confirming"]
+        await database.run(webhooks.release)
+        await world.receiver.receive(3)
+        await trio.sleep(FIGURES_SECONDS)
+        assert metrics.figures()["trio_ws_webhooks_held"] == 0
+        database.create_invoice(**invoice())
+        number(database)
+        database.webhooks.origin = "another copy"
+        await trio.sleep(FIGURES_SECONDS)
+    assert [record.getMessage().startswith(HELD) for record in caplog.records].count(True) == 2
+
+
+async def test_a_process_may_send_none_while_another_one_does(
+    autojump_clock: MockClock, database: SimulatedDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent, sending = SimulatedReceiver(), SimulatedReceiver()
+    async with simulated_server(database, silent, webhooks=False):
+        database.create_invoice(**invoice())
+        await trio.sleep(100)
+        assert (silent.posted, database.webhooks.waiting) == ([], [4])
+        told = "webhooks are off: this process sends none; they are queued all the same"
+        assert caplog.messages.count(told) == 1
+        async with simulated_server(database, sending):
+            await sending.receive(1)
+        assert silent.posted == []

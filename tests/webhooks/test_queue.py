@@ -13,9 +13,11 @@ import trio
 from tests.programs import OtherProgram
 from trio_ws.database import event_log, webhooks
 from trio_ws.database.gateway import Database
+from trio_ws.database.queries import Connection
 from trio_ws.database.webhooks import EACH, Change, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
 from trio_ws.messages import NOTHING
+from trio_ws.testing import SimulatedDatabase
 
 Serverless = tuple[Database, OtherProgram]
 
@@ -79,13 +81,15 @@ async def fail_each_endpoint(database: Database) -> None:
             return
 
 
-async def kill(database: Database, program: OtherProgram, chance: float = 0.999) -> None:
-    """Have deliveries fail until an endpoint is dead; `chance` is for the pause after the last one."""
+async def kill(database: Database, program: OtherProgram, chance: float = 0.999) -> Delivery:
+    """Have deliveries fail until an endpoint is dead, and return the last; `chance` is for the pause then."""
     for number in range(FAILURES):
         await create(program)
         is_last = number == FAILURES - 1
-        changes = await fail(database, await claim(database), chance if is_last else 0.999)
+        deliveries = await claim(database)
+        changes = await fail(database, deliveries, chance if is_last else 0.999)
         assert changes == (["dead"] if is_last else [])
+    return deliveries[-1]
 
 
 async def claim_later(database: Database) -> list[Delivery]:
@@ -267,7 +271,7 @@ async def test_what_failed_waits_and_the_rest_of_its_invoice_with_it(serverless:
     await program.update_invoice(uid, memo="x")
     assert await fail(database, [delivery], chance=0.999) == []
     assert await claim(database) == []
-    assert await database.run(webhooks.retry, delivery.event.seq) == 1
+    assert await database.run(webhooks.retry, delivery.id) == 1
     (again,) = await claim(database)
     assert (again.event, again.attempts) == (delivery.event, 2)
     await settle(database, [again])
@@ -292,11 +296,11 @@ async def test_a_dead_endpoint_has_one_attempt_at_a_time_after_a_pause(serverles
     for _ in range(EACH + 2):
         await create(program)
     claimed = await claim(database)
-    assert (len(claimed), await figures(database)) == (EACH, (EACH + 2, 0))
+    assert (len(claimed), await figures(database)) == (EACH, Figures(EACH + 2, held=0, dead=0))
     changes = await settle(database, claimed, Result.FAILED)
     assert [(change.endpoint, change.change) for change in changes] == [(ENDPOINT, "dead")]
     claimed = await claim(database)
-    assert (len(claimed), await figures(database)) == (1, (EACH + 2, 1))
+    assert (len(claimed), await figures(database)) == (1, Figures(EACH + 2, held=0, dead=1))
     assert await claim(database) == []
     await fail(database, claimed, chance=0.999)
     await create(program)
@@ -325,7 +329,7 @@ async def test_a_dead_endpoint_is_alive_at_its_first_success_and_has_all_in_orde
         deliveries = await claim_later(database)
         order += sent(deliveries)
         await settle(database, deliveries)
-    assert (await claim(database), await figures(database)) == ([], (0, 0))
+    assert (await claim(database), await figures(database)) == ([], Figures(0, held=0, dead=0))
     for uid in uids:
         assert [status for one, status in order if one == uid] == ["unpaid", "confirming"]
 
@@ -384,7 +388,7 @@ async def test_what_has_failed_for_good_lets_the_next_go_and_can_be_retried(serv
     assert again.event == delivery.event
     assert await fail(database, [again]) == [], "it has all its time again"
     await settle(database, await claim(database))
-    for nothing in (delivery.event.seq, 12345):
+    for nothing in (delivery.id, "12345"):
         with pytest.raises(NotFound):
             await database.run(webhooks.retry, nothing)
     assert await database.run(webhooks.retry, None) == 0
@@ -398,7 +402,7 @@ async def test_what_is_retried_goes_before_later_ones_of_its_invoice(serverless:
         await program.update_invoice(uid, status=status)
     await fail(database, first, keep=0)
     await settle(database, await claim(database), Result.RELEASED)
-    assert await database.run(webhooks.retry, first[0].event.seq) == 1
+    assert await database.run(webhooks.retry, first[0].id) == 1
     for status in ("unpaid", "confirming", "paid"):
         deliveries = await claim(database)
         assert sent(deliveries) == [(str(uid), status)]
@@ -407,12 +411,10 @@ async def test_what_is_retried_goes_before_later_ones_of_its_invoice(serverless:
 
 async def test_a_retry_has_an_endpoint_not_be_dead(serverless: Serverless) -> None:
     database, program = serverless
-    await kill(database, program)
+    last = await kill(database, program)
     assert await claim(database) == []
-    uid = await create(program)
-    await database.run(event_log.number_events, 10)
-    assert await database.run(webhooks.retry, (await database.run(event_log.read_position)).seq) == 1
-    assert (str(uid), "unpaid") in sent(await claim(database))
+    assert await database.run(webhooks.retry, last.id) == 1
+    assert await claim(database)
     assert (await figures(database)).dead == 0
 
 
@@ -424,8 +426,8 @@ async def test_what_failed_and_is_retried_counts_its_attempts_anew_and_what_is_u
         await create(program, url)
     lost, held = await claim(database)
     await fail(database, [lost], keep=0)
-    for seq in (lost.event.seq, held.event.seq):
-        assert await database.run(webhooks.retry, seq) == 1
+    for id_ in (lost.id, held.id):
+        assert await database.run(webhooks.retry, id_) == 1
     (again,) = await claim(database)
     assert (again.event, again.attempts) == (lost.event, 1)
     await settle(database, [held], Result.RELEASED)
@@ -439,6 +441,66 @@ async def test_what_is_released_is_due_at_once(serverless: Serverless) -> None:
     (delivery,) = await claim(database)
     await settle(database, [delivery], Result.RELEASED)
     assert [one.event for one in await claim(database)] == [delivery.event]
+
+
+# What another database has queued
+
+
+async def become_copy(database: Database) -> None:
+    """Have all that is queued be another database's."""
+    if isinstance(database, SimulatedDatabase):
+        database.webhooks.origin = "copy"
+    else:
+        await database.run(_have_all_be_anothers)
+
+
+def _have_all_be_anothers(connection: Connection) -> None:
+    connection.execute("UPDATE @schema@.webhook_deliveries SET origin = 'original'")
+
+
+async def test_what_another_database_has_queued_is_held_and_not_claimed(serverless: Serverless) -> None:
+    database, program = serverless
+    uid = await create(program)
+    await settle(database, await claim(database), Result.RELEASED)
+    await create(program, SLOW)
+    await database.run(event_log.number_events, 1000)
+    await become_copy(database)
+    await program.update_invoice(uid, memo="x")
+    assert await claim(database) == [], "neither these, nor what waits for these"
+    assert await database.run(webhooks.hold, 1) == 1
+    assert await database.run(webhooks.hold, 500) == 1
+    assert await database.run(webhooks.hold, 500) == 0
+    assert await figures(database) == Figures(1, held=2, dead=0)
+    (own,) = await claim(database)
+    assert own.event.type == "invoice.updated"
+
+
+async def test_what_is_held_is_not_retried_but_released_with_all_its_time(serverless: Serverless) -> None:
+    database, program = serverless
+    await create(program)
+    (delivery,) = await claim(database)
+    await become_copy(database)
+    await database.run(webhooks.hold, 500)
+    with pytest.raises(NotFound):
+        await database.run(webhooks.retry, delivery.id)
+    assert await database.run(webhooks.retry, None) == 0
+    assert await database.run(webhooks.release) == 1
+    assert await database.run(webhooks.release) == 0
+    assert await figures(database) == Figures(1, held=0, dead=0)
+    (again,) = await claim(database)
+    assert (again.id, again.event) == (delivery.id, delivery.event)
+    assert await fail(database, [again], keep=3600.0) == []
+
+
+async def test_what_is_held_is_forgotten_as_what_failed_is(serverless: Serverless) -> None:
+    database, program = serverless
+    await create(program)
+    await database.run(event_log.number_events, 1000)
+    await become_copy(database)
+    await database.run(webhooks.hold, 500)
+    assert await database.run(webhooks.trim, 3600.0, 10) == 0
+    assert await database.run(webhooks.trim, -3600.0, 10) == 1
+    assert await database.run(webhooks.release) == 0
 
 
 async def test_who_comes_late_does_not_disturb_who_took_over(serverless: Serverless) -> None:
@@ -490,9 +552,9 @@ async def test_a_dead_endpoint_is_forgotten_with_its_last_delivery_and_no_sooner
     database, program = serverless
     await kill(database, program, chance=0)
     await database.run(webhooks.trim, -3600.0, 10)
-    assert await figures(database) == Figures(FAILURES, dead=1), "there is more to be sent"
+    assert await figures(database) == Figures(FAILURES, held=0, dead=1), "there is more to be sent"
     while (await figures(database)).waiting:
         await fail(database, await claim(database), chance=0, keep=0)
     assert (await figures(database)).dead == 1
     assert await database.run(webhooks.trim, -3600.0, 10) == FAILURES
-    assert await figures(database) == Figures(0, 0)
+    assert await figures(database) == Figures(0, held=0, dead=0)

@@ -330,18 +330,25 @@ def _log(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield Finding("ok", "event log", f"{found}; {waiting} not told yet")
 
 
-def _webhooks(_: Settings, connection: Connection) -> Iterator[Finding]:
-    waiting, failed = _row(
-        connection,
-        "SELECT count(*) FILTER (WHERE failed_at IS NULL), count(failed_at) FROM @schema@.webhook_deliveries",
-    )
+def _webhooks(settings: Settings, connection: Connection) -> Iterator[Finding]:
     (dead,) = _row(connection, "SELECT count(paused_until) FROM @schema@.webhook_endpoints")
+    waiting, failed, held = _row(
+        connection,
+        "SELECT count(*) FILTER (WHERE failed_at IS NULL AND origin = here),"
+        " count(*) FILTER (WHERE failed_at IS NOT NULL AND NOT is_held),"
+        " count(*) FILTER (WHERE is_held OR failed_at IS NULL AND origin <> here)"
+        " FROM @schema@.webhook_deliveries, @schema@.this_database() here",
+    )
+    silent = "" if settings.webhooks else "; this server sends none"
+    if held:
+        advice = "this is a copy of it; if they are to be sent from here, `trio-ws webhooks release`"
+        yield Finding("warn", "held webhooks", f"{held} that another database has queued", advice)
     if failed or dead:
         advice = "see `trio-ws webhooks list`, and retry them when their receivers are well"
-        found = f"{waiting} wait, {failed} have failed, {dead} endpoints are dead"
+        found = f"{waiting} wait, {failed} have failed, {dead} endpoints are dead{silent}"
         yield Finding("warn", "webhooks", found, advice)
     else:
-        yield Finding("ok", "webhooks", f"{waiting} wait, none has failed")
+        yield Finding("ok", "webhooks", f"{waiting} wait, none has failed{silent}")
 
 
 def _notifications(direct: str, conninfo: str) -> Iterator[Finding]:

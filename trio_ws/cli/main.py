@@ -177,9 +177,10 @@ _add(
     None,
     "trio_ws.cli.webhooks:retry",
     None,
-    "trio-ws webhooks retry 1042",
+    "trio-ws webhooks retry 0b0a9f0e-8f0e-4a53-9f68-0c1e7a1f6a10",
     "trio-ws webhooks retry --failed",
 )
+_add(webhooks, None, "trio_ws.cli.webhooks:release", None, "trio-ws webhooks release")
 _add(webhooks, None, "trio_ws.cli.webhooks:secret", None, "trio-ws webhooks secret --account 1 --new")
 
 app.command("trio_ws.cli.serving:work", name="worker", show=False)  # what `serve --workers` starts

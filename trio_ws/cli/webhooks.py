@@ -1,4 +1,4 @@
-"""Webhooks: what waits or failed, which endpoints do, and secrets, in the database of a server that runs."""
+"""Webhooks: what waits, failed or is held, which endpoints fail, and secrets, of a server that runs."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ def list_deliveries(
     failed: Annotated[bool, Parameter(negative=(), help="Only webhooks that failed for good.")] = False,
     options: Options = NO_OPTIONS,
 ) -> None:
-    """Print a line for each endpoint that fails, then one for each webhook that waits or failed, id first."""
+    """Print a line for each endpoint that fails, then one for each webhook that waits, failed or is held."""
     if not failed:
         for owner, endpoint, is_dead, since, next_at, error in run_query(
             options, webhooks.list_failing_endpoints, account
@@ -26,15 +26,15 @@ def list_deliveries(
             state = f"{'dead, ' if is_dead else ''}failing since {since}"
             then = f"  next attempt {next_at}" if next_at else ""
             print(f"endpoint {endpoint}  account {owner}  {state}{then}  {error}")
-    for seq, owner, invoice, type_, endpoint, attempts, state, when, error in run_query(
+    for id_, owner, invoice, type_, endpoint, attempts, state, when, error in run_query(
         options, lambda connection: webhooks.list_deliveries(connection, account, failed=failed)
     ):
         found = f"{type_}  {invoice}  {endpoint}  attempts {attempts}  {state} {when}"
-        print(f"{seq}  account {owner}  {found}" + (f"  {error}" if error else ""))
+        print(f"{id_}  account {owner}  {found}" + (f"  {error}" if error else ""))
 
 
 def retry(
-    delivery: Annotated[int | None, Parameter(name="ID", help="As `trio-ws webhooks list` shows it.")] = None,
+    delivery: Annotated[str | None, Parameter(name="ID", help="As `trio-ws webhooks list` shows it.")] = None,
     /,
     *,
     failed: Annotated[bool, Parameter(negative=(), help="All that failed for good.")] = False,
@@ -44,6 +44,11 @@ def retry(
     if failed is (delivery is not None):
         raise SettingsError("webhooks retry: give either an ID or --failed")
     print(f"retrying {run_query(options, webhooks.retry, delivery)}")
+
+
+def release(*, options: Options = NO_OPTIONS) -> None:
+    """Have all that is held be sent: this database is no copy, but the place that another one moved to."""
+    print(f"released {run_query(options, webhooks.release)}")
 
 
 def secret(

@@ -1,7 +1,8 @@
 """Every SQL statement about webhooks: the queue of deliveries, and the accounts' secrets.
 
 `number_events` of the schema fills the queue, in the transaction that numbers an event. What is delivered is
-deleted. What failed for good stays until it is retried by hand, or for as long as the event log is kept.
+deleted. What failed for good stays until it is retried by hand, or for as long as the event log is kept. What
+another database has queued is held likewise: this is a copy of it.
 """
 
 import enum
@@ -18,14 +19,15 @@ ACTIVE_SECRETS = 2  # of an account, the newest
 EACH = 4  # POSTs at a time to an account's endpoint, by all processes together, once one succeeded there
 PAUSE_SECONDS = (2.0, 3600.0)  # before the second attempt at most, and before any
 COUNTED = 100_000  # of what waits, at most: some 20 ms
-RETRIED_AT_ONCE = 500  # deliveries, in a statement of some 100 ms
+RETRIED_AT_ONCE = 500  # deliveries, in a statement of some 100 ms; as many are released or held
 
 
 class Delivery(NamedTuple):
     """An event on its way, claimed by this process.
 
     Attributes:
-        event: What is sent; its `seq` names the delivery too.
+        id: What the receiver knows it by, whatever the number of its event.
+        event: What is sent.
         account_id: Whose it is.
         url: Where it goes.
         attempts: How many there have been, this one included.
@@ -33,6 +35,7 @@ class Delivery(NamedTuple):
         secrets: What signs it, the newest first.
     """
 
+    id: str
     event: Event
     account_id: int
     url: str
@@ -57,11 +60,13 @@ class Figures(NamedTuple):
     """How the queue is. Counts end at `COUNTED`.
 
     Attributes:
-        waiting: How many deliveries are neither delivered nor failed.
+        waiting: How many deliveries are neither delivered, failed nor held.
+        held: How many another database has queued.
         dead: How many endpoints are.
     """
 
     waiting: int
+    held: int
     dead: int
 
 
@@ -93,13 +98,13 @@ class Change(NamedTuple):
     """What has changed with an outcome, of which somebody may want to know.
 
     Attributes:
-        seq: The delivery.
+        id: The delivery's.
         account_id: Whose it is.
         endpoint: Where it goes.
         change: "failed": it was tried for long enough. "dead", "alive": its endpoint is.
     """
 
-    seq: int
+    id: str
     account_id: int
     endpoint: str
     change: str
@@ -118,7 +123,7 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
         held: What this process has claimed and not settled.
     """
     rows = connection.execute(
-        "SELECT seq, type, data, previous, event_name, account_id, url, attempts, is_failing,"
+        "SELECT id, seq, type, data, previous, event_name, account_id, url, attempts, is_failing,"
         " ARRAY(SELECT secret FROM @schema@.webhook_secrets s WHERE s.account_id = d.account_id"
         " ORDER BY id DESC LIMIT %s)"
         " FROM @schema@.claim_webhooks(%s::int, %s::int, make_interval(secs => %s),"
@@ -131,10 +136,11 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
     )
     deliveries = [
         Delivery(
+            id_,
             Event(seq, type_, (), data, previous or NOTHING, name=name),
             *(account_id, url, attempts, is_failing, tuple(secrets)),
         )
-        for seq, type_, data, previous, name, account_id, url, attempts, is_failing, secrets in rows
+        for id_, seq, type_, data, previous, name, account_id, url, attempts, is_failing, secrets in rows
     ]
     try:
         new = "SELECT EXISTS (SELECT FROM @schema@.webhook_deliveries WHERE due_at = '-infinity')"
@@ -145,15 +151,37 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
 
 
 def figures(connection: Connection) -> Figures:
-    """Return how many wait, and how many endpoints are dead."""
-    ((waiting, dead),) = connection.execute(
+    """Return how many wait or are held, and how many endpoints are dead."""
+    (counts,) = connection.execute(
         "SELECT (SELECT count(*) FROM"
         " (SELECT FROM @schema@.webhook_deliveries WHERE failed_at IS NULL LIMIT %(counted)s) w),"
+        " (SELECT count(*) FROM"
+        " (SELECT FROM @schema@.webhook_deliveries WHERE is_held LIMIT %(counted)s) h),"
         " (SELECT count(*) FROM (SELECT FROM @schema@.webhook_endpoints"
         " WHERE failing_since IS NOT NULL AND paused_until IS NOT NULL LIMIT %(counted)s) e)",
         {"counted": COUNTED},
     )
-    return Figures(waiting, dead)
+    return Figures(*counts)
+
+
+def hold(connection: Connection, most: int) -> int:
+    """Hold what another database has queued, at most `most`, and return how many."""
+    ((held,),) = connection.execute("SELECT @schema@.hold_webhooks(%s::int, %s::int)", (most, EACH))
+    return int(held)
+
+
+def release(connection: Connection) -> int:
+    """Have what another database has queued be this one's: what is held is due, with all its time again.
+
+    Returns:
+        How many there were.
+    """
+    released: int = 0
+    while True:
+        ((some,),) = connection.execute("SELECT @schema@.release_webhooks(%s::int)", (RETRIED_AT_ONCE,))
+        released += some
+        if some < RETRIED_AT_ONCE:
+            return released
 
 
 def settle(connection: Connection, outcomes: Sequence[Outcome], keep_seconds: float) -> list[Change]:
@@ -164,13 +192,13 @@ def settle(connection: Connection, outcomes: Sequence[Outcome], keep_seconds: fl
     """
     columns = zip(
         *(
-            (delivery.event.seq, delivery.attempts, result.value, error, chance)
+            (delivery.id, delivery.attempts, result.value, error, chance)
             for delivery, result, error, chance in outcomes
         ),
         strict=True,
     )
     rows = connection.execute(
-        "SELECT seq, account_id, endpoint, change FROM @schema@.settle_webhooks(%s::bigint[], %s::int[],"
+        "SELECT id, account_id, endpoint, change FROM @schema@.settle_webhooks(%s::text[], %s::int[],"
         " %s::text[], %s::text[], %s::float8[], make_interval(secs => %s), make_interval(secs => %s),"
         " make_interval(secs => %s), %s::int)",
         (*map(list, columns), *PAUSE_SECONDS, keep_seconds, EACH),
@@ -197,7 +225,9 @@ def repair(connection: Connection, after: str | None, most: int) -> str | None:
 
 
 def trim(connection: Connection, age_seconds: float, most: int) -> int:
-    """Forget deliveries that failed longer ago than that, and endpoints that fail for longer and have none.
+    """Forget deliveries that failed or were held longer ago than that, and endpoints that fail for longer.
+
+    Endpoints that have a delivery stay.
 
     Returns:
         How many deliveries or endpoints, whichever were more; `most` where there may be more of them.
@@ -208,45 +238,47 @@ def trim(connection: Connection, age_seconds: float, most: int) -> int:
     return int(trimmed)
 
 
-def retry(connection: Connection, seq: int | None) -> int:
+def retry(connection: Connection, id_: str | None) -> int:
     """Have a delivery be due now, also one that failed, which has all its time again; return how many are.
 
-    Its endpoint is no longer dead. Of an invoice, the oldest that is left goes first in any case.
+    Its endpoint is no longer dead. Of an invoice, the oldest that is left goes first in any case. What is
+    held stays so.
 
     Args:
         connection: The database's.
-        seq: Which one; None: all that failed.
+        id_: Which one; None: all that failed.
 
     Raises:
-        NotFound: it is not there, or was delivered.
+        NotFound: it is not there, was delivered, or is held.
     """
     ((now,),) = connection.execute("SELECT clock_timestamp()")
     retried: int = 0
     while True:
         ((some,),) = connection.execute(
-            "SELECT @schema@.retry_webhooks(%s::bigint, %s::timestamptz, %s::int)",
-            (seq, now, RETRIED_AT_ONCE),
+            "SELECT @schema@.retry_webhooks(%s::text, %s::timestamptz, %s::int)",
+            (id_, now, RETRIED_AT_ONCE),
         )
-        if seq is not None and not some:
-            raise NotFound("Delivery not found, or delivered")
+        if id_ is not None and not some:
+            raise NotFound("Delivery not found, delivered, or held")
         retried += some
-        if seq is not None or some < RETRIED_AT_ONCE:
+        if id_ is not None or some < RETRIED_AT_ONCE:
             return retried
 
 
 def list_deliveries(connection: Connection, account_id: int | None, *, failed: bool) -> list[Row]:
-    """Return deliveries that wait or failed, the oldest first.
+    """Return deliveries that wait, failed or are held, the oldest first.
 
-    Each is its number, account, invoice, type, endpoint, attempts, "failed", "due" or "waits", when that is,
-    or since when, and the last error. One waits for an older one of its invoice, or for its endpoint.
+    Each is its id, account, invoice, type, endpoint, attempts, "held", "failed", "due" or "waits", when that
+    is, or since when, and the last error. One waits for an older one of its invoice, or for its endpoint.
     """
     return connection.execute(
-        "SELECT seq, account_id, invoice, type, endpoint, attempts,"
-        " CASE WHEN failed_at IS NOT NULL THEN 'failed' WHEN due_at IS NOT NULL THEN 'due' ELSE 'waits' END,"
+        "SELECT id, account_id, invoice, type, endpoint, attempts,"
+        " CASE WHEN is_held OR failed_at IS NULL AND origin <> here THEN 'held'"
+        " WHEN failed_at IS NOT NULL THEN 'failed' WHEN due_at IS NOT NULL THEN 'due' ELSE 'waits' END,"
         " @schema@.wire_time(coalesce(failed_at, greatest(due_at, since), since)), error"
-        " FROM @schema@.webhook_deliveries"
+        " FROM @schema@.webhook_deliveries, @schema@.this_database() here"
         " WHERE (%(account)s::bigint IS NULL OR account_id = %(account)s)"
-        " AND (failed_at IS NOT NULL OR NOT %(failed)s) ORDER BY seq",
+        " AND (failed_at IS NOT NULL AND NOT is_held OR NOT %(failed)s) ORDER BY seq",
         {"account": account_id, "failed": failed},
     ).fetchall()
 

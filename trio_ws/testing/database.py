@@ -113,6 +113,7 @@ class SimulatedDatabase:
         self._keys: dict[tuple[int, str | None], tuple[uuid.UUID, bytes | None]] = {}
         self._tokens: dict[bytes, tuple[Identity, datetime | None]] = {}
         self._events: list[Event] = []
+        self._webhook_ids: dict[int, str] = {}  # of events that are to be POSTed
         self._numbered = 0
         self._trimmed = 0
         self._steps = 0  # that have numbered events, those that a restore has lost included
@@ -257,7 +258,8 @@ class SimulatedDatabase:
         self._steps += before < self._numbered
         for place in range(before, self._numbered):
             self._events[place] = msgspec.structs.replace(self._events[place], name=f"step{self._steps}")
-            self.webhooks.add(self._events[place])
+            if place + 1 in self._webhook_ids:
+                self.webhooks.add(self._webhook_ids[place + 1], self._events[place])
         if self._numbered > self._notified and trio.current_time() >= self._notified_at + NOTIFY_SECONDS:
             self._notified, self._notified_at = self._numbered, trio.current_time()
             self._notify(self._notified)
@@ -410,14 +412,14 @@ class SimulatedDatabase:
 
     def log_event(self, event: Event) -> None:
         """Append an event that is numbered already, and notify nobody."""
-        del self._events[event.seq - 1 :]
+        self._lose(event.seq - 1)
         self._steps += 1
         self._events.append(msgspec.structs.replace(event, name=f"step{self._steps}"))
         self._numbered = event.seq
 
     def restore(self, seq: int) -> None:
         """Lose what came after an event, as a restored backup has: its rows, too."""
-        del self._events[seq:]
+        self._lose(seq)
         self._numbered = seq
         self._notified = min(self._notified, seq)
         self._trimmed = min(self._trimmed, seq)
@@ -438,6 +440,10 @@ class SimulatedDatabase:
                 self._prices = {key: price for key, price in self._prices.items() if price.id != gone}
         self._first_due = EPOCH
         self._keys = {key: made for key, made in self._keys.items() if made[0] in self._invoices}
+
+    def _lose(self, seq: int) -> None:
+        del self._events[seq:]
+        self._webhook_ids = {number: id_ for number, id_ in self._webhook_ids.items() if number <= seq}
 
     def create_invoice(self, **fields: Any) -> uuid.UUID:
         """Insert an invoice, and return its uid.
@@ -534,7 +540,7 @@ class SimulatedDatabase:
         now = self._now()
         invoice = Invoice(
             id=len(self._invoices) + 1,
-            uid=uuid.UUID(int=self._random.getrandbits(128), version=4),
+            uid=self._new_uuid(),
             amount=action.amount,
             currency=action.currency,
             status="unpaid",
@@ -567,7 +573,13 @@ class SimulatedDatabase:
             shown = {name: before.get(name) for name in changed if name not in NOT_SHOWN}
             previous = Raw(codec.encode(shown))
         at = self._now().timestamp()
-        self._events.append(Event(len(self._events) + 1, type_, topics, _json(new), previous, at))
+        seq = len(self._events) + 1
+        self._events.append(Event(seq, type_, topics, _json(new), previous, at))
+        if isinstance(new, Invoice) and new.webhook_url is not UNSET:
+            self._webhook_ids[seq] = str(self._new_uuid())
+
+    def _new_uuid(self) -> uuid.UUID:
+        return uuid.UUID(int=self._random.getrandbits(128), version=4)
 
     def _note(self, type_: str, topic: str, row: int | None) -> None:
         data, at = Raw(codec.encode({"id": row})), self._now().timestamp()

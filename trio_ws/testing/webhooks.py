@@ -26,11 +26,13 @@ class _Named(msgspec.Struct):
 
     uid: str = ""
     account_id: int = 0
-    webhook_url: str | None = None
+    webhook_url: str = ""
 
 
 @dataclass
 class _Queued:
+    id: str
+    origin: str
     event: Event
     invoice: str
     account_id: int
@@ -40,6 +42,7 @@ class _Queued:
     attempts: int = 0
     leased_until: datetime | None = None
     failed_at: datetime | None = None
+    is_held: bool = False
 
     @cached_property
     def key(self) -> tuple[int, str]:
@@ -47,7 +50,7 @@ class _Queued:
         parts = urlsplit(self.url)
         return self.account_id, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
-    def is_held(self, now: datetime) -> bool:
+    def is_under_way(self, now: datetime) -> bool:
         return self.leased_until is not None and self.leased_until > now
 
 
@@ -71,11 +74,15 @@ class SimulatedQueue:
 
     Args:
         now: The database's clock.
+
+    Attributes:
+        origin: Which database it is in. A copy's is another one.
     """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
+        self.origin = "original"
         self._now = now
-        self._queued: dict[int, _Queued] = {}
+        self._queued: dict[str, _Queued] = {}
         self._endpoints: defaultdict[tuple[int, str], _Endpoint] = defaultdict(_Endpoint)
         self._turns: Counter[tuple[int, bool]] = Counter()  # when an account had its turn
         self._last_turn = 0
@@ -89,21 +96,28 @@ class SimulatedQueue:
     @property
     def failed(self) -> list[int]:
         """The events whose delivery failed for good."""
-        return [seq for seq, queued in self._queued.items() if queued.failed_at is not None]
+        return [
+            queued.event.seq
+            for queued in self._queued.values()
+            if queued.failed_at is not None and not queued.is_held
+        ]
+
+    @property
+    def held(self) -> list[int]:
+        """The events that another database has queued."""
+        return [queued.event.seq for queued in self._queued.values() if queued.is_held]
 
     @property
     def dead(self) -> list[str]:
         """The endpoints that are dead."""
         return [name for (_, name), endpoint in self._endpoints.items() if endpoint.paused_until is not None]
 
-    def add(self, event: Event) -> None:
-        """Queue an event that has its number, if it is to be POSTed."""
+    def add(self, id_: str, event: Event) -> None:
+        """Queue an event that is to be POSTed, and has its number."""
         named = msgspec.json.decode(event.data, type=_Named)
-        if event.type.startswith("invoice.") and named.webhook_url is not None:
-            now = self._now()
-            self._queued[event.seq] = _Queued(
-                event, named.uid, named.account_id, named.webhook_url, since=now, due_at=now
-            )
+        now = self._now()
+        what = (id_, self.origin, event, named.uid, named.account_id, named.webhook_url)
+        self._queued.setdefault(id_, _Queued(*what, since=now, due_at=now))
 
     def _open(self) -> list[_Queued]:
         return [queued for queued in self._queued.values() if queued.failed_at is None]
@@ -135,11 +149,14 @@ class SimulatedQueue:
                 self._last_turn += 1
                 self._turns[account, is_failing] = self._endpoints[key].turn = self._last_turn
                 places.append((account, is_failing))
+                if due[key][0].origin != self.origin:
+                    return Claim(sorted(taken, key=lambda delivery: delivery.event.seq), has_more=False)
                 queued = due[key].pop(0)
                 queued.attempts += 1
                 queued.leased_until = queued.due_at = now + timedelta(seconds=lease_seconds)
                 taken.append(
                     Delivery(
+                        queued.id,
                         msgspec.structs.replace(queued.event, topics=()),
                         *(account, queued.url, queued.attempts, is_failing, SECRETS),
                     )
@@ -148,11 +165,29 @@ class SimulatedQueue:
         return Claim(taken, has_more=False)
 
     def _figures(self) -> Figures:
-        return Figures(len(self._open()), len(self.dead))
+        return Figures(len(self._open()), len(self.held), len(self.dead))
+
+    def _hold(self, most: int) -> int:
+        now = self._now()
+        others = [queued for queued in self._open() if queued.origin != self.origin][:most]
+        for queued in others:
+            queued.is_held, queued.failed_at, queued.leased_until = True, now, None
+        for queued in others:
+            self._advance(queued.invoice)
+        return len(others)
+
+    def _release(self) -> int:
+        now = self._now()
+        others = [queued for queued in self._queued.values() if queued.origin != self.origin]
+        for queued in others:
+            queued.origin = self.origin
+            if queued.is_held:
+                queued.is_held, queued.failed_at, queued.since, queued.due_at = False, None, now, now
+        return len(others)
 
     def _due(self, now: datetime) -> dict[tuple[int, str], list[_Queued]]:
         """Return what may be sent now, by endpoint: no more of each than it may have besides what it has."""
-        under_way = Counter(queued.key for queued in self._open() if queued.is_held(now))
+        under_way = Counter(queued.key for queued in self._open() if queued.is_under_way(now))
         due: defaultdict[tuple[int, str], list[_Queued]] = defaultdict(list)
         for queued in sorted(self._oldest(), key=lambda queued: (queued.due_at, queued.event.seq)):
             if queued.due_at <= now:
@@ -168,13 +203,13 @@ class SimulatedQueue:
         changes: list[Change] = []
         self._droppable = DROPPABLE
         for outcome in outcomes:
-            queued = self._queued.get(outcome.delivery.event.seq)
+            queued = self._queued.get(outcome.delivery.id)
             if queued is None:
                 continue
             endpoint = self._endpoints[queued.key]
-            change = partial(Change, queued.event.seq, *queued.key)
+            change = partial(Change, queued.id, *queued.key)
             if outcome.result is Result.DELIVERED:
-                del self._queued[queued.event.seq]
+                del self._queued[queued.id]
                 if endpoint.paused_until is not None:
                     changes.append(change("alive"))
                 self._endpoints[queued.key] = _Endpoint(endpoint.turn)
@@ -214,7 +249,7 @@ class SimulatedQueue:
             late = [
                 other
                 for other in self._oldest()
-                if other.key == queued.key and other.since < now - keep and not other.is_held(now)
+                if other.key == queued.key and other.since < now - keep and not other.is_under_way(now)
             ]
             for other in late[: self._droppable]:
                 other.failed_at = now
@@ -229,24 +264,28 @@ class SimulatedQueue:
     def _trim(self, age_seconds: float, most: int) -> int:
         oldest = self._now() - timedelta(seconds=age_seconds)
         old = [
-            seq
-            for seq, queued in self._queued.items()
+            id_
+            for id_, queued in self._queued.items()
             if queued.failed_at is not None and queued.failed_at < oldest
         ]
-        for seq in old[:most]:
-            del self._queued[seq]
+        for id_ in old[:most]:
+            del self._queued[id_]
         used = {queued.key for queued in self._queued.values()}
         for key, endpoint in [*self._endpoints.items()]:
             if key not in used and endpoint.failing_since is not None and endpoint.failing_since < oldest:
                 del self._endpoints[key]
         return len(old[:most])
 
-    def _retry(self, seq: int | None) -> int:
-        wanted = self.failed if seq is None else [seq for seq in (seq,) if seq in self._queued]
-        if seq is not None and not wanted:
-            raise NotFound("Delivery not found, or delivered")
+    def _retry(self, id_: str | None) -> int:
+        wanted = [
+            queued
+            for queued in self._queued.values()
+            if not queued.is_held and (queued.failed_at is not None if id_ is None else queued.id == id_)
+        ]
+        if id_ is not None and not wanted:
+            raise NotFound("Delivery not found, delivered, or held")
         now = self._now()
-        for queued in map(self._queued.__getitem__, wanted):
+        for queued in wanted:
             if queued.failed_at is not None:
                 queued.failed_at, queued.since, queued.attempts = None, now, 0
             queued.due_at = max(now, queued.leased_until or now)
@@ -258,6 +297,8 @@ class SimulatedQueue:
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         webhooks.claim: _claim,
         webhooks.figures: _figures,
+        webhooks.hold: _hold,
+        webhooks.release: _release,
         webhooks.repair: _repair,
         webhooks.settle: _settle,
         webhooks.trim: _trim,

@@ -5,7 +5,7 @@
 An invoice's deliveries are claimed one after the other, in order. The queue gives each account its turn, and
 each of its endpoints; one that is slow or dead takes up a few places and no more. Whatever happens to this
 process, the queue has what it had not settled, so each event is delivered at least once. `trio-ws-delivery`
-says which one it is.
+says which one it is. What another database has queued is held: this is a copy of it, as for a test.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from trio_ws.codec import encode_event
 from trio_ws.database import webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
-from trio_ws.database.webhooks import Change, Delivery, Outcome, Result
+from trio_ws.database.webhooks import RETRIED_AT_ONCE, Change, Delivery, Outcome, Result
 from trio_ws.errors import ActionError, Unavailable
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
@@ -73,9 +73,10 @@ class Deliverer:
         self._post = post
         self._now = now
         self._chance = chance or random.Random(random.getrandbits(64))  # noqa: S311 - spreads, hides nothing
-        self._held: dict[int, Delivery] = {}  # claimed, and not settled
+        self._claimed: dict[str, Delivery] = {}  # and not settled
         self._outcomes: list[Outcome] = []  # of some of these
         self._repaired: str | None = None  # the last invoice that was looked at
+        self._held = 0  # when it was last counted
         self._woken = trio.Event()
         self._poll_seconds = 0.0  # at the start, there may be something due
 
@@ -88,7 +89,7 @@ class Deliverer:
                 nursery.start_soon(forever, "webhook repair", self._repair)
                 await forever("webhooks", partial(self._take_turn, nursery))
         finally:
-            if self._held:
+            if self._claimed:
                 with trio.move_on_after(RELEASE_SECONDS, shield=True):
                     await self._release()
 
@@ -104,9 +105,19 @@ class Deliverer:
         return 0.0 if has_more else AGAIN_SECONDS
 
     async def _count(self) -> float:
-        """Have the metrics say how the queue is."""
+        """Hold what another database has queued, and have the metrics and the log say how the queue is."""
+        if await self._database.run(webhooks.hold, RETRIED_AT_ONCE, lane=Lane.UPKEEP):
+            return 0.0
         figures = await self._database.run(webhooks.figures, lane=Lane.UPKEEP)
+        if figures.held > self._held:
+            logger.warning(
+                "webhooks that another database has queued are held: this is a copy of it;"
+                " if they are to be sent from here, `trio-ws webhooks release`",
+                extra={"figures": {"held": figures.held}},
+            )
+        self._held = figures.held
         metrics.WEBHOOKS_WAITING.set(figures.waiting)
+        metrics.WEBHOOKS_HELD.set(figures.held)
         metrics.WEBHOOK_ENDPOINTS_DEAD.set(figures.dead)
         return FIGURES_SECONDS
 
@@ -125,13 +136,13 @@ class Deliverer:
 
     async def _begin(self, nursery: trio.Nursery) -> bool:
         """Claim what is due, and start to deliver it; return whether there is more at once."""
-        if len(self._held) >= MOST:
+        if len(self._claimed) >= MOST:
             return False
         lease = self._settings.webhook_seconds + LEASE_SECONDS
-        held = list(self._held.values())
-        claim = await self._database.run(webhooks.claim, MOST, lease, held, lane=Lane.UPKEEP)
+        claimed = list(self._claimed.values())
+        claim = await self._database.run(webhooks.claim, MOST, lease, claimed, lane=Lane.UPKEEP)
         for delivery in claim.deliveries:
-            self._held[delivery.event.seq] = delivery
+            self._claimed[delivery.id] = delivery
             nursery.start_soon(self._deliver, delivery)
         return claim.has_more
 
@@ -139,7 +150,7 @@ class Deliverer:
         """Make one attempt, and have it noted what came of it."""
         error = await self._attempt(delivery)
         if error is not None:
-            logger.debug("webhook %d, attempt %d: %s", delivery.event.seq, delivery.attempts, error)
+            logger.debug("webhook %s, attempt %d: %s", delivery.id, delivery.attempts, error)
         result = Result.DELIVERED if error is None else Result.FAILED
         self._outcomes.append(Outcome(delivery, result, error, self._chance.random()))
         self._woken.set()  # there will be room, and the invoice's next one may be due
@@ -152,7 +163,7 @@ class Deliverer:
             headers = {
                 "content-type": "application/json",
                 "user-agent": "trio-ws",
-                "trio-ws-delivery": str(delivery.event.position),
+                "trio-ws-delivery": delivery.id,
                 signature.HEADER: signature.sign(body, int(self._now()), delivery.secrets),
             }
             with trio.fail_after(seconds):
@@ -162,7 +173,7 @@ class Deliverer:
         except trio.TooSlowError:
             return f"no answer in {seconds:g} s"
         except Exception:
-            figures = {"webhook": delivery.event.seq}
+            figures = {"webhook": delivery.id}
             logger.exception("a webhook failed; it comes again", extra={"figures": figures})
             return "an internal error, which the server's log has"
         return None if 200 <= status < 300 else f"answered {status}"  # noqa: PLR2004 - RFC 9110, 15.3
@@ -180,23 +191,25 @@ class Deliverer:
                 if len(outcomes) > 1:
                     size = len(outcomes) // 2  # so that none keeps the others waiting, nor all together
                     continue
-                figures = {"webhook": outcomes[0].delivery.event.seq}
+                figures = {"webhook": outcomes[0].delivery.id}
                 logger.exception("settling a webhook failed; it comes again", extra={"figures": figures})
                 changes = []
             del self._outcomes[: len(outcomes)]
             for outcome in outcomes:
-                seq = outcome.delivery.event.seq
-                if self._held.get(seq) is outcome.delivery:  # and not a later attempt, after its lease ended
-                    del self._held[seq]
+                id_ = outcome.delivery.id
+                if self._claimed.get(id_) is outcome.delivery:  # and not a later attempt, after its lease
+                    del self._claimed[id_]
                 metrics.WEBHOOKS.labels(outcome.result).inc()
             for change in changes:
                 _report(change)
 
     async def _release(self) -> None:
         """Give back what was claimed and not sent, at the end."""
-        settled = {outcome.delivery.event.seq for outcome in self._outcomes}
+        settled = {outcome.delivery.id for outcome in self._outcomes}
         self._outcomes += [
-            Outcome(delivery, Result.RELEASED) for seq, delivery in self._held.items() if seq not in settled
+            Outcome(delivery, Result.RELEASED)
+            for id_, delivery in self._claimed.items()
+            if id_ not in settled
         ]
         with contextlib.suppress(ActionError):  # their leases end by themselves
             await self._settle()
@@ -204,7 +217,7 @@ class Deliverer:
 
 def _report(change: Change) -> None:
     """Log what somebody may want to do something about."""
-    figures = {"webhook": change.seq, "account": change.account_id}
+    figures = {"webhook": change.id, "account": change.account_id}
     match change.change:
         case "failed":
             logger.warning("a webhook has failed for good", extra={"figures": figures})

@@ -31,16 +31,17 @@ CREATE TABLE @schema@.event_backlog (
 );
 
 ALTER TABLE @schema@.event
-  ADD COLUMN tx bigint,                                -- the writer's transaction; NULL: from before this migration
-  ADD COLUMN subject bigint NOT NULL DEFAULT 0,        -- the row that it is about; its events keep their order
-  ADD COLUMN has_webhook bool NOT NULL DEFAULT false;  -- whether it is to be POSTed
+  ADD COLUMN tx bigint,                          -- the writer's transaction; NULL: from before this migration
+  ADD COLUMN subject bigint NOT NULL DEFAULT 0,  -- the row that it is about; its events keep their order
+  ADD COLUMN webhook_id uuid,                    -- of its webhook, made with the row; NULL: it is not to be POSTed
+  ADD COLUMN origin text;                        -- the database that wrote it; NULL: the one that numbers it
 ALTER TABLE @schema@.event ALTER COLUMN tx SET DEFAULT pg_current_xact_id()::text::bigint;
 
 -- No writer is under way here, for the table is locked. So what has no number yet is of this transaction.
 UPDATE @schema@.event SET
   tx = pg_current_xact_id()::text::bigint,
   subject = CASE WHEN type LIKE 'invoice.%' THEN (data ->> 'id')::bigint ELSE 0 END,
-  has_webhook = type LIKE 'invoice.%' AND data ->> 'webhook_url' IS NOT NULL
+  webhook_id = CASE WHEN type LIKE 'invoice.%' AND data ->> 'webhook_url' IS NOT NULL THEN gen_random_uuid() END
 WHERE seq IS NULL;
 
 -- What there is already has the name that clients know it by: their positions stay good. No row is rewritten. Where
@@ -61,8 +62,36 @@ ALTER TABLE @schema@.event_log ALTER COLUMN trimmed_name SET NOT NULL;
 INSERT INTO @schema@.event_step (last, name, below, open, notified, notified_at)
   SELECT last, trimmed_name, pg_current_xact_id()::text::bigint, '{}', notified, '-infinity' FROM @schema@.event_log;
 
-ALTER TABLE @schema@.webhook_deliveries RENAME COLUMN epoch TO event_name;
 ALTER TABLE @schema@.event_log DROP COLUMN last, DROP COLUMN notified, DROP COLUMN notified_at, DROP COLUMN epoch;
+
+-- Which database this is. A copy of its data by dump and restore, CREATE DATABASE, pg_upgrade or replication is another
+-- one; a physical standby that is promoted is the same. Where PostgreSQL lets nobody ask for the cluster's identifier,
+-- it is the database's number alone. It reads pg_control, in some 50 µs. Whoever asks gets the answer that the owner
+-- would.
+CREATE FUNCTION @schema@.this_database() RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  number constant text := (SELECT oid FROM pg_database WHERE datname = current_database());
+BEGIN
+  RETURN (SELECT system_identifier FROM pg_control_system())::text || '.' || number;
+EXCEPTION WHEN OTHERS THEN
+  RETURN number;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION @schema@.this_database() FROM PUBLIC;
+
+-- A receiver knows a webhook by its id. It is the event's own: after a fail-over that lost the step, an event gets
+-- another number, and another event this one's. What waits already keeps the id that it would have been sent with.
+ALTER TABLE @schema@.webhook_deliveries RENAME COLUMN epoch TO event_name;
+ALTER TABLE @schema@.webhook_deliveries
+  ADD COLUMN id text,
+  ADD COLUMN origin text NOT NULL DEFAULT @schema@.this_database();  -- the database that queued it
+UPDATE @schema@.webhook_deliveries SET id = event_name || '.' || seq;
+ALTER TABLE @schema@.event_log ADD COLUMN origin text;  -- the database where a server last started; NULL: nowhere
+ALTER TABLE @schema@.webhook_deliveries
+  DROP CONSTRAINT webhook_deliveries_pkey, ADD PRIMARY KEY (id),
+  ALTER COLUMN id SET DEFAULT gen_random_uuid()::text;
+
 DROP FUNCTION @schema@.old_name(), @schema@.event_epoch();
 
 DROP INDEX @schema@.event_unnumbered;
@@ -270,12 +299,12 @@ BEGIN
   IF step.last > before THEN
     BEGIN
       INSERT INTO @schema@.webhook_deliveries
-          (seq, event_name, invoice, account_id, endpoint, url, type, data, previous)
-        SELECT seq, name, i.uid, i.account_id,
+          (id, seq, event_name, origin, invoice, account_id, endpoint, url, type, data, previous)
+        SELECT webhook_id::text, seq, name, coalesce(origin, (SELECT @schema@.this_database())), i.uid, i.account_id,
                @schema@.url_endpoint(i.webhook_url), i.webhook_url, type, data, previous
         FROM @schema@.event CROSS JOIN LATERAL
           json_to_record(data) AS i (uid text, account_id bigint, webhook_url text)  -- parsed once: it may be large
-        WHERE seq > before AND seq <= step.last AND has_webhook
+        WHERE seq > before AND seq <= step.last AND webhook_id IS NOT NULL
         ON CONFLICT DO NOTHING;
     EXCEPTION WHEN data_exception OR program_limit_exceeded OR integrity_constraint_violation THEN
       -- Whatever a row may hold, it does not stop the log.
@@ -353,10 +382,18 @@ END
 $$;
 
 -- Take over what a dump from another cluster brought along and had no number there: its transactions may have numbers
--- that ours have not reached. Each server does it once, when it starts.
+-- that ours have not reached, and its webhooks are the other database's. Each server does it once, when it starts.
 CREATE FUNCTION @schema@.adopt_events() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  here constant text := @schema@.this_database();
 BEGIN
+  IF EXISTS (SELECT FROM @schema@.event_log WHERE origin IS DISTINCT FROM here) THEN
+    PERFORM FROM @schema@.event_log FOR UPDATE;
+    UPDATE @schema@.event e SET origin = log.origin FROM @schema@.event_log log
+      WHERE e.seq IS NULL AND e.webhook_id IS NOT NULL AND log.origin <> here;
+    UPDATE @schema@.event_log SET origin = here;
+  END IF;
   IF EXISTS (SELECT FROM @schema@.event
              WHERE seq IS NULL AND tx >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint) THEN
     UPDATE @schema@.event SET tx = pg_current_xact_id()::text::bigint
@@ -408,8 +445,8 @@ CREATE FUNCTION @schema@.log_event(
   type text, topics text[], data json, previous json, subject bigint, has_webhook bool) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO @schema@.event (type, topics, data, previous, subject, has_webhook)
-    VALUES (type, topics, data, previous, subject, has_webhook);
+  INSERT INTO @schema@.event (type, topics, data, previous, subject, webhook_id)
+    VALUES (type, topics, data, previous, subject, CASE WHEN has_webhook THEN gen_random_uuid() END);
   IF current_setting('trio_ws.wakes_itself', true) IS DISTINCT FROM 'yes' THEN
     PERFORM pg_notify('trio_ws', '');
   END IF;
@@ -419,10 +456,11 @@ $$;
 CREATE OR REPLACE FUNCTION @schema@.log_new_invoices() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO @schema@.event (type, topics, data, subject, has_webhook)
+  INSERT INTO @schema@.event (type, topics, data, subject, webhook_id)
     -- A row of new_invoices is a record, and becomes an invoice only where it is said to.
     SELECT 'invoice.created', @schema@.invoice_topics(i::@schema@.invoices),
-           @schema@.invoice_json(i::@schema@.invoices), i.id, i.webhook_url IS NOT NULL
+           @schema@.invoice_json(i::@schema@.invoices), i.id,
+           CASE WHEN i.webhook_url IS NOT NULL THEN gen_random_uuid() END
     FROM new_invoices i ORDER BY i.id;
   IF FOUND AND current_setting('trio_ws.wakes_itself', true) IS DISTINCT FROM 'yes' THEN
     PERFORM pg_notify('trio_ws', '');  -- see log_event() in 0001

@@ -81,12 +81,13 @@ CREATE TRIGGER limits AFTER INSERT OR UPDATE ON @schema@.accounts FOR EACH ROW
 CREATE OR REPLACE FUNCTION @schema@.log_new_invoices() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO @schema@.event (type, topics, data, subject, has_webhook)
+  INSERT INTO @schema@.event (type, topics, data, subject, webhook_id)
     -- A row of new_invoices is a record, and becomes an invoice only where it is said to.
     SELECT coalesce(@schema@.refuse('invoices'::text, @schema@.invoice_fault(
              i::@schema@.invoices, NULL::@schema@.invoices)), 'invoice.created'),
            @schema@.invoice_topics(i::@schema@.invoices),
-           @schema@.invoice_json(i::@schema@.invoices), i.id, i.webhook_url IS NOT NULL
+           @schema@.invoice_json(i::@schema@.invoices), i.id,
+           CASE WHEN i.webhook_url IS NOT NULL THEN gen_random_uuid() END
     FROM new_invoices i ORDER BY i.id;
   IF FOUND AND current_setting('trio_ws.wakes_itself', true) IS DISTINCT FROM 'yes' THEN
     PERFORM pg_notify('trio_ws', '');  -- see log_event() in 0001
@@ -160,8 +161,8 @@ BEGIN
   IF current_setting('session_replication_role') = 'replica' AND @schema@.is_subscribed('event'::name) THEN
     RETURN;
   END IF;
-  INSERT INTO @schema@.event (type, topics, data, previous, subject, has_webhook)
-    VALUES (type, topics, data, previous, subject, has_webhook);
+  INSERT INTO @schema@.event (type, topics, data, previous, subject, webhook_id)
+    VALUES (type, topics, data, previous, subject, CASE WHEN has_webhook THEN gen_random_uuid() END);
   IF current_setting('trio_ws.wakes_itself', true) IS DISTINCT FROM 'yes' THEN
     PERFORM pg_notify('trio_ws', '');
   END IF;

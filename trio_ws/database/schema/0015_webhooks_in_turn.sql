@@ -11,6 +11,9 @@
 -- An account or an endpoint has a row only while something is due there, and an endpoint also while it fails. A claim
 -- removes what it finds without anything due.
 --
+-- What another database has queued is held: this is a copy of it, and the receivers are that one's. It has failed
+-- without an attempt, until somebody has it released.
+--
 -- All that changes the queue holds one lock, before it locks a row.
 
 CREATE TABLE @schema@.webhook_accounts (
@@ -40,15 +43,18 @@ CREATE INDEX webhook_endpoints_failing ON @schema@.webhook_endpoints (failing_si
 -- A delivery's `due_at`: '-infinity' of a new one, which no claim has seen yet; NULL while it waits for an older one of
 -- its invoice, or has failed; while an attempt is under way, when its lease ends.
 ALTER TABLE @schema@.webhook_deliveries
-  ALTER COLUMN due_at DROP NOT NULL, ALTER COLUMN due_at SET DEFAULT '-infinity';
+  ALTER COLUMN due_at DROP NOT NULL, ALTER COLUMN due_at SET DEFAULT '-infinity',
+  ADD COLUMN is_held bool NOT NULL DEFAULT false;  -- of some of those that failed
 UPDATE @schema@.webhook_deliveries SET due_at = CASE WHEN failed_at IS NULL THEN '-infinity'::timestamptz END;
 
 DROP INDEX @schema@.webhook_deliveries_due, @schema@.webhook_deliveries_leased;
 CREATE INDEX webhook_deliveries_new ON @schema@.webhook_deliveries (seq) WHERE due_at = '-infinity';
-CREATE INDEX webhook_deliveries_due ON @schema@.webhook_deliveries (account_id, endpoint, due_at);
+CREATE INDEX webhook_deliveries_due ON @schema@.webhook_deliveries (account_id, endpoint, due_at, seq);
 CREATE INDEX webhook_deliveries_leased ON @schema@.webhook_deliveries (account_id, endpoint, leased_until)
   WHERE leased_until IS NOT NULL;
 CREATE INDEX webhook_deliveries_failed ON @schema@.webhook_deliveries (failed_at, seq) WHERE failed_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_origin ON @schema@.webhook_deliveries (origin) WHERE failed_at IS NULL;
+CREATE INDEX webhook_deliveries_held ON @schema@.webhook_deliveries (seq) WHERE is_held;
 
 -- Say when an account is due; it keeps its turn, unless it was `served`.
 CREATE FUNCTION @schema@.schedule_account(account bigint, failing bool, served bool) RETURNS void
@@ -116,7 +122,7 @@ BEGIN
   SELECT * INTO oldest FROM @schema@.webhook_deliveries
     WHERE (invoice, seq) > (uid, 0) AND invoice <= uid AND failed_at IS NULL ORDER BY invoice, seq LIMIT 1;
   IF FOUND AND oldest.due_at IS NULL THEN
-    UPDATE @schema@.webhook_deliveries SET due_at = clock_timestamp() WHERE seq = oldest.seq;
+    UPDATE @schema@.webhook_deliveries SET due_at = clock_timestamp() WHERE id = oldest.id;
     PERFORM @schema@.schedule_endpoint(oldest.account_id, oldest.endpoint, each, false);
   END IF;
 END
@@ -131,7 +137,7 @@ $$;
 -- Shared-Memory Packet Switches", 1998.
 DROP FUNCTION @schema@.claim_webhooks(int, int, interval);
 CREATE FUNCTION @schema@.claim_webhooks(most int, each int, lease interval, held bigint[], failing bool[])
-RETURNS TABLE (seq bigint, event_name text, account_id bigint, url text, type text, data json, previous json,
+RETURNS TABLE (id text, seq bigint, event_name text, account_id bigint, url text, type text, data json, previous json,
                attempts int, is_failing bool)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
@@ -139,6 +145,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
   seen_at_once constant int := 200;   -- new deliveries: some 50 ms
   moment timestamptz := clock_timestamp();
+  here text;
   new record;
   which bool;
   free int;
@@ -153,6 +160,7 @@ BEGIN
     RETURN;  -- an idle poll takes no lock and writes nothing
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
+  here := @schema@.this_database();
 
   FOR new IN
     WITH seen AS (
@@ -162,8 +170,8 @@ BEGIN
         WHERE (older.invoice, older.seq) < (d.invoice, d.seq) AND older.invoice >= d.invoice
           AND older.failed_at IS NULL)
         THEN greatest(moment, d.leased_until) END
-      WHERE d.seq = ANY (ARRAY(
-        SELECT seq FROM @schema@.webhook_deliveries WHERE due_at = '-infinity' ORDER BY seq LIMIT seen_at_once))
+      WHERE d.id = ANY (ARRAY(
+        SELECT id FROM @schema@.webhook_deliveries WHERE due_at = '-infinity' ORDER BY seq LIMIT seen_at_once))
       RETURNING d.seq, d.account_id, d.endpoint)
     SELECT account_id, endpoint FROM seen GROUP BY account_id, endpoint ORDER BY min(seq)
   LOOP
@@ -192,20 +200,22 @@ BEGIN
         PERFORM @schema@.schedule_account(account, which, true);
         CONTINUE;
       END IF;
-      SELECT seq, invoice INTO due FROM @schema@.webhook_deliveries
+      SELECT id, seq, invoice, origin INTO due FROM @schema@.webhook_deliveries
         WHERE account_id = account AND endpoint = name AND due_at > '-infinity' AND due_at <= moment
-        ORDER BY due_at LIMIT 1;
-      IF FOUND AND EXISTS (SELECT FROM @schema@.webhook_deliveries
+        ORDER BY due_at, seq LIMIT 1;
+      IF FOUND AND due.origin <> here THEN
+        RETURN;  -- it has just come: hold_webhooks() is not through
+      ELSIF FOUND AND EXISTS (SELECT FROM @schema@.webhook_deliveries
                            WHERE (invoice, seq) < (due.invoice, due.seq) AND invoice >= due.invoice
                              AND failed_at IS NULL) THEN  -- an older one of its invoice was retried
-        UPDATE @schema@.webhook_deliveries SET due_at = NULL, leased_until = NULL WHERE seq = due.seq;
+        UPDATE @schema@.webhook_deliveries SET due_at = NULL, leased_until = NULL WHERE id = due.id;
         PERFORM @schema@.advance_webhooks(due.invoice, each);
       ELSIF FOUND THEN
         RETURN QUERY
           UPDATE @schema@.webhook_deliveries d
           SET leased_until = moment + lease, due_at = moment + lease, attempts = d.attempts + 1
-          WHERE d.seq = due.seq
-          RETURNING d.seq, d.event_name, d.account_id, d.url, d.type, d.data, d.previous, d.attempts, which;
+          WHERE d.id = due.id
+          RETURNING d.id, d.seq, d.event_name, d.account_id, d.url, d.type, d.data, d.previous, d.attempts, which;
         held := held || account;
         failing := failing || which;
       END IF;
@@ -219,9 +229,9 @@ $$;
 -- where none was made; with the error, and a number from 0 to 1 for jitter. Return what has changed: 'failed' of a
 -- delivery that was tried for as long as `keep`, 'dead' and 'alive' of an endpoint.
 CREATE FUNCTION @schema@.settle_webhooks(
-  seqs bigint[], tries int[], results text[], errors text[], chances float8[],
+  ids text[], tries int[], results text[], errors text[], chances float8[],
   first_pause interval, longest_pause interval, keep interval, each int)
-RETURNS TABLE (seq bigint, account_id bigint, endpoint text, change text)
+RETURNS TABLE (id text, account_id bigint, endpoint text, change text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
@@ -235,9 +245,9 @@ DECLARE
   droppable int := 500;                -- some 100 ms, however many outcomes there are
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
-  FOR r IN SELECT * FROM unnest(seqs, tries, results, errors, chances) u (number, try, result, error, chance) LOOP
+  FOR r IN SELECT * FROM unnest(ids, tries, results, errors, chances) u (which, try, result, error, chance) LOOP
     moment := clock_timestamp();
-    SELECT * INTO d FROM @schema@.webhook_deliveries WHERE seq = r.number;
+    SELECT * INTO d FROM @schema@.webhook_deliveries WHERE id = r.which;
     CONTINUE WHEN NOT FOUND;
     -- Another attempt has begun since, or the caller says it for the second time. What was delivered, was. (Who outlives
     -- its lease and a retry by hand may take that one's first attempt for its own: then it is sent once more.)
@@ -245,18 +255,18 @@ BEGIN
     SELECT * INTO e FROM @schema@.webhook_endpoints WHERE account_id = d.account_id AND endpoint = d.endpoint;
 
     IF r.result = 'delivered' THEN
-      DELETE FROM @schema@.webhook_deliveries WHERE seq = r.number;
+      DELETE FROM @schema@.webhook_deliveries WHERE id = r.which;
       IF e.is_failing THEN
         UPDATE @schema@.webhook_endpoints
           SET failures = 0, failing_since = NULL, paused_until = NULL, error = NULL, due_at = NULL
           WHERE account_id = d.account_id AND endpoint = d.endpoint;
       END IF;
       IF e.paused_until IS NOT NULL THEN
-        RETURN QUERY SELECT d.seq, d.account_id, d.endpoint, 'alive';
+        RETURN QUERY SELECT d.id, d.account_id, d.endpoint, 'alive';
       END IF;
 
     ELSIF r.result = 'released' THEN
-      UPDATE @schema@.webhook_deliveries SET leased_until = NULL, due_at = moment WHERE seq = r.number;
+      UPDATE @schema@.webhook_deliveries SET leased_until = NULL, due_at = moment WHERE id = r.which;
 
     ELSE
       d.failed_at := CASE WHEN moment >= d.since + keep THEN moment END;
@@ -264,13 +274,13 @@ BEGIN
         SET leased_until = NULL, error = r.error, failed_at = d.failed_at,
             due_at = CASE WHEN d.failed_at IS NULL THEN least(d.since + keep, moment + r.chance * least(
               longest_pause, first_pause * 2.0 ^ least(30, d.attempts - 1))) END
-        WHERE seq = r.number;
+        WHERE id = r.which;
       IF d.failed_at IS NOT NULL THEN
-        RETURN QUERY SELECT d.seq, d.account_id, d.endpoint, 'failed';
+        RETURN QUERY SELECT d.id, d.account_id, d.endpoint, 'failed';
       END IF;
       e.failures := coalesce(e.failures, 0) + (d.attempts = 1 OR e.paused_until IS NOT NULL)::int;
       IF e.failures >= enough AND e.paused_until IS NULL THEN
-        RETURN QUERY SELECT d.seq, d.account_id, d.endpoint, 'dead';
+        RETURN QUERY SELECT d.id, d.account_id, d.endpoint, 'dead';
       END IF;
       IF e.failures >= enough THEN
         -- What has waited here for too long fails without an attempt of its own. Where there is more of it than one
@@ -279,9 +289,9 @@ BEGIN
           UPDATE @schema@.webhook_deliveries
             SET due_at = NULL, leased_until = NULL, failed_at = moment,
                 error = concat('not tried, others failed: ', r.error)
-            WHERE seq = ANY (ARRAY(
-              SELECT seq FROM (
-                SELECT seq, since, leased_until FROM @schema@.webhook_deliveries
+            WHERE id = ANY (ARRAY(
+              SELECT id FROM (
+                SELECT id, since, leased_until FROM @schema@.webhook_deliveries
                 WHERE account_id = d.account_id AND endpoint = d.endpoint AND due_at > '-infinity'
                 ORDER BY due_at LIMIT droppable) first
               WHERE since < moment - keep AND (leased_until > moment) IS NOT TRUE))
@@ -316,24 +326,24 @@ END
 $$;
 
 -- Have a delivery be as new, with all its time, and its endpoint not be dead. Where `wanted` is NULL: those that failed
--- before `upto`, at most `most` of them. Return how many.
-CREATE FUNCTION @schema@.retry_webhooks(wanted bigint, upto timestamptz, most int) RETURNS int
+-- before `upto`, at most `most` of them. What is held stays so. Return how many.
+CREATE FUNCTION @schema@.retry_webhooks(wanted text, upto timestamptz, most int) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
-  numbers bigint[] := ARRAY[wanted];
+  ids text[] := ARRAY[wanted];
   retried int;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
   IF wanted IS NULL THEN
-    numbers := ARRAY(SELECT seq FROM @schema@.webhook_deliveries
-                     WHERE failed_at < upto ORDER BY failed_at, seq LIMIT most);
+    ids := ARRAY(SELECT id FROM @schema@.webhook_deliveries
+                 WHERE failed_at < upto AND NOT is_held ORDER BY failed_at, seq LIMIT most);
   END IF;
   WITH again AS (
     UPDATE @schema@.webhook_deliveries
     SET due_at = '-infinity', failed_at = NULL, attempts = CASE WHEN failed_at IS NULL THEN attempts ELSE 0 END,
         since = CASE WHEN failed_at IS NULL THEN since ELSE clock_timestamp() END
-    WHERE seq = ANY (numbers)
+    WHERE id = ANY (ids) AND NOT is_held
     RETURNING account_id, endpoint),
   alive AS (
     UPDATE @schema@.webhook_endpoints SET failures = 0, paused_until = NULL
@@ -343,8 +353,58 @@ BEGIN
 END
 $$;
 
--- Forget deliveries that failed longer ago than `age`, and endpoints that fail for longer and have no delivery at all,
--- at most `most` of each; return the larger of the two numbers.
+-- Hold what another database has queued, at most `most`; return how many. What waited for these goes on.
+CREATE FUNCTION @schema@.hold_webhooks(most int, each int) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  here constant text := @schema@.this_database();
+  ids text[];
+  uid text;
+  place record;
+BEGIN
+  IF NOT EXISTS (SELECT FROM @schema@.webhook_deliveries WHERE failed_at IS NULL AND origin < here)
+     AND NOT EXISTS (SELECT FROM @schema@.webhook_deliveries WHERE failed_at IS NULL AND origin > here) THEN
+    RETURN 0;  -- nearly always: it takes no lock and writes nothing
+  END IF;
+  PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
+  ids := ARRAY(
+    SELECT id FROM @schema@.webhook_deliveries WHERE failed_at IS NULL AND origin < here
+    UNION ALL SELECT id FROM @schema@.webhook_deliveries WHERE failed_at IS NULL AND origin > here LIMIT most);
+  UPDATE @schema@.webhook_deliveries
+    SET is_held = true, failed_at = clock_timestamp(), due_at = NULL, leased_until = NULL WHERE id = ANY (ids);
+  FOR uid IN SELECT DISTINCT invoice FROM @schema@.webhook_deliveries WHERE id = ANY (ids) LOOP
+    PERFORM @schema@.advance_webhooks(uid, each);
+  END LOOP;
+  FOR place IN SELECT DISTINCT account_id, endpoint FROM @schema@.webhook_deliveries WHERE id = ANY (ids) LOOP
+    PERFORM @schema@.schedule_endpoint(place.account_id, place.endpoint, each, false);
+  END LOOP;
+  RETURN cardinality(ids);
+END
+$$;
+
+-- Have what another database has queued be this one's, at most `most`; return how many. What was held is as new, with
+-- all its time; what had failed there has failed here.
+CREATE FUNCTION @schema@.release_webhooks(most int) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here constant text := @schema@.this_database();
+  released int;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
+  UPDATE @schema@.webhook_deliveries
+    SET origin = here, is_held = false,
+        failed_at = CASE WHEN NOT is_held THEN failed_at END,
+        due_at = CASE WHEN is_held OR failed_at IS NULL THEN '-infinity'::timestamptz END,
+        since = CASE WHEN is_held THEN clock_timestamp() ELSE since END
+    WHERE id = ANY (ARRAY(SELECT id FROM @schema@.webhook_deliveries WHERE origin <> here LIMIT most));
+  GET DIAGNOSTICS released = ROW_COUNT;
+  RETURN released;
+END
+$$;
+
+-- Forget deliveries that failed or were held longer ago than `age`, and endpoints that fail for longer and have no
+-- delivery at all, at most `most` of each; return the larger of the two numbers.
 CREATE FUNCTION @schema@.trim_webhooks(age interval, most int) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
@@ -358,8 +418,8 @@ BEGIN
     RETURN 0;  -- where there is nothing, nobody waits for the lock
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
-  DELETE FROM @schema@.webhook_deliveries WHERE seq = ANY (ARRAY(
-    SELECT seq FROM @schema@.webhook_deliveries WHERE failed_at < upto ORDER BY failed_at, seq LIMIT most));
+  DELETE FROM @schema@.webhook_deliveries WHERE id = ANY (ARRAY(
+    SELECT id FROM @schema@.webhook_deliveries WHERE failed_at < upto ORDER BY failed_at, seq LIMIT most));
   GET DIAGNOSTICS trimmed = ROW_COUNT;
   DELETE FROM @schema@.webhook_endpoints WHERE (account_id, endpoint) IN (
     SELECT account_id, endpoint FROM @schema@.webhook_endpoints e
@@ -415,10 +475,10 @@ BEGIN
   IF cardinality(lost) > 0 THEN
     PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
     FOR i IN 1 .. cardinality(lost) LOOP  -- once more: it may have changed meanwhile
-      SELECT seq, account_id, endpoint, due_at INTO oldest FROM @schema@.webhook_deliveries
+      SELECT id, account_id, endpoint, due_at INTO oldest FROM @schema@.webhook_deliveries
         WHERE (invoice, seq) > (lost[i], 0) AND invoice <= lost[i] AND failed_at IS NULL ORDER BY invoice, seq LIMIT 1;
       IF FOUND AND NOT @schema@.is_scheduled(oldest.account_id, oldest.endpoint, oldest.due_at) THEN
-        UPDATE @schema@.webhook_deliveries SET due_at = '-infinity' WHERE seq = oldest.seq;
+        UPDATE @schema@.webhook_deliveries SET due_at = '-infinity' WHERE id = oldest.id;
       END IF;
     END LOOP;
   END IF;
