@@ -79,7 +79,12 @@ class Replica:
         self.cluster = data_dir / "postgres"
         self.port = _free_port()
         self.conninfo = make_conninfo(
-            host="127.0.0.1", port=str(self.port), user="postgres", dbname="postgres", connect_timeout="5"
+            host="127.0.0.1",
+            port=str(self.port),
+            user="postgres",
+            dbname="postgres",
+            connect_timeout="5",
+            options=f"-c statement_timeout={PATIENCE_SECONDS:.0f}s",  # none waits for a standby for ever
         )
         self._programs = programs.Programs(None, programs.user_of(self.cluster))
         self._process: subprocess.Popen[bytes] | None = None
@@ -177,8 +182,8 @@ class Replica:
         )
         self.start()
 
-    def copy_from(self, source: "Replica") -> None:
-        """Make it a copy of one that is stopped, as of a volume's snapshot."""
+    def copy(self, source: "Replica") -> None:
+        """Make it a copy of one that is stopped, as a snapshot of its volume is. It does not run yet."""
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
         subprocess.run(["cp", "-a", source.cluster, self.data_dir], check=True)  # which keeps the owner
 
@@ -234,15 +239,13 @@ class Replicas:
 
     def standby(self, name: str, primary: Replica) -> Replica:
         """Return a standby that runs."""
-        replica = self._add(name, self._folder / name)
+        replica = self.spare(name)
         replica.back_up(primary)
         return replica
 
-    def copy(self, name: str, original: Replica) -> Replica:
-        """Return a copy of one that is stopped. It does not run."""
-        replica = self._add(name, self._folder / name)
-        replica.copy_from(original)
-        return replica
+    def spare(self, name: str) -> Replica:
+        """Return one that has no data yet, and does not run."""
+        return self._add(name, self._folder / name)
 
     def _add(self, name: str, data_dir: Path) -> Replica:
         replica = Replica(name, data_dir)

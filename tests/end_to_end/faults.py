@@ -28,6 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.end_to_end.proxy import Proxy
 from tests.end_to_end.serving import PATIENCE_SECONDS, free_port, start_process
+from tests.replicas import processes_of
 from trio_ws.database import migrations
 from trio_ws.database.embedded import embedded_postgres
 
@@ -215,13 +216,6 @@ def ask(line: ClientConnection, **fields: object) -> dict[str, Any]:
     return reply
 
 
-def _processes(postgres_folder: Path) -> list[int]:
-    """The postmaster and its children."""
-    first = int((postgres_folder / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-    return [first, *map(int, children)]
-
-
 @contextmanager
 def _executing_again_and_again(bench: Bench, statement: str, pause: float) -> Iterator[None]:
     """As another program."""
@@ -251,7 +245,7 @@ def restart(bench: Bench) -> Iterator[None]:
 @contextmanager
 def crash(bench: Bench) -> Iterator[None]:
     """Killed, and started after a while."""
-    os.kill(_processes(bench.folder)[0], signal.SIGKILL)
+    os.kill(processes_of(bench.folder)[0], signal.SIGKILL)
     yield
     while not bench.postgres.has_ended():
         time.sleep(0.01)
@@ -261,7 +255,7 @@ def crash(bench: Bench) -> Iterator[None]:
 @contextmanager
 def standstill(bench: Bench) -> Iterator[None]:
     """Stopped where it stands, which nobody tells anybody."""
-    stopped = _processes(bench.folder)
+    stopped = processes_of(bench.folder)
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
