@@ -218,19 +218,17 @@ class Scenario(NamedTuple):
         loses: Whether PostgreSQL loses what it has acknowledged.
         is_stuck: Whether no write is done meanwhile, for long.
         setting: The server's, which it is about.
-        waits_for: What the server lacks for it.
     """
 
     happens: Callable[[Drill], Replica]
     loses: bool = False
     is_stuck: bool = False
     setting: str = "database_url"
-    waits_for: str = ""
 
     @property
     def lacks(self) -> str:
         """What the server lacks for it, if anything."""
-        return self.waits_for or ("" if self.setting in FIELDS else f"the setting {self.setting}")
+        return "" if self.setting in FIELDS else f"the setting {self.setting}"
 
     def play(self, folder: Path, writes: int, outage: float) -> Outcome:
         """Have it happen, and return what clients noticed."""
@@ -258,9 +256,9 @@ SCENARIOS = {
     "lost tail": Scenario(lost_tail, loses=True),
     "twins": Scenario(twins, loses=True),
     "clone": Scenario(cloned, loses=True),
-    "synchronous standby lost": Scenario(standby_lost, is_stuck=True, waits_for="stuck sessions counted"),
-    "old primary back": Scenario(old_primary_back, waits_for="the fence"),
-    "primary hangs": Scenario(primary_hung, waits_for="the fence"),
+    "synchronous standby lost": Scenario(standby_lost, is_stuck=True),
+    "old primary back": Scenario(old_primary_back),
+    "primary hangs": Scenario(primary_hung),
     "log standby paused": Scenario(log_standby_paused, setting="log_url"),
     "log standby promoted": Scenario(log_standby_promoted, setting="log_url"),
     "log standby away": Scenario(log_standby_away, setting="log_url"),
