@@ -119,10 +119,11 @@ def test_a_copy_holds_what_was_queued_and_sends_it_once_it_is_released(
     for one in held:
         with pytest.raises(NotFound):
             webhooks.retry(restored, one.id)
-    assert webhooks.retry(restored, None) == 1, "also what had failed there is not sent"
-    assert (claim(restored), hold(restored)) == ([], 1)
+    assert webhooks.retry(restored, None) == 0, "also what had failed there is not sent"
+    assert (claim(restored), hold(restored)) == ([], 0)
 
     assert webhooks.release(restored) == 8
+    assert webhooks.retry(restored, None) == 1
     assert webhooks.release(restored) == 0
     restored.execute("UPDATE webhook_endpoints SET paused_until = now(), due_at = now()")
     restored.execute("UPDATE webhook_accounts SET due_at = now()")
@@ -157,9 +158,10 @@ def test_what_a_copy_queues_itself_is_sent_also_of_the_same_invoice(
     restored.execute("UPDATE invoices SET memo = 'x'")
     create(restored)
     number(restored)
-    claim(restored)
-    assert hold(restored) == 1
-    assert [(one.event.type, one.event.seq) for one in claim(restored)] == [
+    claimed = claim(restored)
+    hold(restored)
+    claimed += claim(restored)
+    assert [(one.event.type, one.event.seq) for one in claimed] == [
         ("invoice.updated", 5),
         ("invoice.created", 6),
     ]

@@ -303,13 +303,13 @@ async def test_a_session_on_a_server_that_only_reads_is_not_kept(gateway: Gatewa
 async def test_a_table_that_changed_under_a_prepared_statement_is_read_again(
     gateway: Gateway, conninfo: str
 ) -> None:
-    await gateway.run(event_log.read_events, 0, 10)
-    await gateway.run(event_log.read_events, 0, 10)
+    await gateway.run(tokens.list_tokens)
+    await gateway.run(tokens.list_tokens)
     with psycopg.connect(conninfo, autocommit=True) as other:
-        other.execute("ALTER TABLE event ALTER COLUMN type TYPE varchar(50)")
-    with pytest.raises(QueryFailedError, match="read_events: FeatureNotSupported"):
-        await gateway.run(event_log.read_events, 0, 10)
-    await gateway.run(event_log.read_events, 0, 10)
+        other.execute("ALTER TABLE tokens ALTER COLUMN id TYPE int")
+    with pytest.raises(QueryFailedError, match="list_tokens: FeatureNotSupported"):
+        await gateway.run(tokens.list_tokens)
+    await gateway.run(tokens.list_tokens)
 
 
 async def test_many_open_files_are_no_trouble(gateway: Gateway) -> None:

@@ -102,6 +102,15 @@ def test_what_names_no_hosts_or_not_well_is_left_to_libpq(given: str, tried: lis
     assert tried == [{}]
 
 
+def test_the_hosts_of_the_environment_are_tried_too(
+    tried: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGHOST", "/a,/b")
+    with pytest.raises(psycopg.Error):
+        Hosts("dbname=nowhere", prepare, Fence()).connect()
+    assert [place["host"] for place in tried] == ["/a", "/b"]
+
+
 def test_hosts_to_be_taken_at_random_are_shuffled_once(
     tried: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

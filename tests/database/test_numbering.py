@@ -109,7 +109,7 @@ def test_a_step_that_waited_for_another_one_does_not_read_what_has_its_number(
     number_all(server)
     second.execute("SELECT number_events(500)")  # so that its plans are made
     first.execute("BEGIN")
-    first.execute("LOCK TABLE event_log IN SHARE UPDATE EXCLUSIVE MODE")
+    first.execute("SELECT FROM event_log FOR UPDATE")
     with ThreadPoolExecutor(1) as threads:
         till.execute(INSERT.encode(), (2, 1))
         cost = threads.submit(buffers, second, "SELECT number_events(500)")
@@ -122,7 +122,7 @@ def test_a_step_that_waited_for_another_one_does_not_read_what_has_its_number(
         assert cost.result(60) < 2 * FEW_BUFFERS, "a step looks a second time"
 
 
-def test_a_step_that_waited_while_another_one_numbered_all_writes_nothing(
+def test_a_step_that_waited_while_another_one_numbered_all_does_not_wait_for_the_disk(
     server: Connection, programs: list[psycopg.Connection[Any]]
 ) -> None:
     _, till, first, second = programs
@@ -137,7 +137,23 @@ def test_a_step_that_waited_while_another_one_numbered_all_writes_nothing(
             assert time.monotonic() < deadline
         first.execute("COMMIT")
         assert numbered.result(timeout=60) == (0,)
-    assert second.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+    assert second.execute("SHOW synchronous_commit").fetchone() == ("off",)
+
+
+def test_whether_more_is_to_come_is_known_until_all_has_its_number(
+    server: Connection, programs: list[psycopg.Connection[Any]]
+) -> None:
+    till, *_ = programs
+    before = event_log.read_position(server).seq
+    for _ in range(5):
+        till.execute(INSERT.encode(), (2, 40))
+    left = []
+    while (read := event_log.advance(server, before, 100)).has_more:
+        before = read.end.seq
+        left.append(len(read.events))
+        assert len(left) < 20
+    assert sum(left) + len(read.events) == 200
+    assert not event_log.advance(server, read.end.seq, 100).has_more
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 6, 40, 400])

@@ -13,7 +13,7 @@ from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import WRITES, Connection
 from trio_ws.database.writes import FORGET_SECONDS, Writes
-from trio_ws.errors import NotFound, Outage
+from trio_ws.errors import NotFound, Outage, Timeout
 from trio_ws.messages import CancelInvoice, CreateInvoice, SetPrice, UpdateInvoice
 from trio_ws.testing import SimulatedDatabase, simulated_server
 
@@ -61,6 +61,26 @@ async def test_the_time_that_the_first_one_took_counts(
     database.delay = 1.5
     await write_in_vain(writes)
     assert writes.failing_seconds() == 1.5
+
+
+async def test_a_row_that_another_program_has_locked_says_nothing(
+    autojump_clock: MockClock, database: SimulatedDatabase, writes: Writes
+) -> None:
+    def wait_in_vain(*_: object) -> None:
+        raise Timeout("The database took too long")
+
+    database.answers = {**database.answers, queries.change_status: wait_in_vain}
+    for _ in range(10):
+        with pytest.raises(Timeout):
+            await writes.run(queries.change_status, uuid4(), "cancelled", None)
+        await trio.sleep(1)
+    assert writes.failing_seconds() == 0
+    database.only_reads = True
+    await write_in_vain(writes, 5)
+    database.only_reads = False
+    with pytest.raises(Timeout):
+        await writes.run(queries.change_status, uuid4(), "cancelled", None)
+    assert writes.failing_seconds() == 5, "nor that writes come through"
 
 
 async def test_reads_change_nothing(

@@ -95,6 +95,7 @@ class Database(Protocol):
 class _Busy(NamedTuple):
     since: float
     place: Place | None  # where a query of a lane runs
+    pid: int  # of PostgreSQL's process; 0: not known, behind a pooler
 
 
 class Gateway:
@@ -247,7 +248,8 @@ class Gateway:
     ) -> T:
         """Run a query under the watchdog's eyes."""
         began = time.monotonic()
-        self._busy[connection] = _Busy(began, place)
+        pid = 0 if self._is_pooled else connection.info.backend_pid
+        self._busy[connection] = _Busy(began, place, pid)
         try:
             answer = query(connection, *args)
         except psycopg.Error:
@@ -308,11 +310,10 @@ class Gateway:
                 with trio.move_on_after(WATCHDOG_SECONDS):
                     await over.wait()
                 now = time.monotonic()
-                for connection, (since, place) in list(self._busy.items()):
+                for connection, (since, place, pid) in list(self._busy.items()):
                     if since < now - self._statement_seconds - WATCHDOG_SECONDS:
                         logger.warning("the database has gone silent: cutting a connection")
                         if place is not None and place.cut is None:
-                            pid = 0 if self._is_pooled else connection.info.backend_pid
                             place.cut = Cut(pid, self._fence.primary_of(connection), now)
                         _cut(connection)
                 if over.is_set():
@@ -370,9 +371,9 @@ class Gateway:
         while True:
             with trio.move_on_after(HEARTBEAT_SECONDS) as silence:
                 await trio.lowlevel.wait_readable(connection.fileno())
+            if self._fence.refuses(connection):
+                raise psycopg.OperationalError("another primary has replaced this one")
             if silence.cancelled_caught:
-                if self._fence.refuses(connection):
-                    raise psycopg.OperationalError("another primary has replaced this one")
                 await trio.to_thread.run_sync(self._use, connection, queries.check)
                 wake()  # it may have lost some
             connection.pgconn.consume_input()

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 
 from trio_ws import metrics
 from trio_ws.database.sessions import ENCODING, Connection, Primary
@@ -104,11 +105,9 @@ class Hosts:
         self._fence = fence
         given = conninfo_to_dict(conninfo)  # which has the last word
         self._options = {name: value for name, value in _LINE_OPTIONS.items() if name not in given}
-        self._places = _places(given)
+        self._places = _places(given if "service" in given else {**_named_by_environment(), **given})
         if given.get("load_balance_hosts") == "random":
-            random.shuffle(
-                self._places
-            )  # once: it spreads processes, and a host that is down costs each once
+            random.shuffle(self._places)  # once: processes spread, and a host that is down costs each once
         self._good = self._places[0]
 
     def connect(self) -> Connection:
@@ -151,6 +150,12 @@ class Hosts:
 def summary(error: Exception) -> str:
     """Return the first line of what an error says."""
     return str(error).strip().partition("\n")[0]
+
+
+def _named_by_environment() -> dict[str, str]:
+    """Return the hosts and ports that libpq takes from PGHOST and the like where a conninfo names none."""
+    known = {option.keyword.decode(): option.val for option in Conninfo.get_defaults()}
+    return {name: value.decode() for name in ("host", "hostaddr", "port") if (value := known.get(name))}
 
 
 def _places(given: Mapping[str, Any]) -> list[dict[str, Any]]:

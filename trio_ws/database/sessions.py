@@ -53,6 +53,13 @@ TRANSACTION_TIMEOUT_SINCE = 170000  # the version of PostgreSQL, as libpq says i
 
 POOLER_TRIES = 5  # a pooler hands out what came back last, unless another program takes it first
 
+# Aurora has no such function, or the right to call it was revoked. A standby's refusal is another error.
+_NOT_SAID = (
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedFunction,
+)
+
 SEARCH_PATH = "pg_catalog, pg_temp"  # pg_temp last, or it would come first
 
 # Where `schema_migrations` is seen, else where a new table would go. The path is still the role's here, so
@@ -143,10 +150,7 @@ def begin_pooled_session(connection: Connection) -> Primary | None:
 def _begin(connection: Connection, before: Sequence[str] = (), after: Sequence[str] = ()) -> Primary | None:
     try:
         schema, *primary = _find(connection, [*before, f"{_FIND_SCHEMA}, {_READ_PRIMARY}", *after])
-    except psycopg.Error:
-        if connection.closed:
-            raise
-        # Aurora has no such function, a standby refuses it, and the right to call it may have been revoked.
+    except _NOT_SAID:
         schema, *primary = _find(connection, [*before, _FIND_SCHEMA, *after])
     if schema in (None, "pg_catalog"):  # as in a session that a pooler has had from another client
         raise StartupError("the search_path leads to no schema: see ALTER ROLE … SET search_path")

@@ -20,8 +20,9 @@ _FIND = (
     " FROM unnest(%s::int[], %s::float8[]) WITH ORDINALITY AS cut (pid, age, number)"
     " CROSS JOIN LATERAL (SELECT clock_timestamp() - make_interval(secs => age) AS at) since"
     " JOIN pg_stat_activity a ON CASE cut.pid WHEN 0"
-    " THEN wait_event = 'SyncRep' AND usename = session_user AND query_start < since.at"
+    " THEN wait_event = 'SyncRep' AND query_start < since.at"
     " ELSE a.pid = cut.pid AND backend_start < since.at END"
+    " WHERE usename = session_user"  # else, on a host that we take for another one, it may be anybody's
 )
 
 

@@ -81,10 +81,12 @@ class Writes:
         if query not in WRITES:
             return
         now = trio.current_time()
-        if isinstance(outcome, Unavailable | Timeout):
+        if isinstance(outcome, Unavailable):
             if now - self._failed_at > FORGET_SECONDS:
                 self._failed_from = math.inf
             self._failed_from = min(self._failed_from, max(began, self._through_at))
             self._failed_at = now
+        elif isinstance(outcome, Timeout):
+            pass  # as where another program has locked the row
         elif isinstance(outcome, ActionError) or not isinstance(outcome, Exception):  # a bug says nothing
             self._through_at, self._failed_from = now, math.inf

@@ -6,6 +6,7 @@ client's own pace, until it has come to the end and is live again. Both ways lea
 a client gets is in the order of the log, each event once, whichever of its topics brought it.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
@@ -18,6 +19,8 @@ from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event
 from trio_ws.wire.frames import TEXT, encode_frame
+
+logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5  # pause while the log can't be read
 
@@ -143,6 +146,7 @@ class Follower:
             events, reached = await self._log.read(cursor, self.topics)
         except LogTrimmedError:
             self._cursor = None
+            logger.info("a follower reads so slowly that the log was trimmed past it")
             self.end()
         except ActionError:
             await trio.sleep(RETRY_SECONDS)

@@ -17,6 +17,7 @@ CREATE TABLE @schema@.event_step (
   name        text NOT NULL,                -- its name
   below       bigint NOT NULL,              -- the events of transactions below this are numbered or in the backlog,
   open        bigint[] NOT NULL,            -- but for these, which had not finished
+  is_full     bool NOT NULL DEFAULT false,  -- whether there was more than one step takes
   notified    bigint NOT NULL,              -- number of the last event that was notified of
   notified_at timestamptz NOT NULL,
   at          timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -62,8 +63,6 @@ ALTER TABLE @schema@.event_log ALTER COLUMN trimmed_name SET NOT NULL;
 INSERT INTO @schema@.event_step (last, name, below, open, notified, notified_at)
   SELECT last, trimmed_name, pg_current_xact_id()::text::bigint, '{}', notified, '-infinity' FROM @schema@.event_log;
 
-ALTER TABLE @schema@.event_log DROP COLUMN last, DROP COLUMN notified, DROP COLUMN notified_at, DROP COLUMN epoch;
-
 -- Which database this is. A copy of its data by dump and restore, CREATE DATABASE, pg_upgrade or replication is another
 -- one; a physical standby that is promoted is the same. Where PostgreSQL lets nobody ask for the cluster's identifier,
 -- it is the database's number alone. It reads pg_control, in some 50 µs. Whoever asks gets the answer that the owner
@@ -74,7 +73,7 @@ DECLARE
   number constant text := (SELECT oid FROM pg_database WHERE datname = current_database());
 BEGIN
   RETURN (SELECT system_identifier FROM pg_control_system())::text || '.' || number;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR undefined_function THEN
   RETURN number;
 END
 $$;
@@ -86,12 +85,16 @@ ALTER TABLE @schema@.webhook_deliveries RENAME COLUMN epoch TO event_name;
 ALTER TABLE @schema@.webhook_deliveries
   ADD COLUMN id text,
   ADD COLUMN origin text NOT NULL DEFAULT @schema@.this_database();  -- the database that queued it
-UPDATE @schema@.webhook_deliveries SET id = event_name || '.' || seq;
+-- What a copy of an older database has brought along is known by its name: before the dash it says which database.
+UPDATE @schema@.webhook_deliveries SET id = event_name || '.' || seq,
+  origin = CASE WHEN split_part(event_name, '-', 1) = split_part(@schema@.old_name(), '-', 1) THEN origin
+                ELSE 'another' END;
 ALTER TABLE @schema@.event_log ADD COLUMN origin text;  -- the database where a server last started; NULL: nowhere
 ALTER TABLE @schema@.webhook_deliveries
   DROP CONSTRAINT webhook_deliveries_pkey, ADD PRIMARY KEY (id),
   ALTER COLUMN id SET DEFAULT gen_random_uuid()::text;
 
+ALTER TABLE @schema@.event_log DROP COLUMN last, DROP COLUMN notified, DROP COLUMN notified_at, DROP COLUMN epoch;
 DROP FUNCTION @schema@.old_name(), @schema@.event_epoch();
 
 DROP INDEX @schema@.event_unnumbered;
@@ -101,9 +104,9 @@ CREATE INDEX event_unnumbered_subject ON @schema@.event (subject, id) WHERE seq 
 -- Where the log ends and begins, whether everybody was notified of all of it, and whether more is known to come.
 CREATE VIEW @schema@.event_end AS
   SELECT step.name, step.last, log.trimmed_name, log.first, step.notified >= step.last AS is_told,
-         EXISTS (SELECT FROM @schema@.event_backlog) AS has_more
+         step.is_full OR EXISTS (SELECT FROM @schema@.event_backlog) AS has_more
   FROM @schema@.event_log log
-  CROSS JOIN LATERAL (SELECT name, last, notified FROM @schema@.event_step ORDER BY last DESC LIMIT 1) step;
+  CROSS JOIN LATERAL (SELECT name, last, notified, is_full FROM @schema@.event_step ORDER BY last DESC LIMIT 1) step;
 
 
 -- Numbering ---------------------------------------------------------------------------------------------------------
@@ -184,8 +187,7 @@ $$;
 -- a backlog at least one of each; return how many. `read_upto` is the last event that the caller has read: it numbers
 -- nothing that it could not read in its next step.
 --
--- The lock makes any number of callers safe: what comes after it has a snapshot from after it. It is the table's, since
--- who locks a row writes that down, and then waits for the disk though another one has numbered all. A number is final
+-- The row lock makes any number of callers safe: what comes after it has a snapshot from after it. A number is final
 -- only once the caller's transaction has committed.
 DROP FUNCTION @schema@.number_events(int);
 CREATE FUNCTION @schema@.number_events(most int, read_upto bigint DEFAULT NULL) RETURNS int
@@ -221,18 +223,20 @@ BEGIN
     quota := most / share;
   END IF;
   new := @schema@.events_of_the_finished(step.below, step.open, most - quota);
-  IF new.ids = '{}' AND served = 0 AND new.upto BETWEEN step.below AND step.below + idle
+  IF new.ids = '{}' AND served = 0 AND NOT step.is_full AND new.upto BETWEEN step.below AND step.below + idle
      AND (step.notified = step.last OR step.notified_at
           BETWEEN clock_timestamp() - interval '10 ms' AND clock_timestamp() + interval '1 s') THEN
     RETURN 0;  -- an idle poll takes no lock and writes nothing
   END IF;
 
-  LOCK TABLE @schema@.event_log IN SHARE UPDATE EXCLUSIVE MODE;
+  PERFORM FROM @schema@.event_log FOR UPDATE;
   SELECT * INTO again FROM @schema@.event_step ORDER BY last DESC LIMIT 1;
   IF again IS DISTINCT FROM step THEN  -- another one has numbered meanwhile, and knows of more
     step := again;
     IF served = 0 AND NOT EXISTS (SELECT FROM @schema@.event WHERE id = ANY (new.ids) AND seq IS NULL) THEN
-      RETURN 0;  -- and what there was for us
+      -- And what there was for us. The lock was written down, and that alone need not wait for the disk.
+      PERFORM set_config('synchronous_commit', 'off', true);
+      RETURN 0;
     END IF;
     new := @schema@.events_of_the_finished(step.below, step.open, most - quota);
   END IF;
@@ -246,8 +250,9 @@ BEGIN
 
   -- New events.
   cut := greatest(new.upto, step.below);
-  some_are_left := new.cost > most - quota OR EXISTS (SELECT FROM @schema@.event_backlog);
-  IF new.cost > most - quota THEN
+  step.is_full := new.cost > most - quota;
+  some_are_left := step.is_full OR EXISTS (SELECT FROM @schema@.event_backlog);
+  IF step.is_full THEN
     cut := new.txs[cardinality(new.txs)];
     IF new.txs[1] = cut THEN  -- more than a step takes
       INSERT INTO @schema@.event_backlog (tx, served) VALUES (cut, before);
@@ -320,11 +325,11 @@ BEGIN
     PERFORM pg_notify('trio_ws', step.last::text);
   END IF;
   IF step.last > before THEN
-    INSERT INTO @schema@.event_step (last, name, below, open, notified, notified_at)
-      VALUES (step.last, called, step.below, step.open, step.notified, step.notified_at);
+    INSERT INTO @schema@.event_step (last, name, below, open, is_full, notified, notified_at)
+      VALUES (step.last, called, step.below, step.open, step.is_full, step.notified, step.notified_at);
   ELSE
-    UPDATE @schema@.event_step SET below = step.below, open = step.open, notified = step.notified,
-      notified_at = step.notified_at, at = clock_timestamp() WHERE last = before;
+    UPDATE @schema@.event_step SET below = step.below, open = step.open, is_full = step.is_full,
+      notified = step.notified, notified_at = step.notified_at, at = clock_timestamp() WHERE last = before;
   END IF;
   RETURN step.last - before;
 END
@@ -377,7 +382,7 @@ DECLARE
 BEGIN
   PERFORM @schema@.number_events(most, after);
   log := @schema@.read_log(after, after, NULL::text[], most, most, kept_back);
-  RETURN CASE WHEN octet_length(log::text) <= kept_back THEN log END;
+  RETURN CASE WHEN octet_length(convert_to(log::text, 'UTF8')) <= kept_back THEN log END;  -- which clients read
 END
 $$;
 

@@ -203,8 +203,10 @@ BEGIN
       SELECT id, seq, invoice, origin INTO due FROM @schema@.webhook_deliveries
         WHERE account_id = account AND endpoint = name AND due_at > '-infinity' AND due_at <= moment
         ORDER BY due_at, seq LIMIT 1;
-      IF FOUND AND due.origin <> here THEN
-        RETURN;  -- it has just come: hold_webhooks() is not through
+      IF FOUND AND due.origin <> here THEN  -- it has just come: hold_webhooks() is not through
+        UPDATE @schema@.webhook_deliveries
+          SET is_held = true, failed_at = moment, due_at = NULL, leased_until = NULL WHERE id = due.id;
+        PERFORM @schema@.advance_webhooks(due.invoice, each);
       ELSIF FOUND AND EXISTS (SELECT FROM @schema@.webhook_deliveries
                            WHERE (invoice, seq) < (due.invoice, due.seq) AND invoice >= due.invoice
                              AND failed_at IS NULL) THEN  -- an older one of its invoice was retried
@@ -326,24 +328,25 @@ END
 $$;
 
 -- Have a delivery be as new, with all its time, and its endpoint not be dead. Where `wanted` is NULL: those that failed
--- before `upto`, at most `most` of them. What is held stays so. Return how many.
+-- before `upto`, at most `most` of them. What another database queued stays as it is. Return how many.
 CREATE FUNCTION @schema@.retry_webhooks(wanted text, upto timestamptz, most int) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
   ids text[] := ARRAY[wanted];
+  here constant text := @schema@.this_database();
   retried int;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('trio_ws.claim_webhooks')::bigint);
   IF wanted IS NULL THEN
     ids := ARRAY(SELECT id FROM @schema@.webhook_deliveries
-                 WHERE failed_at < upto AND NOT is_held ORDER BY failed_at, seq LIMIT most);
+                 WHERE failed_at < upto AND NOT is_held AND origin = here ORDER BY failed_at, seq LIMIT most);
   END IF;
   WITH again AS (
     UPDATE @schema@.webhook_deliveries
     SET due_at = '-infinity', failed_at = NULL, attempts = CASE WHEN failed_at IS NULL THEN attempts ELSE 0 END,
         since = CASE WHEN failed_at IS NULL THEN since ELSE clock_timestamp() END
-    WHERE id = ANY (ids) AND NOT is_held
+    WHERE id = ANY (ids) AND NOT is_held AND origin = here
     RETURNING account_id, endpoint),
   alive AS (
     UPDATE @schema@.webhook_endpoints SET failures = 0, paused_until = NULL
