@@ -23,6 +23,7 @@ from scripts.benchmarks import (
     peers,
     report,
     requests,
+    servers,
     stuck,
     webhooks,
 )
@@ -42,6 +43,7 @@ LINES = {
     "drain": drain.measure,
     "hostile": hostile.measure,
     "webhooks": webhooks.measure,
+    "servers": servers.measure,
 }
 ROUNDS = 3
 OTHERS = (*peers.PEERS, "pgbench")
@@ -90,7 +92,7 @@ def _parse():
         nargs="*",
         type=_named,
         metavar="NAME[=SIZE]",
-        help=f"{', '.join([*CONTESTS, *LINES])}; all. SIZE: how many clients",
+        help=f"{', '.join([*CONTESTS, *LINES])}; all. SIZE: how many clients, or servers",
     )
     options.add_argument("--rounds", type=int, help=f"how often each is measured; {ROUNDS}")
     options.add_argument("--quick", action="store_true", help="one short round, to see that it works")
