@@ -39,6 +39,9 @@ Where a setting may be `none`, that is the word for no limit, or for what stands
 for it. Times are in seconds, sizes in bytes. On SIGHUP the settings are read anew; those with a ↻ then hold
 for clients that come from then on, the others need a new start.
 
+For the settings of several PostgreSQL hosts see [Two PostgreSQLs](two-postgresqls.md), and for the number of
+connections [Many servers](many-servers.md).
+
 This page is made from the settings themselves, by `python -m tests.docs.configuration`.
 """
 
