@@ -19,9 +19,10 @@ def table(page: str, heading: str) -> list[list[str]]:
     return [row.split(" | ") for row in rows[1:]]
 
 
-def test_each_scenario_that_needs_one_standby_has_a_row() -> None:
+def test_each_scenario_of_a_fail_over_has_a_row() -> None:
     measured = {name for name, *_ in table(TWO, "What was measured")}
-    assert measured == {name for name, scenario in SCENARIOS.items() if scenario.setting == "database_url"}
+    wanted = {name for name, scenario in SCENARIOS.items() if scenario.setting == "database_url"}
+    assert wanted <= measured <= SCENARIOS.keys()
 
 
 def test_where_nothing_was_lost_the_row_says_so() -> None:
