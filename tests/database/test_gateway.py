@@ -24,9 +24,11 @@ from tests import clusters
 from trio_ws import metrics
 from trio_ws.database import event_log, lanes, queries, tokens
 from trio_ws.database import gateway as gateway_module
+from trio_ws.database import pool as pool_module
 from trio_ws.database.embedded import embedded_postgres
-from trio_ws.database.gateway import Gateway, QueryFailedError
+from trio_ws.database.gateway import Gateway
 from trio_ws.database.lanes import Lane
+from trio_ws.database.pool import QueryFailedError
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound, Timeout, Unauthorized, Unavailable
 from trio_ws.identity import hash_token
@@ -331,7 +333,7 @@ async def test_many_open_files_are_no_trouble(gateway: Gateway) -> None:
 async def test_an_outage_is_logged_once_and_so_is_its_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_module, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(pool_module, "STEADY_SECONDS", 0.0)
     caplog.set_level("INFO")
     with embedded_postgres(clusters.copy_to(tmp_path)) as postgres:
         gateway = Gateway(postgres.conninfo, Settings())
@@ -357,13 +359,13 @@ async def test_a_database_that_only_reads_is_logged_once_too(
             await gateway.run(queries.create_invoice, invoice)
         await gateway.run(event_log.read_position)
     assert_logged(caplog, "the database is away")
-    monkeypatch.setattr(gateway_module, "STEADY_SECONDS", 0.0)  # enough of them have passed
+    monkeypatch.setattr(pool_module, "STEADY_SECONDS", 0.0)  # enough of them have passed
     await gateway.run(event_log.read_position)
     assert_logged(caplog, "the database is away", "the database is back")
 
 
 def assert_logged(caplog: pytest.LogCaptureFixture, *expected: str) -> None:
-    messages = [record.getMessage() for record in caplog.records if record.name == gateway_module.__name__]
+    messages = [record.getMessage() for record in caplog.records if record.name == pool_module.__name__]
     assert [message.partition(":")[0] for message in messages] == list(expected)
 
 

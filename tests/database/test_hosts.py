@@ -200,7 +200,8 @@ async def test_sessions_that_were_kept_on_a_primary_that_was_replaced_are_used_n
 ) -> None:
     def use_another(connection: Connection) -> int:
         """Connect once more while this one is in use."""
-        gateway._idle.append(gateway._connect())  # noqa: SLF001 - as a query beside this one would
+        pool = gateway._pool  # noqa: SLF001
+        pool._idle.append(pool.connect())  # noqa: SLF001 - as a query beside this one would
         return timeline(connection)
 
     with closing(Gateway(both(old, new), Settings())) as gateway:
@@ -228,7 +229,7 @@ async def test_a_listener_leaves_a_primary_that_was_replaced(
             await heard.wait()
             door = Path(host_of(old.conninfo)) / ".s.PGSQL.5432"
             door.rename(door.with_name("closed"))
-            gateway._connect().close()  # noqa: SLF001 - as a query would that finds no idle session
+            gateway._pool.connect().close()  # noqa: SLF001 - as a query would that finds no idle session
             with trio.fail_after(PATIENCE_SECONDS):
                 while not other.execute(listens).fetchall():  # noqa: ASYNC110 - PostgreSQL tells nobody
                     await trio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Connecting to the primary: one host after the other, the last good one first.
+"""Connecting, most often to the primary: one host after the other, the last good one first.
 
 libpq does so too, but begins with the first host each time: one that is down then costs each new connection
 its timeout. And libpq knows nothing of a primary that was replaced and still answers, or answers again.
@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
 from trio_ws import metrics
-from trio_ws.database.sessions import ENCODING, Connection, Primary
+from trio_ws.database.sessions import ENCODING, Connection, Primary, is_standby
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +96,12 @@ class Hosts:
     Args:
         conninfo: What of it names no hosts, such as a service, is left to libpq.
         prepare: Begins a session, and returns which primary it is on.
-        fence: Refuses some.
+        fence: Refuses some; None: whoever answers is good, a standby too.
     """
 
-    def __init__(self, conninfo: str, prepare: Callable[[Connection], Primary | None], fence: Fence) -> None:
+    def __init__(
+        self, conninfo: str, prepare: Callable[[Connection], Primary | None], fence: Fence | None
+    ) -> None:
         self._conninfo = conninfo
         self._prepare = prepare
         self._fence = fence
@@ -110,8 +112,13 @@ class Hosts:
             random.shuffle(self._places)  # once: processes spread, and a host that is down costs each once
         self._good = self._places[0]
 
+    def turn(self) -> bool:
+        """Begin with the next host from now on, and tell whether there is another."""
+        self._good = self._places[(self._places.index(self._good) + 1) % len(self._places)]
+        return len(self._places) > 1
+
     def connect(self) -> Connection:
-        """Return a new session on the primary. Blocking.
+        """Return a new session on the first host that is good. Blocking.
 
         Raises:
             psycopg.Error, OSError: there is none on any host, for the reason that is among `OUTAGES`.
@@ -136,7 +143,10 @@ class Hosts:
         )
         metrics.DATABASE_CONNECTS.inc()
         try:
-            if connection.info.parameter_status("in_hot_standby") == "on":
+            if self._fence is None:
+                self._prepare(connection)
+                return connection
+            if is_standby(connection):
                 raise psycopg.OperationalError(
                     f"{connection.info.host}:{connection.info.port} is a standby, which only reads"
                 )

@@ -147,9 +147,15 @@ def begin_pooled_session(connection: Connection) -> Primary | None:
     return _begin(connection)
 
 
+def is_standby(connection: Connection) -> bool:
+    """Tell whether a session is on a standby, as far as the server says so: PostgreSQL 14 and later do."""
+    return connection.info.parameter_status("in_hot_standby") == "on"
+
+
 def _begin(connection: Connection, before: Sequence[str] = (), after: Sequence[str] = ()) -> Primary | None:
     try:
-        schema, *primary = _find(connection, [*before, f"{_FIND_SCHEMA}, {_READ_PRIMARY}", *after])
+        asked = "" if is_standby(connection) else f", {_READ_PRIMARY}"  # which it would refuse
+        schema, *primary = _find(connection, [*before, _FIND_SCHEMA + asked, *after])
     except _NOT_SAID:
         schema, *primary = _find(connection, [*before, _FIND_SCHEMA, *after])
     if schema in (None, "pg_catalog"):  # as in a session that a pooler has had from another client
