@@ -369,7 +369,7 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def the_events_tell_what_happened_and_nothing_else(self) -> None:
         trio.run(self.database.run, event_log.number_events, 1000, None)
-        read = trio.run(self.database.run, event_log.read_events, 0, 1000, 0)
+        read = trio.run(self.database.run, event_log.read_events, 0, 1000, None)
         told = [_decode(event.data) for event in read.events if event.type.startswith("invoice")]
         assert [(data["uid"], data["status"]) for data in told] == self.told
 

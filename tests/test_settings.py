@@ -103,7 +103,7 @@ def test_a_setting_that_cannot_be_is_named(environment: dict[str, str], complain
     ("text", "complaint"),
     [
         ("port = ", "is not TOML"),
-        ("colour = 1", "unknown setting colour in .*toml$"),
+        ("paint = 1", "unknown setting paint in .*toml$"),
         ("port = 1.5", "port in .*: Expected `int`, got `float`"),
         ("[server]\nport = 1", "unknown setting server"),
     ],

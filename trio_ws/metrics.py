@@ -70,6 +70,12 @@ LOG_RESTARTS = Counter(
     "How often the event log was replaced by another one, which lacks events or has others.",
     registry=REGISTRY,
 )
+LOG_READS = Counter(
+    "trio_ws_log_reads",
+    "Reads of the event log that brought events, by where they came from, where there is a log_url.",
+    ["server"],
+    registry=REGISTRY,
+)
 LOG_BATCH = Histogram(
     "trio_ws_log_batch_events", "Events that came with one read.", buckets=_BATCHES, registry=REGISTRY
 )

@@ -55,6 +55,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="the same database for LISTEN, past a PgBouncer; none: `database_url`"),
     ] = None
+    log_url: Annotated[
+        str | None,
+        Meta(description="standby of the same database to read the event log from; none: `database_url`"),
+    ] = None
     data_dir: Annotated[
         str | None,
         Meta(description="folder of the embedded PostgreSQL; none: `trio-ws` in XDG_DATA_HOME"),
@@ -164,7 +168,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
 _FIXED = (
-    "host port workers database_url listen_url data_dir postgres_bindir migrate auth tls_cert tls_key"
+    "host port workers database_url listen_url log_url data_dir postgres_bindir migrate auth tls_cert tls_key"
     " metrics_listen console log_format database_connections statement_seconds poll_seconds expiry_seconds"
     " retention_seconds log_memory_bytes webhooks webhook_private_addresses webhook_seconds"
     " webhook_answer_bytes webhook_retry_seconds"
@@ -305,7 +309,7 @@ def _convert(origin: str, name: str, value: object) -> object:
         if name == "trusted_proxies":
             for network in converted:
                 ipaddress.ip_network(network, strict=False)
-        if name in ("database_url", "listen_url") and converted is not None:
+        if name in ("database_url", "listen_url", "log_url") and converted is not None:
             _check_conninfo(converted)
     except ValueError as error:  # msgspec.ValidationError is one
         raise SettingsError(f"{origin}: {error}") from None

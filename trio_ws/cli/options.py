@@ -72,7 +72,7 @@ def check_config(
     in_force, sources = options.load()
     shown = {name: getattr(in_force, name) for name in sources}
     shown["data_dir"] = str(data_dir(in_force))
-    for name in ("database_url", "listen_url"):
+    for name in ("database_url", "listen_url", "log_url"):
         shown[name] = _without_password(shown[name])
     for name, value in shown.items():
         print(f"{name} = {json.dumps('none' if value is None else value)}  # {sources[name]}")

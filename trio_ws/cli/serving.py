@@ -27,7 +27,8 @@ from trio_ws.cli.options import NO_SERVE_OPTIONS, ServeOptions
 from trio_ws.cli.process import STOPPING, Process
 from trio_ws.cli.sockets import bind, bind_metrics, share, url, who_may_come
 from trio_ws.database import embedded, migrations
-from trio_ws.database.gateway import Gateway
+from trio_ws.database.gateway import Database, Gateway
+from trio_ws.database.replica import Replicated, Standby
 from trio_ws.errors import ActionError, StartupError, leaves
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings
@@ -148,7 +149,10 @@ async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:
 
 
 async def _serve(process: Process, conninfo: str, sockets: list[socket.socket], number: int = 1) -> None:
-    gateway = Gateway(conninfo, process.settings)
+    settings = process.settings
+    database: Database = (gateway := Gateway(conninfo, settings))
+    if settings.log_url is not None:
+        database = Replicated(gateway, Standby(settings.log_url, settings.statement_seconds))
     listeners = _listeners(sockets)
     reloads: AsyncIterable[Settings] = process.reloads
     if (context := _load_certificate(process.settings)) is not None:
@@ -162,7 +166,7 @@ async def _serve(process: Process, conninfo: str, sockets: list[socket.socket], 
     )
     try:
         async with trio.open_nursery() as serving:
-            await serving.start(run, process.settings, gateway, listeners, process.shutdown)
+            await serving.start(run, settings, database, listeners, process.shutdown)
             _say_where(process, sockets)
     except* ActionError as errors:
         raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None

@@ -60,7 +60,7 @@ class LogRead(NamedTuple):
 _decoder = msgspec.json.Decoder(LogRead)
 
 
-def read_events(connection: Connection, after: int, most: int, known: int | None = None) -> LogRead:
+def read_events(connection: Connection, after: int, most: int, known: Position | None = None) -> LogRead:
     """Return the log's extent, and the events numbered above `after`, in order, at most `most`.
 
     It costs the same, however long the log is.
@@ -69,16 +69,16 @@ def read_events(connection: Connection, after: int, most: int, known: int | None
         connection: The database's.
         after: A number.
         most: How many.
-        known: An event that the caller knows, whose name says whether this is the same log; None: `after`.
+        known: What the caller knows, whose name says whether this is the same log; None: `after` alone.
     """
-    return _read_log(connection, after, after if known is None else known, None, most, most)
+    return _read_log(connection, after, after if known is None else known.seq, None, most, most)
 
 
 def find_events(  # noqa: PLR0917 - as a thread is given them
-    connection: Connection, after: int, topics: Sequence[str], scan: int, most: int, known: int
+    connection: Connection, after: int, topics: Sequence[str], scan: int, most: int, known: Position
 ) -> LogRead:
     """Do the same, but for the events of any of the topics alone, at most `most`, among the next `scan`."""
-    return _read_log(connection, after, known, list(topics), scan, most)
+    return _read_log(connection, after, known.seq, list(topics), scan, most)
 
 
 def _read_log(connection: Connection, *arguments: Any) -> LogRead:
@@ -94,8 +94,21 @@ def advance(connection: Connection, after: int, most: int) -> LogRead:
 
     One round trip, unless there is much to read. What has been returned has its number for good.
     """
-    ((log,),) = connection.execute("SELECT @schema@.advance(%s::bigint, %s::int)", (after, most))
-    return read_events(connection, after, most) if log is None else _decoder.decode(log)
+    log = _advance(connection, after, most, most)
+    return read_events(connection, after, most) if log is None else log
+
+
+def number(connection: Connection, after: int, most: int) -> LogRead:
+    """Do the same, but return no events: they are read elsewhere."""
+    log = _advance(connection, after, most, 0)
+    assert log is not None  # noqa: S101 - it is never too much
+    return log
+
+
+def _advance(connection: Connection, after: int, most: int, read: int) -> LogRead | None:
+    query = "SELECT @schema@.advance(%s::bigint, %s::int, %s::int)"
+    ((log,),) = connection.execute(query, (after, most, read))
+    return None if log is None else _decoder.decode(log)
 
 
 def trim_events(connection: Connection, age_seconds: float, most: int) -> int:

@@ -39,6 +39,7 @@ class Lane(enum.Enum):
 
 
 SINGLE = (Lane.AHEAD, Lane.IDENTIFY, Lane.CATCH_UP, Lane.UPKEEP)  # one connection each
+STANDBY = (Lane.AHEAD, Lane.CATCH_UP)  # and one each on a standby that the log is read from
 
 
 def connections(database_connections: int) -> dict[Lane, int]:

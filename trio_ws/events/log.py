@@ -226,7 +226,7 @@ class Log:
         return Stretch(read.events, read.events[-1].seq if is_cut else min(after + scan, read.end.seq))
 
     async def _read(
-        self, query: Callable[[Connection, *tuple[*Arguments, int]], LogRead], *args: *Arguments
+        self, query: Callable[[Connection, *tuple[*Arguments, Position]], LogRead], *args: *Arguments
     ) -> LogRead:
         """Read of this log up to its end, in the lane for clients that catch up.
 
@@ -236,7 +236,7 @@ class Log:
             ActionError: the database can't be read, or has another log by now.
         """
         end, restarts = self.end, self.restarts
-        read = await self._database.run(query, *args, end.seq, lane=Lane.CATCH_UP)
+        read = await self._database.run(query, *args, end, lane=Lane.CATCH_UP)
         if read.known_as != end.name or restarts != self.restarts:
             raise Unavailable("The event log was replaced; positions are no longer valid")
         self.begin = max(self.begin, read.begin, key=attrgetter("seq"))

@@ -4,6 +4,7 @@ It obeys: `gate` holds every query back, `away` fails them, `lose_wakes` swallow
 clock is trio's, so make it inside of trio; under a mock clock nothing depends on when or where it runs.
 """
 
+import copy
 import itertools
 import math
 import random
@@ -117,6 +118,7 @@ class SimulatedDatabase:
         self._numbered = 0
         self._trimmed = 0
         self._steps = 0  # that have numbered events, those that a restore has lost included
+        self._life = "step"  # what they are called by: a copy goes on with other ones
         self._notified = 0
         self._notified_at = -math.inf
         self._first_due = NEVER  # or earlier: before it, nothing expires
@@ -257,25 +259,28 @@ class SimulatedDatabase:
         before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
         self._steps += before < self._numbered
         for place in range(before, self._numbered):
-            self._events[place] = msgspec.structs.replace(self._events[place], name=f"step{self._steps}")
+            self._events[place] = msgspec.structs.replace(
+                self._events[place], name=f"{self._life}{self._steps}"
+            )
             if place + 1 in self._webhook_ids:
                 self.webhooks.add(self._webhook_ids[place + 1], self._events[place])
         if self._numbered > self._notified and trio.current_time() >= self._notified_at + NOTIFY_SECONDS:
             self._notified, self._notified_at = self._numbered, trio.current_time()
             self._notify(self._notified)
 
-    def _read_events(self, after: int, most: int, known: int | None = None) -> LogRead:
+    def _read_events(self, after: int, most: int, known: Position | None = None) -> LogRead:
         start = max(after, self._trimmed)
         events = self._events[start : min(self._numbered, start + most)]
         is_told = self._notified >= self._numbered
         has_more = self._numbered < len(self._events)
         now = self._now().timestamp()
-        known = after if known is None else known
-        known_as = self._name_of(known)
+        known_as = self._name_of(after if known is None else known.seq)
         begin, end = self.position(self._trimmed), self._read_position()
         return LogRead(begin, end, known_as, events, now, is_told, has_more)
 
-    def _find_events(self, after: int, topics: Sequence[str], scan: int, most: int, known: int) -> LogRead:
+    def _find_events(
+        self, after: int, topics: Sequence[str], scan: int, most: int, known: Position
+    ) -> LogRead:
         read = self._read_events(after, scan, known)
         events = [event for event in read.events if {*topics} & {*event.topics}]
         return read._replace(events=events[:most])
@@ -284,6 +289,9 @@ class SimulatedDatabase:
         self.answers[event_log.number_events](self, most)
         read: LogRead = self.answers[event_log.read_events](self, after, most)
         return read
+
+    def _number(self, after: int, most: int) -> LogRead:
+        return self._advance(after, most)._replace(events=[])
 
     def _trim_events(self, age_seconds: float, most: int) -> int:
         oldest = self._events[self._trimmed : min(self._numbered, self._trimmed + most)]
@@ -321,6 +329,7 @@ class SimulatedDatabase:
         event_log.read_events: _read_events,
         event_log.find_events: _find_events,
         event_log.advance: _advance,
+        event_log.number: _number,
         event_log.trim_events: _trim_events,
     }
 
@@ -414,7 +423,7 @@ class SimulatedDatabase:
         """Append an event that is numbered already, and notify nobody."""
         self._lose(event.seq - 1)
         self._steps += 1
-        self._events.append(msgspec.structs.replace(event, name=f"step{self._steps}"))
+        self._events.append(msgspec.structs.replace(event, name=f"{self._life}{self._steps}"))
         self._numbered = event.seq
 
     def restore(self, seq: int) -> None:
@@ -440,6 +449,21 @@ class SimulatedDatabase:
                 self._prices = {key: price for key, price in self._prices.items() if price.id != gone}
         self._first_due = EPOCH
         self._keys = {key: made for key, made in self._keys.items() if made[0] in self._invoices}
+
+    def copy(self, seq: int) -> "SimulatedDatabase":
+        """Return another database that has the log up to an event, and goes on by itself."""
+        other = copy.copy(self)
+        containers = {name: value for name, value in vars(self).items() if isinstance(value, dict | set)}
+        vars(other).update(
+            {name: value.copy() for name, value in containers.items()},
+            webhooks=SimulatedQueue(self._now),
+            _events=self._events[:seq],
+            _numbered=seq,
+            _trimmed=min(self._trimmed, seq),
+            _life=f"{self._life}'",
+            _watchers={},
+        )
+        return other
 
     def _lose(self, seq: int) -> None:
         del self._events[seq:]

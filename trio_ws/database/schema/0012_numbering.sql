@@ -377,18 +377,19 @@ BEGIN
 END
 $$;
 
--- Number what there is and read on, in one round trip: see number_events() and read_log(). NULL: it is too much for that.
+-- Number what there is, at most `most`, and read on, at most `few`, in one round trip: see number_events() and read_log().
+-- NULL: it is too much for that.
 --
 -- Of an answer PostgreSQL keeps 8 KB back until the transaction has committed. More would go out before that, and who is
 -- slow to read it would keep all others from numbering.
-CREATE FUNCTION @schema@.advance(after bigint, most int) RETURNS json
+CREATE FUNCTION @schema@.advance(after bigint, most int, few int) RETURNS json
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   kept_back constant int := 7000;
   log json;
 BEGIN
   PERFORM @schema@.number_events(most, after);
-  log := @schema@.read_log(after, after, NULL::text[], most, most, kept_back);
+  log := @schema@.read_log(after, after, NULL::text[], few, few, kept_back);
   RETURN CASE WHEN octet_length(convert_to(log::text, 'UTF8')) <= kept_back THEN log END;  -- which clients read
 END
 $$;
@@ -542,4 +543,4 @@ REVOKE EXECUTE ON FUNCTION @schema@.number_events(int, bigint), @schema@.trim_ev
   @schema@.adopt_events(), @schema@.first_that_waits(bigint[]),
   @schema@.events_of_the_finished(bigint, bigint[], int), @schema@.event_cost(json, json),
   @schema@.event_size(json, json), @schema@.read_log(bigint, bigint, text[], int, int, int),
-  @schema@.advance(bigint, int) FROM PUBLIC;
+  @schema@.advance(bigint, int, int) FROM PUBLIC;
