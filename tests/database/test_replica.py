@@ -267,6 +267,35 @@ async def test_pages_come_from_the_primary_where_the_standby_does_not_prove_them
         assert one.log.begin.seq == 0, "which the standby has no say in"
 
 
+async def test_what_the_standby_has_trimmed_on_its_own_can_be_replayed_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with following() as one:
+        one.write(2 * PAGE)
+        await one.published()
+        one.standby.promote().trim(20)
+        one.reset()
+        assert (await one.log.read(PAGE)).events
+        assert one.standby.reads == 1
+        assert "read_events" not in one.primary.asked, "it has that page"
+        assert one.log.remembers(Position("origin", 0))
+
+
+async def test_one_of_no_use_is_tried_by_one_at_a_time(autojump_clock: MockClock) -> None:
+    async with following() as one:
+        one.write(3 * PAGE)
+        await one.published()
+        one.standby.hangs = True
+        one.write()
+        await one.published()
+        await trio.sleep(RETRY_SECONDS)
+        one.reset()
+        async with trio.open_nursery() as nursery:
+            for number in range(2):
+                nursery.start_soon(one.log.read, number * PAGE)
+        assert one.standby.reads == 1
+
+
 async def test_a_primary_that_is_away_is_an_outage_whatever_the_standby_has(
     autojump_clock: MockClock,
 ) -> None:
