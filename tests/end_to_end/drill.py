@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -66,6 +67,7 @@ class Outcome:
         hole: The longest time without an acknowledged invoice, of each server, in seconds.
         unready: How long it was not ready, of each server, in seconds.
         sessions: How many of PostgreSQL's sessions our servers had at most, where that was counted.
+        standby_reads: How often events came from the standby of `log_url`, of each server.
     """
 
     closes: Counter[int] = field(default_factory=Counter)
@@ -82,6 +84,7 @@ class Outcome:
     hole: list[float] = field(default_factory=list)
     unready: list[float] = field(default_factory=list)
     sessions: int = 0
+    standby_reads: list[float] = field(default_factory=list)
 
 
 class Writer:
@@ -381,6 +384,7 @@ class Drill:
         for thread in self._following:
             thread.join(PATIENCE_SECONDS)
         outcome = self.outcome
+        outcome.standby_reads = [_standby_reads(server.url) for server in self.servers]
         log = [Logged(*row) for row in final.execute(FINAL_LOG)]
         for follower in everyone:
             self._judge(follower, log)
@@ -452,6 +456,12 @@ class Drill:
             except OSError:  # an answer but 200, too
                 self.outcome.unready[number] += time.monotonic() - since
             since = time.monotonic()
+
+
+def _standby_reads(url: str) -> float:
+    with urllib.request.urlopen(url.replace("ws://", "http://") + "/metrics", timeout=5) as page:  # noqa: S310
+        found = re.findall(r'\ntrio_ws_log_reads_total{server="standby"} (.*)', page.read().decode())
+    return sum(map(float, found))
 
 
 def _parts(position: str) -> tuple[int, str]:

@@ -216,11 +216,13 @@ class Scenario(NamedTuple):
         happens: Does it; returns the PostgreSQL that remains.
         loses: Whether PostgreSQL loses what it has acknowledged.
         is_stuck: Whether no write is done meanwhile, for long.
+        has_log_url: Whether events come from a standby, if not all the time.
     """
 
     happens: Callable[[Drill], Replica]
     loses: bool = False
     is_stuck: bool = False
+    has_log_url: bool = False
 
     def play(self, folder: Path, writes: int, outage: float) -> Outcome:
         """Have it happen, and return what clients noticed."""
@@ -238,6 +240,8 @@ class Scenario(NamedTuple):
         if self.is_stuck:
             found += ["sessions"] if outcome.sessions > SERVERS * SESSIONS else []
             found += ["ready all the time"] if not all(outcome.unready) else []
+        if self.has_log_url:
+            found += ["no standby read"] if not all(outcome.standby_reads) else []
         return found
 
 
@@ -251,10 +255,10 @@ SCENARIOS = {
     "synchronous standby lost": Scenario(standby_lost, is_stuck=True),
     "old primary back": Scenario(old_primary_back),
     "primary hangs": Scenario(primary_hung),
-    "log standby paused": Scenario(log_standby_paused),
-    "log standby promoted": Scenario(log_standby_promoted),
-    "log standby away": Scenario(log_standby_away),
-    "log standby takes over": Scenario(log_standby_takes_over),
+    "log standby paused": Scenario(log_standby_paused, has_log_url=True),
+    "log standby promoted": Scenario(log_standby_promoted, has_log_url=True),
+    "log standby away": Scenario(log_standby_away, has_log_url=True),
+    "log standby takes over": Scenario(log_standby_takes_over, has_log_url=True),
 }
 
 COLUMNS = (

@@ -58,7 +58,8 @@ def connections(database_connections: int) -> dict[Lane, int]:
 def sessions(database_connections: int) -> int:
     """Return how many sessions one process has at most in PostgreSQL, the one that listens included.
 
-    While some are stuck there is one more, for a moment each second, that asks what became of them.
+    While some are stuck there is one more, for a moment each second, that asks what became of them. Those on
+    the standby of `log_url` are not counted: they are of another PostgreSQL.
     """
     return 1 + len(SINGLE) + database_connections
 
