@@ -34,6 +34,7 @@ from trio_ws.client import Gap
 from trio_ws.client import connect as trio_client
 from trio_ws.database import migrations
 from trio_ws.database.embedded import EmbeddedPostgres, embedded_postgres
+from trio_ws.errors import StartupError
 
 ACCOUNTS = 4
 INVOICES = 10  # of each account
@@ -42,6 +43,7 @@ FOLLOWERS = 20  # 5 of each account: of those 2 steady, 1 slow, 1 cutting its li
 OPEN_SECONDS = 0.1  # longest time that a writer's transaction is open
 SLOW_SECONDS = 0.01  # a slow follower's pause at each event
 DELAY_SECONDS = 0.02  # of the followers' lines, each way
+RESTART_SECONDS = 60.0  # until PostgreSQL has to run again
 CUTS = 5  # of all followers' lines, one soon after the other
 
 # What reading `id > last` amounts to: what commits late has an id that was passed already.
@@ -163,8 +165,10 @@ class Chaos:
                 async with trio.open_nursery() as writers:
                     for number in range(WRITERS):
                         writers.start_soon(trio.to_thread.run_sync, self._write, random.Random(number))
-                    server = await self._break_things(postgres, server, say)
-                    self._writing.set()
+                    try:
+                        server = await self._break_things(postgres, server, say)
+                    finally:
+                        self._writing.set()
                 truth = self._truth()
                 with trio.move_on_after(self._patience):
                     while any(follower.lost(truth) for follower in self._followers):  # noqa: ASYNC110
@@ -312,7 +316,14 @@ class Chaos:
             )
             while not postgres.has_ended():  # noqa: ASYNC110
                 await trio.sleep(0.01)
-            await trio.to_thread.run_sync(postgres.restart)
+            with trio.fail_after(RESTART_SECONDS):
+                while True:
+                    try:
+                        await trio.to_thread.run_sync(postgres.restart)
+                    except StartupError:  # its sessions are still ending, and hold its memory
+                        await trio.sleep(0.1)
+                    else:
+                        break
 
         faults = (
             kill_server,
