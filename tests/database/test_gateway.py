@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import ANY
 
 import psycopg
 import pytest
@@ -30,6 +31,7 @@ from trio_ws.database.gateway import Gateway
 from trio_ws.database.lanes import Lane
 from trio_ws.database.pool import QueryFailedError
 from trio_ws.database.queries import Connection
+from trio_ws.database.statement import Statement
 from trio_ws.errors import NotFound, Timeout, Unauthorized, Unavailable
 from trio_ws.identity import hash_token
 from trio_ws.messages import CreateInvoice
@@ -57,6 +59,13 @@ def backend(connection: Connection) -> int:
 
 def sleep(connection: Connection, seconds: float) -> None:
     connection.execute("SELECT pg_sleep(%s)", (seconds,))
+
+
+wait = Statement[float, str]("wait", b"SELECT pg_sleep($1::float8)::text", str)
+Sleep = Callable[[Connection, float], object]
+both_ways = pytest.mark.parametrize(
+    "query", [pytest.param(sleep, id="in a thread"), pytest.param(wait, id="without a thread")]
+)
 
 
 def terminate_all(conninfo: str) -> int:
@@ -93,9 +102,10 @@ async def test_no_more_connections_than_set_are_opened(gateway: Gateway) -> None
     assert len(backends) <= 2
 
 
-async def test_a_statement_that_takes_too_long_is_given_up(gateway: Gateway) -> None:
+@both_ways
+async def test_a_statement_that_takes_too_long_is_given_up(gateway: Gateway, query: Sleep) -> None:
     with pytest.raises(Timeout):
-        await gateway.run(sleep, PATIENCE_SECONDS)
+        await gateway.run(query, PATIENCE_SECONDS)
     await gateway.run(queries.check)
 
 
@@ -109,18 +119,19 @@ async def test_a_row_that_stays_locked_is_given_up(gateway: Gateway, conninfo: s
             await gateway.run(update)
 
 
-async def test_who_finds_no_free_connection_in_time_is_told(gateway: Gateway) -> None:
+@both_ways
+async def test_who_finds_no_free_connection_in_time_is_told(gateway: Gateway, query: Sleep) -> None:
     errors: list[str] = []
 
-    async def query() -> None:
+    async def ask() -> None:
         try:
-            await gateway.run(sleep, 0.7)
+            await gateway.run(query, 0.7)
         except Unavailable as error:
             errors.append(error.message)
 
     async with trio.open_nursery() as nursery:
         for _ in range(6):
-            nursery.start_soon(query)
+            nursery.start_soon(ask)
     assert errors
     assert set(errors) == {"The database is busy"}
 
@@ -131,19 +142,20 @@ async def test_sessions_ended_while_idle_are_not_noticed_by_callers(gateway: Gat
     assert await gateway.run(backend) != before
 
 
+@both_ways
 async def test_a_session_ended_in_a_query_is_unavailable_and_replaced(
-    gateway: Gateway, conninfo: str
+    gateway: Gateway, conninfo: str, query: Sleep
 ) -> None:
     outcome: list[Exception] = []
 
-    async def query() -> None:
+    async def ask() -> None:
         try:
-            await gateway.run(sleep, 0.9)
+            await gateway.run(query, 0.9)
         except Unavailable as error:
             outcome.append(error)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(query)
+        nursery.start_soon(ask)
         while not await trio.to_thread.run_sync(terminate_all, conninfo):
             pass
     assert len(outcome) == 1
@@ -289,6 +301,34 @@ async def test_two_transactions_that_collide_are_both_done(gateway: Gateway, con
         nursery.start_soon(patient.run, change, 2, 1)
     patient.close()
     assert len(runs) > 2, "PostgreSQL undid one of them, which was done again"
+
+
+async def test_a_statement_that_collides_is_done_again_and_not_for_ever(
+    gateway: Gateway, conninfo: str
+) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        other.execute("CREATE SEQUENCE tries")
+        other.execute(
+            "CREATE FUNCTION collide(times int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN"
+            " IF nextval('public.tries') <= times THEN RAISE serialization_failure; END IF;"
+            " RETURN currval('public.tries'); END $$"
+        )
+    collide = Statement[int, int]("collide", b"SELECT @schema@.collide($1::int)::text", int)
+    assert await gateway.run(collide, 2) == 3
+    with pytest.raises(Unavailable):
+        await gateway.run(collide, 99)
+    assert await gateway.run(collide, 0) == 7
+
+
+async def test_the_logs_end_is_read_without_a_thread(
+    gateway: Gateway, conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.run(queries.check)  # a connection is opened in one
+    monkeypatch.delattr(trio.to_thread, "run_sync")
+    write(conninfo)
+    read = await gateway.run(event_log.advance, 0, 10, lane=Lane.AHEAD)
+    assert read.events[-1].type == "invoice.created"
+    assert await gateway.run(event_log.number, 0, 10, lane=Lane.AHEAD) == read._replace(events=[], now=ANY)
 
 
 async def test_a_session_on_a_server_that_only_reads_is_not_kept(gateway: Gateway, conninfo: str) -> None:
@@ -470,7 +510,8 @@ async def test_the_listener_may_have_a_url_of_its_own(conninfo: str, tmp_path: P
 # A server that answers nothing more
 
 
-async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path) -> None:
+@both_ways
+async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path, query: Sleep) -> None:
     """SIGSTOP: the kernel goes on acknowledging, so no option of TCP's and no timeout of its own helps."""
     with embedded_postgres(clusters.copy_to(tmp_path / "data")) as postgres:
         gateway = Gateway(postgres.conninfo, Settings(statement_seconds=0.5))
@@ -480,7 +521,7 @@ async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path) -> N
             os.kill(process, signal.SIGSTOP)
             try:
                 with trio.fail_after(PATIENCE_SECONDS), pytest.raises(Unavailable):
-                    await gateway.run(queries.check)
+                    await gateway.run(query, 0.0)
             finally:
                 os.kill(process, signal.SIGCONT)
             nursery.cancel_scope.cancel()
@@ -488,11 +529,12 @@ async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path) -> N
         gateway.close()
 
 
-async def test_a_cancelled_caller_still_waits_for_the_commit(gateway: Gateway) -> None:
+@both_ways
+async def test_a_cancelled_caller_still_waits_for_the_commit(gateway: Gateway, query: Sleep) -> None:
     started = time.monotonic()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(gateway.run, sleep, 0.3)
+            nursery.start_soon(gateway.run, query, 0.3)
             await trio.sleep(0.1)
             scope.cancel()
     assert time.monotonic() - started >= 0.3

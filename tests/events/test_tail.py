@@ -185,7 +185,7 @@ async def test_each_batch_of_a_long_backlog_is_progress(autojump_clock: MockCloc
         await nursery.start(tail.run)
         database.delay = 1.0
         write(database, 10 * BATCH)
-        await trio.sleep(7)
+        await trio.sleep(14)  # two queries a batch
         assert trio.current_time() - tail.progressed_at < 1.1
         assert tail.read_at < 1.1, "it has not come to the end yet"
         assert len(beats) >= 7

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trio_ws.database.sessions import Connection
+from trio_ws.database.statement import Statement
 from trio_ws.messages import Event, Position
 
 # Of events that are read at once, not compressed: many times what 500 usual ones take, and sent in time.
@@ -42,7 +43,7 @@ class LogRead(NamedTuple):
         begin: The last event that was trimmed: all after it are there.
         end: The last event.
         known_as: What the event that the caller knows is called; None: it is not there.
-        events: Some of it.
+        events: Some of it, in order; none where they are to be read by a query of their own.
         now: When it was read, in Unix seconds by the database's clock.
         is_told: Whether everybody who listens was notified of all of it.
         has_more: Whether there are events that have committed and have no number yet, as far as is known.
@@ -89,26 +90,16 @@ def _read_log(connection: Connection, *arguments: Any) -> LogRead:
     return _decoder.decode(log)
 
 
-def advance(connection: Connection, after: int, most: int) -> LogRead:
-    """Number what has committed, and return what is new since: see `number_events` and `read_events`.
-
-    One round trip, unless there is much to read. What has been returned has its number for good.
-    """
-    log = _advance(connection, after, most, most)
-    return read_events(connection, after, most) if log is None else log
-
-
-def number(connection: Connection, after: int, most: int) -> LogRead:
-    """Do the same, but return no events: they are read elsewhere."""
-    log = _advance(connection, after, most, 0)
-    assert log is not None  # noqa: S101 - it is never too much
-    return log
-
-
-def _advance(connection: Connection, after: int, most: int, read: int) -> LogRead | None:
-    query = "SELECT @schema@.advance(%s::bigint, %s::int, %s::int)"
-    ((log,),) = connection.execute(query, (after, most, read))
-    return None if log is None else _decoder.decode(log)
+# Number what has committed, and return what is new since: see `number_events` and `read_events`. It takes the
+# number after which to read, and how many events at most. Where they are too large for one answer with the
+# rest, there are none. What has been returned has its number for good.
+advance = Statement[int, int, LogRead](
+    "advance", b"SELECT @schema@.advance($1::bigint, $2::int, $2::int)::text", _decoder.decode
+)
+# Do the same, but return no events: they are read elsewhere.
+number = Statement[int, int, LogRead](
+    "number", b"SELECT @schema@.advance($1::bigint, $2::int, 0)::text", _decoder.decode
+)
 
 
 def trim_events(connection: Connection, age_seconds: float, most: int) -> int:

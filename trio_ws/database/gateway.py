@@ -22,6 +22,7 @@ from trio_ws.database.hosts import OUTAGES, Fence, Hosts, summary
 from trio_ws.database.lanes import Cut, Lane, Lanes
 from trio_ws.database.pool import Pool
 from trio_ws.database.queries import Connection
+from trio_ws.database.statement import Statement
 from trio_ws.database.stuck import find_stuck
 from trio_ws.errors import Outage, Unavailable
 from trio_ws.settings import Settings
@@ -125,6 +126,9 @@ class Gateway:
         place = self._lanes.place(lane)
         limiter = cast(trio.CapacityLimiter, place)  # trio asks it for no more than that
         try:
+            if isinstance(query, Statement):
+                async with place:
+                    return cast("T", await self._pool.ask(place, query, args))
             return await trio.to_thread.run_sync(self._pool.run, place, query, args, limiter=limiter)
         except RuntimeError as error:
             if NO_THREAD not in str(error):

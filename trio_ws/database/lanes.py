@@ -148,6 +148,12 @@ class Place:
         else:
             self._lanes.hold(self, self.cut)
 
+    async def __aenter__(self) -> None:
+        await self.acquire_on_behalf_of(None)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release_on_behalf_of(None)
+
     def leave(self) -> None:
         """Make room for another."""
         for limiter in self.limiters:

@@ -9,8 +9,9 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 import psycopg
 import trio
@@ -21,17 +22,19 @@ from trio_ws.database.hosts import OUTAGES, Fence, Hosts, summary
 from trio_ws.database.lanes import Cut, Place
 from trio_ws.database.queries import Connection
 from trio_ws.database.sessions import Primary
+from trio_ws.database.statement import Statement
 from trio_ws.errors import Outage, Timeout
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 # PostgreSQL took longer than it may, and undid what it was at.
 _TIMEOUTS = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
 # It undid a transaction because of another one, so the same may do well at once.
 _COLLISIONS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
-COLLISIONS = 3  # tries, before a collision counts as an outage
+TRIES_LEFT = (2, 1, 0)  # after each: then a collision counts as an outage
 WATCHDOG_SECONDS = 0.5
 LAST_LOOKS_SECONDS = 0.02  # pause between them, while the last queries come back
 STEADY_SECONDS = 2.0  # without a failure; then an outage is over, and not at the first query that does well
@@ -94,9 +97,29 @@ class Pool:
         if self._hosts.turn():
             self.close()
 
+    async def ask(self, place: Place, statement: Statement[*Arguments, T], args: tuple[*Arguments]) -> T:
+        """Do as `run` does, but wait for the answer without a thread.
+
+        Shielded: what was sent is waited for. PostgreSQL or the watchdog ends it in time.
+
+        Raises:
+            Exception: as from `run`.
+        """
+        with trio.CancelScope(shield=True):
+            for tries_left in TRIES_LEFT:
+                with self._judged(statement, tries_left):
+                    connection = self._take_idle()
+                    if connection is None:
+                        connection = await trio.to_thread.run_sync(self.connect)
+                    with self._kept(connection), self._watched(connection, statement, place):
+                        return await statement.ask(connection, *args)
+        raise AssertionError  # the last try returns or raises
+
     # In a database thread
 
-    def run(self, place: Place | None, query: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def run(
+        self, place: Place | None, query: Callable[[Connection, *Arguments], T], args: tuple[*Arguments]
+    ) -> T:
         """Run a query, again where another transaction came between.
 
         Args:
@@ -107,23 +130,40 @@ class Pool:
         Raises:
             Exception: what the query raises, and what `_judge` makes of an error of PostgreSQL.
         """
-        for tries_left in reversed(range(COLLISIONS)):
-            try:
-                answer = self._run_once(place, query, args)
-            except _COLLISIONS as error:
-                if not tries_left:
-                    raise self._judge(query, error) from None
-            except Exception as error:  # noqa: BLE001 - raised again, as what it means
-                raise self._judge(query, error) from None
-            else:
-                self.report(None)
-                return answer
+        for tries_left in TRIES_LEFT:
+            with self._judged(query, tries_left):
+                connection = self._take_idle() or self.connect()
+                with self._kept(connection):
+                    return self.use(connection, query, *args, place=place)
         raise AssertionError  # the last try returns or raises
 
-    def _run_once(self, place: Place | None, query: Callable[..., T], args: tuple[Any, ...]) -> T:
-        connection = self._take_idle() or self.connect()
+    def use(
+        self,
+        connection: Connection,
+        query: Callable[[Connection, *Arguments], T],
+        *args: *Arguments,
+        place: Place | None = None,
+    ) -> T:
+        """Run a query under the watchdog's eyes."""
+        with self._watched(connection, query, place):
+            return query(connection, *args)
+
+    @contextmanager
+    def _judged(self, query: Callable[..., Any], tries_left: int) -> Iterator[None]:
+        """Raise what an error means, unless it is a collision and another try is left."""
         try:
-            return self.use(connection, query, *args, place=place)
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again, as what it means
+            if not (tries_left and isinstance(error, _COLLISIONS)):
+                raise self._judge(query, error) from None
+        else:
+            self.report(None)
+
+    @contextmanager
+    def _kept(self, connection: Connection) -> Iterator[None]:
+        """Keep a session for the next query, unless it may have become useless."""
+        try:
+            yield
         except (*_TIMEOUTS, *_COLLISIONS, psycopg.errors.ProgramLimitExceeded):
             raise
         except psycopg.Error:
@@ -134,6 +174,23 @@ class Pool:
                 self._idle.append(connection)
             elif connection.broken:
                 self.close()  # what ended it has ended the idle ones too, most likely
+
+    @contextmanager
+    def _watched(
+        self, connection: Connection, query: Callable[..., Any], place: Place | None
+    ) -> Iterator[None]:
+        """Have the watchdog cut a session that is silent, and count what comes of its query."""
+        began = time.monotonic()
+        pid = 0 if self._is_pooled else connection.info.backend_pid
+        self._busy[connection] = _Busy(began, place, pid)
+        try:
+            yield
+        except psycopg.Error:
+            metrics.DATABASE_FAILURES.labels(query.__name__).inc()
+            raise
+        finally:
+            del self._busy[connection]
+        metrics.DATABASE_SECONDS.labels(query.__name__).observe(time.monotonic() - began)
 
     def _judge(self, query: Callable[..., Any], error: Exception) -> Exception:
         """Return what an error means for the caller. This is the only place that decides it."""
@@ -147,23 +204,6 @@ class Pool:
             self.report(error)
             return Outage("The database failed; whether this was done is not known")
         return QueryFailedError(query, error) if isinstance(error, psycopg.Error) else error
-
-    def use(
-        self, connection: Connection, query: Callable[..., T], *args: Any, place: Place | None = None
-    ) -> T:
-        """Run a query under the watchdog's eyes."""
-        began = time.monotonic()
-        pid = 0 if self._is_pooled else connection.info.backend_pid
-        self._busy[connection] = _Busy(began, place, pid)
-        try:
-            answer = query(connection, *args)
-        except psycopg.Error:
-            metrics.DATABASE_FAILURES.labels(query.__name__).inc()
-            raise
-        finally:
-            del self._busy[connection]
-        metrics.DATABASE_SECONDS.labels(query.__name__).observe(time.monotonic() - began)
-        return answer
 
     def _take_idle(self) -> Connection | None:
         while True:

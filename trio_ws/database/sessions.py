@@ -177,12 +177,20 @@ def _find(connection: Connection, statements: Sequence[str]) -> Row:
     return row
 
 
+def with_schema(connection: Connection, sql: bytes) -> bytes:
+    """Return SQL with the name of a session's schema for `@schema@`."""
+    cursors: Any = connection.cursor_factory
+    return sql.replace(SCHEMA, cursors.schema)
+
+
 @functools.cache
 def _cursor_for(schema: str) -> type[psycopg.Cursor[Row]]:
     """Return the class of cursors that write a schema's name for `@schema@`."""
     name = b'"' + schema.encode().replace(b'"', b'""') + b'"'
 
     class Cursor(psycopg.Cursor[Row]):
+        schema = name
+
         def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
             if isinstance(query, str):
                 query = query.encode()

@@ -17,6 +17,7 @@ from trio_ws.database import event_log
 from trio_ws.database.event_log import LogRead
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
+from trio_ws.database.sessions import Connection
 from trio_ws.errors import Timeout
 from trio_ws.events.dispatcher import Dispatcher
 
@@ -115,12 +116,9 @@ class Tail:
         began = trio.current_time()
         self._looks += 1
         look, end = self._looks, self._dispatcher.log.end
-        try:
-            read = await self._database.run(event_log.advance, end.seq, self._batch, lane=Lane.AHEAD)
-        except Timeout:
-            self._batch = max(1, self._batch // 2)  # rows of many MB, or a slow machine
-            raise
-        self.progressed_at = trio.current_time()
+        read = await self._ask(event_log.advance, end.seq)
+        if not read.events and read.end.seq > end.seq:  # they are too large for one answer with the numbering
+            read = await self._ask(event_log.read_events, end.seq)
         self._batch = min(self._batch + 1, BATCH)  # a step that takes too long takes seconds: so slowly
         if read.known_as != end.name:  # another log, or trimmed past what we have read
             logger.warning(
@@ -133,6 +131,15 @@ class Tail:
             return 0.0 if read.events else AGAIN_SECONDS
         self.read_at, self._whole_look = began, look
         return self._poll_seconds if read.is_told else min(AGAIN_SECONDS, self._poll_seconds)
+
+    async def _ask(self, query: Callable[[Connection, int, int], LogRead], after: int) -> LogRead:
+        try:
+            read = await self._database.run(query, after, self._batch, lane=Lane.AHEAD)
+        except Timeout:
+            self._batch = max(1, self._batch // 2)  # rows of many MB, or a slow machine
+            raise
+        self.progressed_at = trio.current_time()
+        return read
 
     async def _publish(self, read: LogRead) -> None:
         self._dispatcher.log.begin = read.begin

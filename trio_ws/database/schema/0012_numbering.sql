@@ -378,7 +378,7 @@ END
 $$;
 
 -- Number what there is, at most `most`, and read on, at most `few`, in one round trip: see number_events() and read_log().
--- NULL: it is too much for that.
+-- Events that are too large for that are left out.
 --
 -- Of an answer PostgreSQL keeps 8 KB back until the transaction has committed. More would go out before that, and who is
 -- slow to read it would keep all others from numbering.
@@ -390,7 +390,10 @@ DECLARE
 BEGIN
   PERFORM @schema@.number_events(most, after);
   log := @schema@.read_log(after, after, NULL::text[], few, few, kept_back);
-  RETURN CASE WHEN octet_length(convert_to(log::text, 'UTF8')) <= kept_back THEN log END;  -- which clients read
+  IF octet_length(convert_to(log::text, 'UTF8')) > kept_back THEN  -- as clients read it
+    log := @schema@.read_log(after, after, NULL::text[], 0, 0, 0);
+  END IF;
+  RETURN log;
 END
 $$;
 
