@@ -128,8 +128,13 @@ class Replica:
             self._process = None
 
     def kill(self) -> None:
-        """Have all of it end at once, as by a power cut."""
-        killed = processes_of(self.cluster)
+        """Have all of it end at once, as by a power cut.
+
+        It is stopped first. A session that sees its postmaster die ceases to wait for a standby, and others
+        would see what it has committed, and what no standby has.
+        """
+        self.hang()
+        killed, self._hung = self._hung, []
         for pid in killed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

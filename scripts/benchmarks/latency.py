@@ -26,8 +26,8 @@ def contest(followers, _others, *, quick):
     return Contest(
         f"latency: {followers:,} followers of an invoice each, {COMMITS_PER_SECOND} commits/s",
         {
-            MEDIAN: Case("ms", "less", {OURS: Goal("≤", 3)}),
-            LATE: Case("ms", "less", {OURS: Goal("≤", 10)}),
+            MEDIAN: Case("ms", "less", {OURS: Goal("≤", 0.9)}),
+            LATE: Case("ms", "less", {OURS: Goal("≤", 4)}),
             LONGEST: Case("ms", "less"),
             UNSEEN: Case("events", "less", {OURS: Goal("≤", 0)}),
         },

@@ -62,10 +62,10 @@ class Statement(Generic[*Arguments, T]):
             answer = result
 
     def _read(self, connection: Connection, result: PGresult | None) -> T:
-        if result is not None and result.status == ExecStatus.TUPLES_OK:
-            value = result.get_value(0, 0)
-            assert value is not None  # noqa: S101 - none of ours returns NULL
-            return self._decode(value)
-        if result is None or connection.pgconn.status != ConnStatus.OK:
+        if result is None or connection.pgconn.status != ConnStatus.OK:  # before it has committed, perhaps
             raise psycopg.OperationalError(connection.pgconn.get_error_message())
-        raise psycopg.errors.error_from_result(result, connection.info.encoding)
+        if result.status != ExecStatus.TUPLES_OK:
+            raise psycopg.errors.error_from_result(result, connection.info.encoding)
+        value = result.get_value(0, 0)
+        assert value is not None  # noqa: S101 - none of ours returns NULL
+        return self._decode(value)
