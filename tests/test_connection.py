@@ -20,6 +20,7 @@ from tests import raw
 from tests.raw import RawClient
 from tests.wire.test_frames import anything, chunked, good_streams
 from trio_ws import connection as connection_module
+from trio_ws import metrics
 from trio_ws.actions.services import Services
 from trio_ws.connection import Connection
 from trio_ws.errors import CloseCode
@@ -60,6 +61,7 @@ class Line:
     async def live(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.pulse.run)
+            nursery.start_soon(self.database.watch, lambda *_: None)
             await self.connection.run()
             nursery.cancel_scope.cancel()
         self.ended_at = trio.current_time()
@@ -619,14 +621,15 @@ async def test_a_client_that_answers_no_ping_ends_with_4000(autojump_clock: Mock
 async def test_a_pong_that_stands_behind_requests_we_are_slow_with_is_not_missed(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_line(ping_seconds=20, pong_seconds=10) as line:
+    async with open_line(ping_seconds=20, pong_seconds=10, requests_per_second=None) as line:
         line.database.gate = trio.Event()
-        requests = raw.frame(raw.TEXT, b'{"action":"list_prices"}') * 100
+        count = 2 * connection_module.INBOX_REQUESTS
+        requests = raw.frame(raw.TEXT, b'{"action":"list_prices"}') * count
         async with trio.open_nursery() as nursery:
             nursery.start_soon(line.client.stream.send_all, requests)
             nursery.start_soon(_open_later, line.database.gate, 100)
             answered = 0
-            while answered < 100:
+            while answered < count:
                 opcode, payload = await line.client.receive_frame()
                 assert opcode in (raw.TEXT, raw.PING), payload
                 answered += opcode == raw.TEXT
@@ -712,18 +715,11 @@ async def test_fetches_that_come_together_bring_few_long_replies_ahead_of_who_do
         )
         uid = (await line.client.receive())["data"]["uid"]
         fetched: list[int] = []
-        run_many = line.database.run_many
-
-        async def counted(query: Any, many: Any) -> Any:
-            fetched.append(len(many))
-            return await run_many(query, many)
-
-        monkeypatch.setattr(line.database, "run_many", counted)
+        monkeypatch.setattr(metrics.DATABASE_BATCH.labels("fetch_invoice"), "observe", fetched.append)
         message = json.dumps({"action": "fetch_invoice", "id": uid}).encode()
         nursery.start_soon(line.client.stream.send_all, raw.frame(raw.TEXT, message) * 100)
         await wait_all_tasks_blocked()
-        assert fetched == [connection_module.GROUP_REQUESTS]
-        assert vars(line.connection)["_outbox"].messages <= 5, "the others wait for room in it"
+        assert fetched == [connection_module.ASKED_REQUESTS], "the others wait for room in the outbox"
         for _ in range(100):
             assert (await line.client.receive())["data"]["uid"] == uid
 

@@ -101,7 +101,7 @@ async def test_stopping_answers_what_is_in_flight(
         database.gate.set()
         for number, client in enumerate(clients):
             reply = await client.receive()
-            assert (reply["status"], reply["request_id"]) == ("success", number)
+            assert (reply["status"], reply["request_id"]) == ("success", number), reply
             with pytest.raises(ConnectionClosed):
                 await client.receive()
 

@@ -1,8 +1,8 @@
 """Requests that come together are done together, each gets its answer, and one that is wrong fails alone."""
 
 import traceback
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,6 +19,7 @@ from trio_ws.database import queries, tokens
 from trio_ws.database.batches import MOST, WORKERS, Batches
 from trio_ws.database.gateway import Gateway
 from trio_ws.database.queries import Connection
+from trio_ws.database.tickets import Ticket
 from trio_ws.errors import ActionError, IdempotencyMismatch, NotFound, Timeout, Unavailable
 from trio_ws.messages import CreateInvoice
 from trio_ws.settings import Settings
@@ -56,12 +57,10 @@ class Kitchen:
 
 
 @asynccontextmanager
-async def working(kitchen: Kitchen, lanes: int = 1, seconds: float = 2) -> AsyncIterator[Batches]:
-    batches = Batches("query", kitchen.run, kitchen.run_alone, patience_seconds=seconds)
+async def working(kitchen: Kitchen, workers: int = 1, seconds: float = 2) -> AsyncIterator[Batches]:
+    batches = Batches("query", kitchen.run, kitchen.run_alone, seconds, workers)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(batches.refuse_the_late)
-        for _ in range(lanes):
-            nursery.start_soon(batches.work)
+        nursery.start_soon(batches.work)
         await wait_all_tasks_blocked()
         yield batches
         nursery.cancel_scope.cancel()
@@ -69,7 +68,7 @@ async def working(kitchen: Kitchen, lanes: int = 1, seconds: float = 2) -> Async
 
 async def ask(batches: Batches, number: int, answers: dict[int, Any]) -> None:
     try:
-        answers[number] = await batches.ask_one(number)
+        answers[number] = await batches.ask(number).wait()
     except ActionError as error:
         answers[number] = error.code
 
@@ -77,7 +76,7 @@ async def ask(batches: Batches, number: int, answers: dict[int, Any]) -> None:
 async def test_one_that_comes_alone_goes_alone_and_at_once(autojump_clock: MockClock) -> None:
     kitchen = Kitchen()
     async with working(kitchen) as batches:
-        assert await batches.ask_one(7) == 7
+        assert await batches.ask(7).wait() == 7
         assert trio.current_time() == 1
     assert (kitchen.alone, kitchen.together) == ([7], [])
 
@@ -112,30 +111,66 @@ async def test_one_that_is_wrong_fails_alone_and_holds_up_no_others(autojump_clo
             await wait_all_tasks_blocked()
         await trio.sleep(2.5)
         assert answers == {0: 0, 1: 1, 3: 3}
-        assert await batches.ask_one(4) == 4
+        assert await batches.ask(4).wait() == 4
     assert answers == {0: 0, 1: 1, -2: "not_found", 3: 3}
 
 
-async def test_what_a_client_asks_together_is_done_in_one_batch_and_in_order(
+async def test_what_joins_the_one_before_it_is_done_in_one_batch_with_it_and_in_order(
     autojump_clock: MockClock,
 ) -> None:
     kitchen = Kitchen()
-    async with working(kitchen, seconds=5) as batches, trio.open_nursery() as asking:
-        asking.start_soon(ask, batches, 0, {})
+    async with working(kitchen, seconds=5) as batches:
+        first = batches.ask(0)
         await wait_all_tasks_blocked()
-        asking.start_soon(ask, batches, 1, {})
-        await wait_all_tasks_blocked()
-        assert await batches.ask([(number,) for number in range(2, MOST + 9)]) == list(range(2, MOST + 9))
-        outcomes = await batches.ask([(-1,), (5,), (-2,)])
-        assert [getattr(outcome, "code", outcome) for outcome in outcomes] == ["not_found", 5, "not_found"]
-    assert kitchen.together == [list(range(1, MOST + 9)), [-1, 5, -2]]
-    assert kitchen.alone == [0, -1, -2]
+        tickets = [batches.ask(number) for number in range(1, MOST + 9)]
+        for ticket in tickets[1:]:
+            ticket.joins = True
+        tickets.append(batches.ask(MOST + 9))
+        assert [await ticket.wait() for ticket in tickets] == list(range(1, MOST + 10))
+    assert first.outcome == 0
+    assert kitchen.together == [list(range(1, MOST + 9))]
+    assert kitchen.alone == [0, MOST + 9]
 
 
-async def test_one_that_takes_long_leaves_those_after_it_their_time(autojump_clock: MockClock) -> None:
-    async with working(Kitchen(), seconds=2) as batches:
-        outcomes = await batches.ask([(1,), (-1,), (-2,), (-3,)])
-    assert [getattr(outcome, "code", outcome) for outcome in outcomes] == [1, *["not_found"] * 3]
+async def test_all_of_a_batch_have_their_outcome_before_anybody_is_told(autojump_clock: MockClock) -> None:
+    settled: list[int] = []
+    async with working(Kitchen()) as batches:
+        tickets = [batches.ask(number) for number in range(5)]
+        for ticket in tickets:
+            ticket.on_settled(lambda: settled.append(sum(one.is_settled for one in tickets)))
+        await trio.sleep(2)
+    assert settled == [5] * 5
+
+
+async def test_who_is_late_to_ask_of_an_outcome_is_told_at_once(autojump_clock: MockClock) -> None:
+    told: list[object] = []
+    async with working(Kitchen()) as batches:
+        ticket = batches.ask(1).then(lambda number: number + 1)
+        await trio.sleep(2)
+        ticket.on_settled(lambda: told.append(ticket.outcome))
+    assert told == [2]
+
+
+async def test_what_is_made_of_an_answer_may_fail_and_an_error_stays_what_it_is(
+    autojump_clock: MockClock,
+) -> None:
+    async with working(Kitchen()) as batches:
+        with pytest.raises(ZeroDivisionError):
+            await batches.ask(0).then(lambda number: 1 / number).wait()
+        with pytest.raises(NotFound):
+            await batches.ask(-1).then(lambda number: 1 / number).wait()
+        assert await batches.ask(2).wait() == 2, "and the work goes on"
+
+
+async def test_what_is_dropped_before_it_begins_is_left_undone(autojump_clock: MockClock) -> None:
+    kitchen = Kitchen()
+    async with working(kitchen) as batches:
+        batches.ask(0)
+        await wait_all_tasks_blocked()
+        dropped, wanted = batches.ask(1), batches.ask(2)
+        dropped.is_dropped = True
+        assert await wanted.wait() == 2
+    assert (kitchen.alone, kitchen.together) == ([0, 2], [])
 
 
 async def test_what_befalls_a_batch_befalls_each_of_it(autojump_clock: MockClock) -> None:
@@ -154,32 +189,32 @@ async def test_a_bug_is_told_to_who_asked(autojump_clock: MockClock) -> None:
 
     async def fail(number: int) -> None:
         with pytest.raises(ZeroDivisionError) as caught:
-            await batches.ask_one(number)
+            await batches.ask(number).wait()
         traces.add(len(traceback.extract_tb(caught.value.__traceback__)))
         bugs.append(number)
 
     async with working(kitchen) as batches:
         async with trio.open_nursery() as asking:
-            asking.start_soon(batches.ask_one, 0)
+            asking.start_soon(batches.ask(0).wait)
             await wait_all_tasks_blocked()
             asking.start_soon(fail, 1)
             asking.start_soon(fail, 2)
         kitchen.error = None
-        assert await batches.ask_one(3) == 3, "and the work goes on"
+        assert await batches.ask(3).wait() == 3, "and the work goes on"
     assert sorted(bugs) == [1, 2]
     assert len(traces) == 1, "none is told of how the others were told"
 
 
 async def test_who_waits_too_long_is_told_so_and_not_served_later(autojump_clock: MockClock) -> None:
     kitchen, answers = Kitchen(), dict[int, Any]()
-    async with working(kitchen, lanes=0) as batches:
+    async with working(kitchen, workers=0) as batches:
         await ask(batches, 1, answers)
         assert 2 < trio.current_time() < 2.5
         with trio.move_on_after(1):
-            await batches.ask_one(2)
+            await batches.ask(2).wait()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(batches.work)
-            assert await batches.ask_one(3) == 3
+            nursery.start_soon(vars(Batches)["_work"], batches, nursery)
+            assert await batches.ask(3).wait() == 3
             nursery.cancel_scope.cancel()
     assert answers == {1: "unavailable"}
     assert (kitchen.alone, kitchen.together) == ([3], [])
@@ -204,7 +239,7 @@ async def test_no_more_wait_than_there_is_room_for(
 ) -> None:
     monkeypatch.setattr(batches_module, "QUEUE", 3)
     answers: dict[int, Any] = {}
-    async with working(Kitchen(), lanes=0) as batches, trio.open_nursery() as asking:
+    async with working(Kitchen(), workers=0) as batches, trio.open_nursery() as asking:
         for number in range(4):
             asking.start_soon(ask, batches, number, answers)
             await wait_all_tasks_blocked()
@@ -216,7 +251,7 @@ async def test_there_are_several_at_a_time(autojump_clock: MockClock) -> None:
     kitchen = Kitchen()
     async with working(kitchen, WORKERS) as batches, trio.open_nursery() as asking:
         for number in range(WORKERS):
-            asking.start_soon(batches.ask_one, number)
+            asking.start_soon(batches.ask(number).wait)
             await wait_all_tasks_blocked()
         assert kitchen.alone == list(range(WORKERS))
 
@@ -335,22 +370,32 @@ async def test_a_flood_gets_its_answers_whatever_is_among_it(conninfo: str) -> N
     assert len(refused) == 155
 
 
+async def outcomes(tickets: Iterable[Ticket[Any]]) -> list[Any]:
+    """Wait for all, which were asked without a pause."""
+    asked, found = list(tickets), []
+    for ticket in asked:
+        with suppress(ActionError):
+            await ticket.wait()
+        found.append(ticket.outcome)
+    return found
+
+
 async def test_many_are_created_and_fetched_as_one_after_the_other_would_be(conninfo: str) -> None:
     gateway = Gateway(conninfo, Settings())
     wanted = [invoice(idempotency_key="a"), invoice(amount=2, idempotency_key="a"), invoice(account_id=99)]
     async with trio.open_nursery() as background:
         background.start_soon(gateway.watch, lambda *_: None)
         await wait_all_tasks_blocked()
-        made, mismatch, nobody = await gateway.run_many(queries.create_invoice, [(one,) for one in wanted])
+        made, mismatch, nobody = await outcomes(gateway.ask(queries.create_invoice, one) for one in wanted)
         assert isinstance(mismatch, IdempotencyMismatch)
         assert isinstance(nobody, NotFound)
         assert isinstance(made, msgspec.Raw)
         uid = UUID(msgspec.json.decode(made)["uid"])
-        found, missing = await gateway.run_many(queries.fetch_invoice, [(uid, 1), (uid, 2)])
+        found, missing = await outcomes(gateway.ask(queries.fetch_invoice, uid, owner) for owner in (1, 2))
         background.cancel_scope.cancel()
     assert found == made
     assert isinstance(missing, NotFound)
-    again, *_ = await gateway.run_many(queries.create_invoice, [(one,) for one in wanted])
+    again = await gateway.run(queries.create_invoice, wanted[0])
     gateway.close()
     assert again == made, "with nobody to make batches, too"
 

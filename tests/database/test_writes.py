@@ -98,7 +98,12 @@ async def create(writes: Writes) -> None:
 
 
 async def create_several(writes: Writes) -> None:
-    await writes.run_many(queries.create_invoice, [(INVOICE,), (INVOICE,)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writes.watch, lambda *_: None)
+        tickets = [writes.ask(queries.create_invoice, INVOICE) for _ in range(2)]
+        for ticket in tickets:
+            await ticket.wait()
+        nursery.cancel_scope.cancel()
 
 
 async def name_a_stranger(writes: Writes) -> None:
@@ -142,10 +147,14 @@ async def test_several_that_fail_together_count_too(
     autojump_clock: MockClock, database: SimulatedDatabase, writes: Writes
 ) -> None:
     database.only_reads = True
-    for _ in range(2):
-        outcomes = await writes.run_many(queries.create_invoice, [(INVOICE,), (INVOICE,)])
-        assert [type(outcome) for outcome in outcomes] == [Outage, Outage]
-        await trio.sleep(6)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writes.watch, lambda *_: None)
+        for _ in range(2):
+            for ticket in [writes.ask(queries.create_invoice, INVOICE) for _ in range(2)]:
+                with pytest.raises(Outage):
+                    await ticket.wait()
+            await trio.sleep(6)
+        nursery.cancel_scope.cancel()
     assert writes.failing_seconds() == 6
 
 

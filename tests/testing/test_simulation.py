@@ -14,13 +14,13 @@ import pytest
 import trio
 
 from tests.requirements import SLOW
-from trio_ws import connection, server
+from trio_ws import server
 from trio_ws.actions import topics
 from trio_ws.cli.main import app
 from trio_ws.cli.simulating import simulate
 from trio_ws.codec import encode_event
 from trio_ws.connection import Connection
-from trio_ws.database import event_log, queries
+from trio_ws.database import batches, event_log, queries
 from trio_ws.errors import ActionError, StartupError
 from trio_ws.events import dispatcher as dispatcher_module
 from trio_ws.events import follower as follower_module
@@ -255,12 +255,12 @@ def say_that_it_was_cancelled(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(SimulatedDatabase.answers, queries.change_status, change)
 
 
-def confuse_the_replies_of_a_group(patch: pytest.MonkeyPatch) -> None:
-    async def answer(group: Any) -> list[bytes]:
-        return (await right(group))[::-1]
+def confuse_the_answers_of_a_batch(patch: pytest.MonkeyPatch) -> None:
+    def settle(done: Any) -> None:
+        right(list(zip([ticket for ticket, _ in done], [outcome for _, outcome in done][::-1], strict=True)))
 
-    right = connection.answer  # type: ignore[attr-defined] # its name there, since it is called by that
-    patch.setattr(connection, "answer", answer)
+    right = vars(batches)["_settle"]
+    patch.setattr(batches, "_settle", settle)
 
 
 def stop_without_a_word_on_when_to_come_back(patch: pytest.MonkeyPatch) -> None:
@@ -306,7 +306,7 @@ MUTATIONS = [
     fetch_another,
     find_nothing,
     say_that_it_was_cancelled,
-    confuse_the_replies_of_a_group,
+    confuse_the_answers_of_a_batch,
     stop_without_a_word_on_when_to_come_back,
     keep_prices_as_they_were,
     keep_prices_of_a_log_that_was_lost,
@@ -334,7 +334,7 @@ TAKE_LONG = {
     never_look_again_after_an_outage,
     deliver_before_the_reply,
     fail_where_it_stops,
-    confuse_the_replies_of_a_group,
+    confuse_the_answers_of_a_batch,
 }
 
 

@@ -5,10 +5,11 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET
 
-from trio_ws.actions.services import Query, Services
+from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
+from trio_ws.database.tickets import Ticket
 from trio_ws.endpoint import Endpoint
 from trio_ws.errors import InvalidValue, NotFound
 from trio_ws.messages import (
@@ -26,7 +27,7 @@ from trio_ws.messages import (
 PAGE_DEFAULT = 50  # invoices, where a client does not say how many
 
 
-def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Query:
+def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Ticket[Success]:
     """Store an invoice; the reply is sent after its commit."""
     account_id = session.identity.account_for(action.account_id)
     _check_webhook(action, services)
@@ -36,12 +37,13 @@ def create_invoice(action: CreateInvoice, services: Services, session: Session) 
         services.tail.wake()
         return Success(data=invoice)
 
-    return Query(queries.create_invoice, (action,), reply)
+    return services.database.ask(queries.create_invoice, action).then(reply)
 
 
-def fetch_invoice(action: FetchInvoice, _: Services, session: Session) -> Query:
+def fetch_invoice(action: FetchInvoice, services: Services, session: Session) -> Ticket[Success]:
     """Read an invoice."""
-    return Query(queries.fetch_invoice, (_uid(action.id), session.identity.account_id), _found)
+    asked = services.database.ask(queries.fetch_invoice, _uid(action.id), session.identity.account_id)
+    return asked.then(_found)
 
 
 def _found(invoice: msgspec.Raw) -> Success:

@@ -1,10 +1,10 @@
 """Setting, reading and converting prices."""
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from functools import partial
 
 from msgspec import UNSET
 
@@ -31,14 +31,14 @@ OWN_PRICE_SECONDS = 1.0  # until its event comes
 
 def list_prices(
     action: ListPrices, services: Services, session: Session
-) -> Success | Coroutine[Any, Any, Success]:
+) -> Success | Callable[[], Awaitable[Success]]:
     """Read a page of prices, from memory once they are there."""
     cursor = Cursor("*", 0)
     if action.cursor is not None:
         cursor = Cursor.parse(action.cursor, r"\*|[A-Z][A-Z0-9]{2,9}")
     if (book := services.prices.book) is not None:
         return _listed(book, cursor, session)
-    return _read_and_list(cursor, services, session)
+    return partial(_read_and_list, cursor, services, session)
 
 
 async def _read_and_list(cursor: Cursor, services: Services, session: Session) -> Success:

@@ -1,16 +1,19 @@
 """The table of actions, and `Request`: one message in, one message out, errors included."""
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable
+from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any
 
 import msgspec
 
 from trio_ws import metrics
 from trio_ws.actions import identities, invoices, prices, topics
-from trio_ws.actions.services import Query, Services
+from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.codec import DecodeFailure, decode, encode, find_request_id
+from trio_ws.database.tickets import Ticket
 from trio_ws.errors import ActionError
 from trio_ws.identity import Scope
 from trio_ws.messages import (
@@ -37,9 +40,10 @@ from trio_ws.wire.frames import TEXT, encode_frame
 
 logger = logging.getLogger(__name__)
 
-# What takes no waiting returns its reply at once, and no task has to wake for it.
-Begun = Reply | Query | Coroutine[Any, Any, Reply]
-Handler = Callable[[Any, Services, Session], Begun]
+Later = Callable[[], Awaitable[Reply]]
+# What takes no waiting returns its reply at once, and what is one query a ticket for it: no task has to wake
+# for these. All else is, or returns, what is to be awaited.
+Handler = Callable[[Any, Services, Session], Reply | Ticket[Any] | Later | Awaitable[Reply]]
 
 # What is done, and the scope that it takes; None: anybody may.
 ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
@@ -73,10 +77,6 @@ def _cost(action: Action) -> float:
     return 1.0
 
 
-# Those whose function returns a Query: what comes of one does not change what another one of its kind is.
-TOGETHER = (CreateInvoice, FetchInvoice)
-
-
 class Request:
     """One request, from its text to its reply. The only place where errors become messages.
 
@@ -108,42 +108,38 @@ class Request:
             self._error = error
         self.kind = type(self._action)
 
-    def answer_now(self) -> bytes | None:
-        """Return the reply as a frame, where it takes no waiting; else None: `answer` has to."""
-        if self._error is None and self.kind in TOGETHER:
-            return None
-        begun = self.begin()
-        if isinstance(begun, Reply | Exception):
-            return self.finish(begun)
-        if isinstance(begun, Coroutine):
-            begun.close()  # `answer` begins anew: whoever asks may have lost its token by then
-        return None
-
     def goes_with(self, other: "Request") -> bool:
-        """Tell whether both may be answered together: what is refused, with any other."""
-        return self._error is not None or (self.kind in TOGETHER and self.kind is other.kind)
+        """Tell whether it may begin while the other is under way: what is refused, beside any other."""
+        return self._error is not None or self.kind is other.kind
 
-    def begin(self) -> Begun | Exception:
-        """Do what takes no waiting, and return what is still to be done, or what came of it."""
+    def begin(self) -> bytes | Ticket[Reply] | Later:
+        """Do what takes no waiting; return the reply as a frame, a ticket for it, or what `wait` is given."""
         if self._error is not None:
-            return self._error
-        handler, scope = ACTIONS[self.kind]
+            return self.finish(self._error)
+        handler, _ = ACTIONS[self.kind]
         try:
-            if scope is not None:
-                self._session.identity.require(scope)
-            return handler(self._action, self._services, self._session)
+            self._check_scope()
+            if iscoroutinefunction(handler):
+                return partial(handler, self._action, self._services, self._session)
+            begun: Any = handler(self._action, self._services, self._session)
         except Exception as error:  # noqa: BLE001 - each is answered
-            return error
+            return self.finish(error)
+        return self.finish(begun) if isinstance(begun, Reply) else begun
 
-    async def run(self, queries: Sequence[Query]) -> Sequence[Any]:
-        """Return what queries of one kind return or raise, each."""
-        if not queries:
-            return ()
+    async def wait(self, later: Later) -> bytes:
+        """Do what takes waiting, and return the reply as a frame."""
+        done: Reply | Exception
         try:
-            many = [query.arguments for query in queries]
-            return await self._services.database.run_many(queries[0].function, many)
-        except ActionError as error:
-            return [error for _ in queries]
+            self._check_scope()  # once more: the token may have been lost
+            done = await later()
+        except Exception as error:  # noqa: BLE001 - each is answered
+            done = error
+        return self.finish(done)
+
+    def _check_scope(self) -> None:
+        _, scope = ACTIONS[self.kind]
+        if scope is not None:
+            self._session.identity.require(scope)
 
     def finish(self, done: Reply | Exception) -> bytes:
         """Return the reply as a frame."""
@@ -164,30 +160,6 @@ class Request:
     @property
     def _name(self) -> str:
         return "unknown" if self._action is None else str(self._action.__struct_config__.tag)
-
-
-async def answer(requests: Sequence[Request]) -> list[bytes]:
-    """Return the replies to one request, or to some that go together, as frames; however long that takes."""
-    begun = [request.begin() for request in requests]
-    outcomes = iter(await requests[0].run([one for one in begun if isinstance(one, Query)]))
-    replies = []
-    for request, one in zip(requests, begun, strict=True):
-        if isinstance(one, Query):
-            outcome = next(outcomes)
-            done = outcome if isinstance(outcome, Exception) else one.reply(outcome)
-        elif isinstance(one, Coroutine):
-            done = await _outcome(one)
-        else:
-            done = one
-        replies.append(request.finish(done))
-    return replies
-
-
-async def _outcome(doing: Coroutine[Any, Any, Reply]) -> Reply | Exception:
-    try:
-        return await doing
-    except Exception as error:  # noqa: BLE001 - each is answered
-        return error
 
 
 def _failure(error: ActionError) -> Failure:

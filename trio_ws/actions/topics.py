@@ -1,7 +1,7 @@
 """Following topics: from now on, from a position on, or from a snapshot on."""
 
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from msgspec import UNSET
 
@@ -25,7 +25,7 @@ from trio_ws.messages import (
 # How long a position that another process has told of may take to reach this one: some looks at the log.
 AHEAD_SECONDS = 1.0
 
-Later = Coroutine[Any, Any, Success]
+Later = Callable[[], Awaitable[Success]]
 
 
 def subscribe(action: Subscribe, services: Services, session: Session) -> Success | Later:
@@ -34,9 +34,9 @@ def subscribe(action: Subscribe, services: Services, session: Session) -> Succes
     message = f"Subscribed to {action.type} {action.id}"
     after = _position(action.after)
     if action.snapshot and topic.type == "price":
-        return _follow_prices(topic, after, message, services, session)
+        return partial(_follow_prices, topic, after, message, services, session)
     if action.snapshot:
-        return _follow_snapshot(topic, after, message, services, session)
+        return partial(_follow_snapshot, topic, after, message, services, session)
     return _follow([topic], after, message, services, session)
 
 
@@ -70,7 +70,7 @@ def _follow(
     log = services.dispatcher.log
     recovered = after is None or (None if log.is_ahead(after) else log.remembers(after))
     if after is not None and recovered is None:
-        return _follow_later(topics, after, message, services, session)
+        return partial(_follow_later, topics, after, message, services, session)
     start = after if recovered else None
     followed = _follow_from(start, topics, services, session, recovered=bool(recovered))
     return Success(message=message, data=followed)

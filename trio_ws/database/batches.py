@@ -6,40 +6,20 @@ come, the more go together.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
 from trio_ws import metrics
+from trio_ws.database.tickets import Ticket
 from trio_ws.errors import ActionError, Unavailable
 
 MOST = 256  # in a batch: one takes some 10 ms, and who comes next waits for it
-WORKERS = 2  # batches at a time: one waits for the disk while another is read and written
+WORKERS = 2  # one batch waits for the disk while another is read and written
 LOOKS = 10  # for those that wait too long, in the time that they may
 QUEUE = 10_000  # requests that wait, at most: as many as there are connections, by default
 
-T = TypeVar("T")
 Arguments = tuple[Any, ...]
-
-
-class _Group:
-    """Requests of one client that came together, and what comes of them."""
-
-    def __init__(self, many: Sequence[Arguments]) -> None:
-        self.many = many
-        self.since = trio.current_time()
-        self.is_taken = False  # from those that wait
-        self.done = trio.Event()
-        self.outcomes: list[Any] = []
-        self.trace: TracebackType | None = None  # of the last error, which grows each time that it is raised
-
-    def settle(self, outcomes: list[Any]) -> None:
-        self.outcomes = outcomes
-        if isinstance(outcomes[-1], Exception):
-            self.trace = outcomes[-1].__traceback__
-        self.done.set()
 
 
 class Batches:
@@ -47,9 +27,10 @@ class Batches:
 
     Args:
         name: Of the query, for the metrics.
-        run: Answers many at once, each with its answer, an `ActionError` to raise, or None: to be done alone.
+        run: Answers many at once, each with its answer, an `ActionError`, or None: to be done alone.
         run_alone: Answers one.
         patience_seconds: How long after it came a request may still begin, with others or then alone.
+        workers: How many batches there may be at a time.
     """
 
     def __init__(
@@ -58,139 +39,100 @@ class Batches:
         run: Callable[[Sequence[Arguments]], Awaitable[list[Any]]],
         run_alone: Callable[..., Awaitable[Any]],
         patience_seconds: float,
+        workers: int = WORKERS,
     ) -> None:
         self._name = name
         self._run = run
         self._run_alone = run_alone
         self._patience_seconds = patience_seconds
-        self._waiting: deque[_Group] = deque()
-        self._size = 0  # how many requests wait
+        self._workers = workers
+        self._waiting: deque[Ticket[Any]] = deque()
         self._news = trio.lowlevel.ParkingLot()
 
-    async def ask(self, many: Sequence[Arguments]) -> list[Any]:
-        """Return what comes of requests that belong together: for each its answer, or what the query raises.
+    def ask(self, *arguments: Any) -> Ticket[Any]:
+        """Return what a request will bring: its answer, what the query raises, or `Unavailable`."""
+        ticket: Ticket[Any] = Ticket(arguments, trio.current_time())
+        if len(self._waiting) < QUEUE:
+            self._waiting.append(ticket)
+            self._news.unpark()
+        else:
+            ticket.settle(Unavailable("The database is busy"))
+        return ticket
 
-        They are done in the same batch, or alone, so none of them sees an older state than one before it.
+    async def work(self) -> None:
+        """Do what is asked, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._refuse_the_late)
+            for _ in range(self._workers):
+                nursery.start_soon(self._work, nursery)
 
-        Raises:
-            Unavailable: too many wait.
-        """
-        return (await self._settled(many)).outcomes
-
-    async def ask_one(self, *arguments: Any) -> Any:
-        """Return the answer to one request.
-
-        Raises:
-            Unavailable: too many wait, or this one did for too long.
-            Exception: what the query raises for it.
-        """
-        group = await self._settled([arguments])
-        (outcome,) = group.outcomes
-        if isinstance(outcome, Exception):
-            raise outcome.with_traceback(group.trace)
-        return outcome
-
-    async def _settled(self, many: Sequence[Arguments]) -> _Group:
-        if self._size + len(many) > QUEUE:
-            raise Unavailable("The database is busy")
-        group = _Group(many)
-        self._waiting.append(group)
-        self._size += len(many)
-        self._news.unpark()
-        try:
-            await group.done.wait()
-        finally:
-            if not group.is_taken:
-                self._waiting.remove(group)
-                self._size -= len(many)
-        return group
-
-    async def refuse_the_late(self) -> None:
+    async def _refuse_the_late(self) -> None:
         """Turn away those that have waited too long, for ever: cheaper than a deadline for each."""
         while True:
             await trio.sleep(self._patience_seconds / LOOKS)
             while self._waiting and self._waiting[0].since < trio.current_time() - self._patience_seconds:
-                group = self._take()
-                group.settle([Unavailable("The database is busy") for _ in group.many])
+                _settle([(self._waiting.popleft(), Unavailable("The database is busy"))])
 
-    def _take(self) -> _Group:
-        group = self._waiting.popleft()
-        self._size -= len(group.many)
-        group.is_taken = True
-        return group
+    async def _work(self, nursery: trio.Nursery) -> None:
+        while True:
+            while not self._waiting:
+                await self._news.park()
+            if batch := self._take_batch():
+                metrics.DATABASE_BATCH.labels(self._name).observe(len(batch))
+                metrics.DATABASE_WAIT.labels(self._name).observe(trio.current_time() - batch[0].since)
+                if len(batch) == 1:
+                    await self._answer_alone(batch[0])
+                else:
+                    await self._answer(batch, nursery)
 
-    def _take_batch(self) -> list[_Group]:
-        """Take what has waited longest, up to the size of a batch or a little more."""
-        batch: list[_Group] = []
-        size = 0
-        while self._waiting and size < MOST:
-            batch.append(self._take())
-            size += len(batch[-1].many)
+    def _take_batch(self) -> list[Ticket[Any]]:
+        """Take what has waited longest, up to the size of a batch, and what is joined to the last of it."""
+        batch: list[Ticket[Any]] = []
+        while self._waiting and (len(batch) < MOST or self._waiting[0].joins):
+            ticket = self._waiting.popleft()
+            if not ticket.is_dropped:
+                batch.append(ticket)
         return batch
 
-    async def work(self) -> None:
-        """Do what is asked, a batch at a time, for ever."""
-        async with trio.open_nursery() as alone:
-            while True:
-                while not self._waiting:
-                    await self._news.park()
-                batch = self._take_batch()
-                many = [arguments for group in batch for arguments in group.many]
-                metrics.DATABASE_BATCH.labels(self._name).observe(len(many))
-                metrics.DATABASE_WAIT.labels(self._name).observe(trio.current_time() - batch[0].since)
-                if len(many) == 1:
-                    await self._finish_alone(batch[0], [None])
-                else:
-                    await self._answer(batch, many, alone)
-
-    async def _answer(self, batch: list[_Group], many: list[Arguments], alone: trio.Nursery) -> None:
+    async def _answer(self, batch: list[Ticket[Any]], nursery: trio.Nursery) -> None:
         try:
-            outcomes = await self._in_time(batch[0].since, self._run, many)
+            many = [ticket.arguments for ticket in batch]
+            outcomes = await self._in_time(batch[0], self._run, many)
         except ActionError as error:
-            outcomes = [type(error)(error.message) for _ in many]
+            outcomes = [type(error)(error.message) for _ in batch]
         except Exception as error:  # noqa: BLE001 - a bug, which is for who asked to report
-            outcomes = [error for _ in many]
-        rest = iter(outcomes)
-        for group in batch:
-            its = list(islice(rest, len(group.many)))
-            if any(outcome is None for outcome in its):
-                alone.start_soon(self._finish_alone, group, its)
+            outcomes = [error for _ in batch]
+        done = []
+        for ticket, outcome in zip(batch, outcomes, strict=True):
+            if outcome is None:
+                nursery.start_soon(self._answer_alone, ticket)
             else:
-                group.settle(its)
+                done.append((ticket, outcome))
+        _settle(done)
 
-    async def _finish_alone(self, group: _Group, outcomes: list[Any]) -> None:
-        """Do what has no outcome yet, one after the other, each as if it came after the one before."""
-        since = group.since
-        for place, arguments in enumerate(group.many):
-            if outcomes[place] is None:
-                try:
-                    outcomes[place] = await self._in_time(since, self._run_alone, *arguments)
-                except Exception as error:  # noqa: BLE001 - who asked gets it
-                    outcomes[place] = error
-                since = trio.current_time()
-        group.settle(outcomes)
+    async def _answer_alone(self, ticket: Ticket[Any]) -> None:
+        try:
+            outcome = await self._in_time(ticket, self._run_alone, *ticket.arguments)
+        except Exception as error:  # noqa: BLE001 - who asked gets it
+            outcome = error
+        _settle([(ticket, outcome)])
 
-    async def _in_time(self, since: float, run: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    async def _in_time(self, ticket: Ticket[Any], run: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Run a query if it can begin in time: once in its thread, it is not cancelled.
 
         Raises:
             Unavailable: it could not.
         """
         try:
-            with trio.fail_at(since + self._patience_seconds):
+            with trio.fail_at(ticket.since + self._patience_seconds):
                 return await run(*args)
         except trio.TooSlowError:
             raise Unavailable("The database is busy") from None
 
 
-async def one_by_one(
-    run_alone: Callable[..., Awaitable[T]], many: Sequence[tuple[Any, ...]]
-) -> list[T | Exception]:
-    """Return what `Batches.ask` would, without a batch."""
-    outcomes: list[T | Exception] = []
-    for arguments in many:
-        try:
-            outcomes.append(await run_alone(*arguments))
-        except Exception as error:  # noqa: BLE001 - who asked gets it
-            outcomes.append(error)
-    return outcomes
+def _settle(done: Sequence[tuple[Ticket[Any], Any]]) -> None:
+    """Give each its outcome, and only then tell: who has asked for several is told of all at once."""
+    for ticket, outcome in done:
+        ticket.settle(outcome)
+    for ticket, _ in done:
+        ticket.tell()

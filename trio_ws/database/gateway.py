@@ -17,13 +17,14 @@ import trio
 
 from trio_ws.background import forever
 from trio_ws.database import queries
-from trio_ws.database.batches import WORKERS, Batches, one_by_one
+from trio_ws.database.batches import Batches
 from trio_ws.database.hosts import OUTAGES, Fence, Hosts, summary
 from trio_ws.database.lanes import Cut, Lane, Lanes
 from trio_ws.database.pool import Pool
 from trio_ws.database.queries import Connection
 from trio_ws.database.statement import Statement
 from trio_ws.database.stuck import find_stuck
+from trio_ws.database.tickets import Ticket
 from trio_ws.errors import Outage, Unavailable
 from trio_ws.settings import Settings
 
@@ -57,13 +58,11 @@ class Database(Protocol):
             ActionError: what the query raises, or `Unavailable`, or `Timeout`.
         """
 
-    async def run_many(
-        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
-    ) -> list[T | Exception]:
-        """Return what the query returns or raises for each; none sees an older state than one before it.
+    def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
+        """Return at once what a query of `queries.TOGETHER` will bring, together with others like it.
 
-        Raises:
-            ActionError: none was begun.
+        Only while `watch` runs. Of several that are asked without a pause none sees an older state than one
+        before it.
         """
 
     async def watch(self, wake: Wake) -> None:
@@ -80,7 +79,16 @@ class Gateway:
         self._pool = Pool(conninfo, self._statement_seconds, self._fence, is_pooled=is_pooled)
         self._listen_hosts = Hosts(settings.listen_url or conninfo, self._pool.prepare, self._fence)
         self._lanes = Lanes(settings.database_connections)
-        self._batches: dict[Callable[..., Any], Batches] = {}  # while somebody works on them
+        self._batches = {
+            query: Batches(
+                joined.query.__name__,
+                partial(self._run_alone, joined.query, lane=joined.lane),
+                partial(self._run_alone, query, lane=joined.lane),
+                self._statement_seconds,
+            )
+            for query, joined in queries.TOGETHER.items()
+        }
+        self._is_watching = False
         self._is_listening = True  # so that the first failure is logged
         self._is_stuck = False
 
@@ -96,22 +104,13 @@ class Gateway:
                 under way may have been done or not.
             Timeout: PostgreSQL took too long for the statement, and undid it.
         """
-        if (batches := self._batches.get(query)) is not None:
-            answer: T = await batches.ask_one(*args)
-            return answer
+        if self._is_watching and query in self._batches:
+            return await self.ask(query, *args).wait()
         return await self._run_alone(query, *args, lane=lane)
 
-    async def run_many(
-        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
-    ) -> list[T | Exception]:
-        """Run a query for each of what one client wants, in that order, or at once where it can be.
-
-        Raises:
-            Unavailable: too many wait.
-        """
-        if (batches := self._batches.get(query)) is not None:
-            return await batches.ask(many)
-        return await one_by_one(partial(self._run_alone, query), many)
+    def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
+        """Return at once what a query will bring."""
+        return self._batches[query].ask(*args)
 
     async def _run_alone(
         self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
@@ -145,18 +144,11 @@ class Gateway:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(forever, "LISTEN", partial(self._listen, wake))
                     nursery.start_soon(forever, "stuck sessions", self._free_the_stuck)
-                    for query, joined in queries.TOGETHER.items():
-                        batches = self._batches[query] = Batches(
-                            joined.query.__name__,
-                            partial(self._run_alone, joined.query, lane=joined.lane),
-                            partial(self._run_alone, query, lane=joined.lane),
-                            self._statement_seconds,
-                        )
-                        nursery.start_soon(batches.refuse_the_late)
-                        for _ in range(WORKERS):
-                            nursery.start_soon(batches.work)
+                    for batches in self._batches.values():
+                        nursery.start_soon(batches.work)
+                    self._is_watching = True
             finally:
-                self._batches.clear()
+                self._is_watching = False
                 over.set()
 
     def close(self) -> None:

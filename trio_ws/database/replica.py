@@ -10,7 +10,7 @@ is left alone for some seconds, and all is read from the primary meanwhile.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import trio
@@ -23,6 +23,7 @@ from trio_ws.database.hosts import summary
 from trio_ws.database.lanes import STANDBY, Lane
 from trio_ws.database.pool import Pool
 from trio_ws.database.queries import Connection
+from trio_ws.database.tickets import Ticket
 from trio_ws.errors import Unavailable
 from trio_ws.messages import Position
 
@@ -130,15 +131,9 @@ class Replicated:
         answer: T = await read(self, query, *args, lane=lane)
         return answer
 
-    async def run_many(
-        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
-    ) -> list[T | Exception]:
-        """Run many as the primary does.
-
-        Raises:
-            ActionError: none was begun.
-        """
-        return await self._primary.run_many(query, many)
+    def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
+        """Ask the primary."""
+        return self._primary.ask(query, *args)
 
     async def watch(self, wake: Wake) -> None:
         """Call `wake` whenever there may be new events; never return."""

@@ -6,7 +6,7 @@ while. Else a server that gets no clients, because it is not ready, would never 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -14,6 +14,7 @@ import trio
 from trio_ws.database.gateway import Database, Wake
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import WRITES, Connection
+from trio_ws.database.tickets import Ticket
 from trio_ws.errors import ActionError, Timeout, Unavailable
 
 T = TypeVar("T")
@@ -55,23 +56,11 @@ class Writes:
         self._note(query, began, answer)
         return answer
 
-    async def run_many(
-        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
-    ) -> list[T | Exception]:
-        """Run many as the database does.
-
-        Raises:
-            ActionError: none was begun.
-        """
-        began = trio.current_time()
-        try:
-            outcomes = await self._database.run_many(query, many)
-        except Exception as error:
-            self._note(query, began, error)
-            raise
-        for outcome in outcomes:
-            self._note(query, began, outcome)
-        return outcomes
+    def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
+        """Ask the database."""
+        ticket = self._database.ask(query, *args)
+        ticket.on_settled(lambda: self._note(query, ticket.since, ticket.outcome))
+        return ticket
 
     async def watch(self, wake: Wake) -> None:
         """Call `wake` whenever there may be new events; never return."""

@@ -22,11 +22,12 @@ from msgspec import UNSET, Raw
 from trio_ws import codec
 from trio_ws.currencies import in_minor_units
 from trio_ws.database import event_log, expiry, queries, tokens
-from trio_ws.database.batches import one_by_one
+from trio_ws.database.batches import Batches
 from trio_ws.database.event_log import LogRead
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, PricePart, Snapshot
+from trio_ws.database.tickets import Ticket
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
 from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
 from trio_ws.messages import (
@@ -124,6 +125,7 @@ class SimulatedDatabase:
         self._notified_at = -math.inf
         self._first_due = NEVER  # or earlier: before it, nothing expires
         self._watchers: dict[Wake, None] = {}
+        self._batches = self._open_batches()
         self.webhooks = SimulatedQueue(self._now)
         for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
             self.set_price(currency, Decimal(value))
@@ -137,6 +139,37 @@ class SimulatedDatabase:
         lane: Lane = Lane.CLIENTS,  # noqa: ARG002 - none is ever busy
     ) -> T:
         """Answer the query as PostgreSQL would."""
+        (outcome,) = await self._run_together(query, [args])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
+        """Answer it with others like it, as the real one does."""
+        return self._batches[query].ask(*args)
+
+    async def watch(self, wake: Wake) -> None:
+        """Notify and work on batches until cancelled."""
+        self._watchers[wake] = None
+        try:
+            async with trio.open_nursery() as nursery:
+                for batches in self._batches.values():
+                    nursery.start_soon(batches.work)
+        finally:
+            del self._watchers[wake]
+
+    def _open_batches(self) -> dict[Callable[..., Any], Batches]:
+        return {  # what waits has all the time
+            query: Batches(
+                query.__name__, partial(self._run_together, query), partial(self.run, query), math.inf
+            )
+            for query in queries.TOGETHER
+        }
+
+    async def _run_together(
+        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
+    ) -> list[T | Exception]:
+        """Return what comes of each, one after the other, in one statement."""
         await trio.lowlevel.cancel_shielded_checkpoint()  # a thread can't be cancelled either
         if self.gate is not None or self.delay:
             with trio.CancelScope(shield=True):
@@ -150,28 +183,21 @@ class SimulatedDatabase:
             raise Outage("The database failed; whether this was done is not known")
         if self.delay > self.statement_seconds:
             raise Timeout("The database took too long")
-        answer: T
-        if query in SimulatedQueue.answers:
-            answer = SimulatedQueue.answers[query](self.webhooks, *args)
-        else:
-            answer = self.answers[query](self, *args)
+        outcomes = [self._answer(query, args) for args in many]
         if self.lose_answers:
             raise Outage("The database failed; whether this was done is not known")
-        return answer
+        return outcomes
 
-    async def run_many(
-        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
-    ) -> list[T | Exception]:
-        """Answer one after the other."""
-        return await one_by_one(partial(self.run, query), many)
-
-    async def watch(self, wake: Wake) -> None:
-        """Notify until cancelled."""
-        self._watchers[wake] = None
+    def _answer(self, query: Callable[..., T], args: Sequence[Any]) -> T | Exception:
+        answer: T
         try:
-            await trio.sleep_forever()
-        finally:
-            del self._watchers[wake]
+            if query in SimulatedQueue.answers:
+                answer = SimulatedQueue.answers[query](self.webhooks, *args)
+            else:
+                answer = self.answers[query](self, *args)
+        except Exception as error:  # noqa: BLE001 - who asked gets it
+            return error
+        return answer
 
     def _create_invoice(self, action: CreateInvoice) -> Raw:
         return self._insert_invoice(action)
@@ -464,6 +490,7 @@ class SimulatedDatabase:
             _trimmed=min(self._trimmed, seq),
             _life=f"{self._life}'",
             _watchers={},
+            _batches=other._open_batches(),  # noqa: SLF001 - ours
         )
         return other
 

@@ -44,7 +44,7 @@ class _Echoed(Request):
         else:
             self._frame = encode_frame(BINARY, content)
 
-    def answer_now(self) -> bytes:
+    def begin(self) -> bytes:
         return self._frame
 
 
