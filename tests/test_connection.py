@@ -19,8 +19,8 @@ from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 from tests import raw
 from tests.raw import RawClient
 from tests.wire.test_frames import anything, chunked, good_streams
+from trio_ws import answers, metrics
 from trio_ws import connection as connection_module
-from trio_ws import metrics
 from trio_ws.actions.services import Services
 from trio_ws.connection import Connection
 from trio_ws.errors import CloseCode
@@ -623,7 +623,7 @@ async def test_a_pong_that_stands_behind_requests_we_are_slow_with_is_not_missed
 ) -> None:
     async with open_line(ping_seconds=20, pong_seconds=10, requests_per_second=None) as line:
         line.database.gate = trio.Event()
-        count = 2 * connection_module.INBOX_REQUESTS
+        count = 2 * answers.INBOX_REQUESTS
         requests = raw.frame(raw.TEXT, b'{"action":"list_prices"}') * count
         async with trio.open_nursery() as nursery:
             nursery.start_soon(line.client.stream.send_all, requests)
@@ -719,7 +719,7 @@ async def test_fetches_that_come_together_bring_few_long_replies_ahead_of_who_do
         message = json.dumps({"action": "fetch_invoice", "id": uid}).encode()
         nursery.start_soon(line.client.stream.send_all, raw.frame(raw.TEXT, message) * 100)
         await wait_all_tasks_blocked()
-        assert fetched == [connection_module.ASKED_REQUESTS], "the others wait for room in the outbox"
+        assert fetched == [answers.ASKED_REQUESTS], "the others wait for room in the outbox"
         for _ in range(100):
             assert (await line.client.receive())["data"]["uid"] == uid
 

@@ -16,6 +16,7 @@ FLOORS = {
     "server": 8,
     "workers": 8,
     "connection": 7,
+    "answers": 6,
     "actions": 5,
     "expiry": 5,
     "webhooks": 5,

@@ -1,7 +1,7 @@
 """One client: open, read, answer, write, keep alive, close.
 
-    wire → _read → inbox → _answer → outbox → _write → wire
-                              the dispatcher ↗
+    wire → _read → answers → outbox → _write → wire
+                 the dispatcher ↗
 
 Where nothing waits, nobody is woken: what can be answered at once is answered by who reads it, and what the
 kernel has room for goes straight from the outbox to the wire. Pings and pongs are trio-websocket's.
@@ -14,9 +14,7 @@ import itertools
 import logging
 import math
 import random
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -25,12 +23,11 @@ from trio_websocket import ConnectionClosed
 from trio_ws import logs, metrics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
-from trio_ws.actions.table import Later, Request
-from trio_ws.database.tickets import Ticket
+from trio_ws.actions.table import Request
+from trio_ws.answers import Answers, is_message
 from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
 from trio_ws.events.outbox import Outbox
-from trio_ws.messages import Reply
 from trio_ws.pages import receive_handshake
 from trio_ws.pulse import Beat, Pulse
 from trio_ws.wire.admission import (
@@ -48,15 +45,6 @@ from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
-TURN_REQUESTS = 64  # answered at once, before others have their turn: a ms or so
-# Requests read ahead of the one that is being answered, so that reading and answering overlap.
-INBOX_REQUESTS = 128
-# Of those that are one query, so many are under way together. All their replies are there at once, whether
-# the client reads or not, and an invoice may take 22 KB: with 64, who read nothing held 2 MB for 17 KB of
-# fetches.
-ASKED_REQUESTS = 16
-# Replies up to here go together, of a turn some 256 KB at most; a longer one ends them.
-SHORT_REPLY_BYTES = 4096
 # How long a client that was slow may still take for what the two kernels hold, before which it sees no ping:
 # some 300 KB at 5 KB/s.
 SLOW_SECONDS = 60.0
@@ -67,9 +55,6 @@ _numbers = itertools.count(1)
 class _Ending(NamedTuple):
     code: CloseCode
     reason: str
-
-
-_Waiting = tuple[Request, Later | None]  # and what it takes to answer it, where it has begun
 
 
 class Connection:
@@ -99,10 +84,7 @@ class Connection:
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._session = Session(services, self._follower, self.end, self._expire_at)
         self._session.log_fields["connection"] = self.number
-        self._to_inbox, self._inbox = trio.open_memory_channel[_Waiting](INBOX_REQUESTS)
-        self._pending = 0  # requests that were handed to `_answer`, which has not begun the next one
-        self._asked: deque[tuple[Request, Ticket[Reply] | bytes]] = deque()  # under way, in their order
-        self._told = trio.lowlevel.ParkingLot()  # who waits until nothing is under way
+        self._answers = Answers(self._outbox, self._request, self._is_ending, self._fail, self._stop_reading)
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
         self._reading = trio.CancelScope()
@@ -112,7 +94,6 @@ class Connection:
         self._library: Library
         self._beat: Beat
         self._excused_until = -math.inf  # from having answered no ping
-        self._requests = 0  # for the log
 
     async def run(self) -> None:
         """Serve the client until either side ends it.
@@ -138,7 +119,8 @@ class Connection:
         finally:
             self._services.dispatcher.unsubscribe_all(self._follower)
             self._session.close()
-            del self._session, self._follower  # they know us: without, we go at once, and are no garbage
+            # They know us: without, we go at once, and are no garbage.
+            del self._session, self._follower, self._answers
             patience = trio.current_time() + self._settings.close_seconds
             # Shielded, for it has to be done, but no longer than who ends us has time for.
             with trio.CancelScope(deadline=min(patience, trio.current_effective_deadline()), shield=True):
@@ -233,9 +215,16 @@ class Connection:
                 nursery.cancel_scope.deadline = self._running.deadline
                 self._running = nursery.cancel_scope
                 nursery.start_soon(self._write, name="writer")
-                await self._answer()  # joins the tasks that read and write
+                await self._answers.run()
+                self._outbox.close()
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
             self._fail(error)
+
+    def _is_ending(self) -> bool:
+        return self._ending is not None
+
+    def _stop_reading(self) -> None:
+        self._reading.cancel()
 
     def _fail(self, error: Exception) -> None:
         logger.error("the connection failed", exc_info=error)
@@ -244,13 +233,12 @@ class Connection:
 
     async def _read(self, library: Library) -> None:
         try:
-            async with self._to_inbox:  # leaving says "no more" to the next stage
+            try:
                 with self._reading:
-                    try:  # `suppress` takes 0.2 KB while it waits
-                        while said := await self._wire.receive():
-                            await self._take(said, library)
-                    except trio.BrokenResourceError:
-                        pass  # That stage has gone.
+                    while said := await self._wire.receive():
+                        await self._take(said, library)
+            finally:
+                self._answers.close()
             if trio.current_time() >= self._reading.deadline and self._ending is None:
                 self._session.run_out()
             # What it asked before it left, or broke something, is answered still, if it reads.
@@ -265,142 +253,20 @@ class Connection:
             self._fail(error)
 
     async def _take(self, said: list[Frame], library: Library) -> None:
-        """Answer at once what can be, and hand on the rest, all in the order in which it came."""
-        replies: list[bytes] = []
-        beside: Request | None = None  # was asked for without a pause since: what is like it may be, too
-        for number, (opcode, content) in enumerate(said, start=1):
-            if isinstance(content, bytes) and opcode > CLOSE:
-                await self._reply(replies)
+        """Have all be answered, in the order in which it came, and wait until there is room for more."""
+        while said := said[self._answers.take(said) :]:
+            opcode, content = said[0]
+            if isinstance(content, bytes) and not is_message(opcode, content):
                 await library.show(opcode, content)
-                beside = None
-                continue
-            if self._ending is not None:
-                break  # as for who keeps sending too much
-            self._requests += 1
-            request = self._request(content)
-            if self._pending or not self._may_begin(request, beside):
-                await self._reply(replies)
-                await self._hand_on(request)
-                beside = None
-            elif isinstance(begun := request.begin(), bytes) and not self._asked:
-                replies.append(begun)
-                if len(begun) > SHORT_REPLY_BYTES:
-                    await self._reply(replies)
-            elif isinstance(begun, bytes | Ticket):
-                self._put(replies)
-                self._ask(request, begun, joins=beside is not None)
-                beside = request if isinstance(begun, Ticket) else beside
+                del said[0]
             else:
-                await self._reply(replies)
-                await self._hand_on(request, begun)
-                beside = None
-            if number % TURN_REQUESTS == 0:
-                await self._reply(replies)
-                await trio.lowlevel.checkpoint()
-                beside = None
-        await self._reply(replies)
-
-    def _may_begin(self, request: Request, beside: Request | None) -> bool:
-        """Tell whether a request may begin: alone, or in one batch, so that none sees an older state."""
-        if not self._asked:
-            return True
-        return beside is not None and request.goes_with(beside) and len(self._asked) < ASKED_REQUESTS
-
-    def _ask(self, request: Request, begun: Ticket[Reply] | bytes, *, joins: bool) -> None:
-        """Have a request be answered once all before it are, without a task that waits for it."""
-        self._asked.append((request, begun))
-        if isinstance(begun, Ticket):
-            begun.joins = joins
-            begun.on_settled(self._tell)
-        else:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Send the replies that are there to the first of what is under way."""
-        replies: list[bytes] = []
-        try:
-            while self._asked:
-                request, begun = self._asked[0]
-                if isinstance(begun, Ticket) and not begun.is_settled:
-                    break
-                self._asked.popleft()
-                replies.append(begun if isinstance(begun, bytes) else request.finish(begun.outcome))
-                if len(replies[-1]) > SHORT_REPLY_BYTES:
-                    self._put(replies)
-            self._put(replies)
-        except trio.BrokenResourceError:
-            self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
-        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
-            self._fail(error)
-        if not self._asked:
-            self._told.unpark_all()
+                await self._answers.room()
+        if not self._answers.has_room:
+            await self._answers.room()
 
     def _request(self, text: str | bytes) -> Request:
         """Return what a message asks for; a test server has another."""
         return Request(text, self._services, self._session)
-
-    def _put(self, replies: list[bytes]) -> None:
-        """Send replies, all in one call."""
-        if replies:
-            self._outbox.put(b"".join(replies), len(replies))
-            replies.clear()
-
-    async def _reply(self, replies: list[bytes]) -> None:
-        """Send replies, and wait until there is room for the next ones."""
-        self._put(replies)
-        if not self._outbox.has_room:
-            await self._outbox.room()
-
-    async def _hand_on(self, request: Request, later: Later | None = None) -> None:
-        """Have a request answered that has to wait."""
-        self._pending += 1
-        try:  # this first, which is no place to be ended: what came before the end is answered
-            self._to_inbox.send_nowait((request, later))
-        except trio.WouldBlock:
-            await self._to_inbox.send((request, later))
-
-    async def _answer(self) -> None:
-        async with self._inbox:
-            try:
-                async for waiting in self._inbox:
-                    next_ = await self._answer_next(*waiting)
-                    while next_ is not None:
-                        next_ = await self._answer_next(*next_)
-                await self._all_told()
-            except trio.BrokenResourceError:
-                self._reading.cancel()  # Nobody writes any more, so there is nothing to read for.
-            finally:
-                for _, begun in self._asked:
-                    if isinstance(begun, Ticket):
-                        begun.is_dropped = True
-        self._outbox.close()
-
-    async def _answer_next(self, request: Request, later: Later | None) -> _Waiting | None:
-        """Answer a request, and ask beside it for those like it; return the next one, if it is there."""
-        await self._all_told()
-        await self._reply([])
-        begun = later or request.begin()
-        if isinstance(begun, Ticket):
-            self._ask(request, begun, joins=False)
-        else:
-            await self._reply([begun if isinstance(begun, bytes) else await request.wait(begun)])
-        self._pending -= 1
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            while isinstance(begun, Ticket) and len(self._asked) < ASKED_REQUESTS:
-                next_, later = self._inbox.receive_nowait()
-                if later is not None or not next_.goes_with(request):
-                    return next_, later
-                beside = next_.begin()
-                if not isinstance(beside, bytes | Ticket):
-                    return next_, beside
-                self._ask(next_, beside, joins=True)
-                self._pending -= 1
-        return None
-
-    async def _all_told(self) -> None:
-        """Wait until nothing is under way."""
-        while self._asked:
-            await self._told.park()
 
     async def _write(self) -> None:
         try:
@@ -463,7 +329,7 @@ class Connection:
     def _say_how_it_ended(self, how: str, reason: str) -> None:
         figures = {
             "seconds": round(trio.current_time() - self._opened_at, 3),
-            "requests": self._requests,
+            "requests": self._answers.taken,
             "messages": self._outbox.messages,
             "bytes": self._wire.sent_bytes,
         }

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -128,12 +129,16 @@ def number_out_of_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def deliver_before_the_reply(patch: pytest.MonkeyPatch) -> None:
-    async def reply(self: Connection, replies: list[bytes]) -> None:
-        await trio.sleep(0.1)
-        await right(self, replies)
+    def put(self: Outbox, frames: bytes, count: int = 1) -> None:
+        async def put_later() -> None:
+            await trio.sleep(0.1)
+            with suppress(trio.BrokenResourceError):
+                right(self, frames, count)
 
-    right = Connection._reply  # noqa: SLF001
-    patch.setattr(Connection, "_reply", reply)
+        trio.lowlevel.spawn_system_task(put_later)
+
+    right = Outbox.put
+    patch.setattr(Outbox, "put", put)
 
 
 def forget_an_unsubscribe(patch: pytest.MonkeyPatch) -> None:
