@@ -227,6 +227,33 @@ async def test_a_log_that_was_replaced_is_for_the_primary_to_say(autojump_clock:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_log_of_which_all_was_trimmed_is_for_the_primary_to_say(autojump_clock: MockClock) -> None:
+    """As where this process stood still for longer than events are kept."""
+    one = Following()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.tail.run)
+        one.write(5)
+        one.primary._number_events(10)  # noqa: SLF001
+        one.primary.trim(len(one.primary.written))
+        await trio.sleep(2 * POLL_SECONDS)
+        assert one.dispatcher.restarts == 1
+        assert one.log.begin == one.log.end == one.primary.position(one.primary.numbered)
+        nursery.cancel_scope.cancel()
+
+
+async def test_large_events_come_from_the_primary_though_the_standby_is_due_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    async with following() as one:
+        one.standby.away = True
+        one.write()
+        await one.published()
+        one.standby.away = False
+        one.primary.delay = one.primary.statement_seconds = RETRY_SECONDS + 1
+        one.write(100)  # which are too large for one answer with the numbering
+        await one.published(3 * one.primary.delay)
+
+
 async def test_pages_and_far_searches_come_from_the_standby(autojump_clock: MockClock) -> None:
     async with following() as one:
         one.write(FAR + 2 * PAGE)
