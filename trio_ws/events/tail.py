@@ -42,7 +42,7 @@ class Tail:
 
     Attributes:
         read_at: When the last read began that came to the log's end, on trio's clock.
-        progressed_at: When the database answered last. It may have more to read than one step does.
+        progressed_at: When a step has read last. The database may have more to read than one step does.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class Tail:
         read = await self._ask(event_log.advance, end.seq)
         if not read.events and read.end.seq > end.seq:  # they are too large for one answer with the numbering
             read = await self._ask(event_log.read_events, end.seq)
+        self.progressed_at = trio.current_time()
         self._batch = min(self._batch + 1, BATCH)  # a step that takes too long takes seconds: so slowly
         if read.known_as != end.name:  # another log, or trimmed past what we have read
             logger.warning(
@@ -134,12 +135,10 @@ class Tail:
 
     async def _ask(self, query: Callable[[Connection, int, int], LogRead], after: int) -> LogRead:
         try:
-            read = await self._database.run(query, after, self._batch, lane=Lane.AHEAD)
+            return await self._database.run(query, after, self._batch, lane=Lane.AHEAD)
         except Timeout:
             self._batch = max(1, self._batch // 2)  # rows of many MB, or a slow machine
             raise
-        self.progressed_at = trio.current_time()
-        return read
 
     async def _publish(self, read: LogRead) -> None:
         self._dispatcher.log.begin = read.begin
