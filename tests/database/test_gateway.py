@@ -530,6 +530,39 @@ async def test_a_stopped_server_is_noticed_by_our_own_clock(tmp_path: Path, quer
 
 
 @both_ways
+async def test_a_loop_that_stood_still_cuts_no_session_whose_answer_is_there(
+    conninfo: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, query: Sleep
+) -> None:
+    monkeypatch.setattr(pool_module, "WATCHDOG_SECONDS", 0.1)
+    gateway = Gateway(conninfo, Settings(statement_seconds=0.3))
+    await gateway.run(query, 0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.watch, lambda *_: None)
+        for _ in range(6):  # which task is first is up to chance
+            async with trio.open_nursery() as asking:
+                asking.start_soon(gateway.run, query, 0.1)
+                await trio.sleep(0.05)
+                time.sleep(0.5)  # noqa: ASYNC251 - that is the fault
+        nursery.cancel_scope.cancel()
+    gateway.close()
+    assert not [message for message in caplog.messages if "silent" in message]
+
+
+async def test_a_session_whose_answer_could_not_be_waited_for_is_not_used_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:
+        raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches")
+
+    await gateway.run(queries.check)
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.lowlevel, "wait_readable", fail)
+        with pytest.raises(Unavailable):
+            await gateway.run(wait, 0.5)
+    await gateway.run(queries.check)
+
+
+@both_ways
 async def test_a_cancelled_caller_still_waits_for_the_commit(gateway: Gateway, query: Sleep) -> None:
     started = time.monotonic()
     with trio.CancelScope() as scope:

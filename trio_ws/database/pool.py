@@ -166,8 +166,10 @@ class Pool:
             yield
         except (*_TIMEOUTS, *_COLLISIONS, psycopg.errors.ProgramLimitExceeded):
             raise
-        except psycopg.Error:
-            connection.close()  # on a standby, or of a table that has changed: the next one may be better
+        except (psycopg.Error, OSError):
+            # On a standby, or of a table that has changed: the next one may be better. Or its answer is still
+            # to come, and could not be waited for.
+            connection.close()
             raise
         finally:
             if not connection.closed:
@@ -260,6 +262,8 @@ class Pool:
             while not over.is_set() or self._busy:
                 with trio.move_on_after(WATCHDOG_SECONDS):
                     await over.wait()
+                # Where the event loop itself stood still, answers that have come are read first.
+                await trio.lowlevel.checkpoint()
                 now = time.monotonic()
                 for connection, (since, place, pid) in list(self._busy.items()):
                     if since < now - self._statement_seconds - WATCHDOG_SECONDS:
