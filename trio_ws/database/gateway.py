@@ -1,6 +1,6 @@
-"""The one way from trio to PostgreSQL: blocking queries, run in threads, on few connections, in lanes.
+"""The one way from trio to PostgreSQL: queries on few connections, in lanes, nearly all of them in threads.
 
-A thread can't be cancelled, so nothing here may wait for ever: what the pool does has deadlines, and so has
+A query can't be cancelled, so nothing here may wait for ever: what the pool does has deadlines, and so has
 the wait for a free connection.
 """
 
@@ -95,7 +95,7 @@ class Gateway:
     async def run(
         self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
     ) -> T:
-        """Run `query(connection, *args)` in a thread, alone or, where it can be, with others like it.
+        """Run `query(connection, *args)` alone or, where it can be, with others like it.
 
         A caller cancelled while the query runs alone still waits for it: what was sent may be committed.
 
@@ -154,8 +154,6 @@ class Gateway:
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
-
-    # In a database thread
 
     # In the background
 

@@ -1,6 +1,6 @@
-"""Sessions for queries in threads: opened when they are needed, kept, watched, and cut.
+"""Sessions for queries: opened when they are needed, kept, watched, and cut.
 
-A thread can't be cancelled, so nothing here may wait for ever. Connecting and each statement have deadlines.
+A query can't be cancelled, so nothing here may wait for ever. Connecting and each statement have deadlines.
 A connection whose server is silent (a stopped process or a dead network reports nothing) is cut by a
 watchdog. This is also the only place that says what an error means.
 """
@@ -115,7 +115,7 @@ class Pool:
                         return await statement.ask(connection, *args)
         raise AssertionError  # the last try returns or raises
 
-    # In a database thread
+    # For database threads
 
     def run(
         self, place: Place | None, query: Callable[[Connection, *Arguments], T], args: tuple[*Arguments]
@@ -276,7 +276,7 @@ class Pool:
 
 
 def _cut(connection: Connection) -> None:
-    """Have the thread that waits for this connection see it end. This needs no descriptor of its own."""
+    """Have who waits for this connection see it end. This needs no descriptor of its own."""
     try:
         transport = socket.socket(fileno=connection.fileno())
     except (psycopg.Error, OSError):

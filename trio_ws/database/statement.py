@@ -24,9 +24,9 @@ class Statement(Generic[*Arguments, T]):
 
     Args:
         name: What it is called in logs and metrics.
-        sql: With $1 and so on for its arguments, and a type for each. Its value is a text of few KB, or
-            others would wait while it is decoded.
-        decode: Makes what it returns of that.
+        sql: With $1 and so on for its arguments, and a type for each. Its value is a text of less than 8 KB:
+            else others would wait while it is decoded, and TLS may hold back the end of what has come.
+        decode: Turns that text into what is returned.
     """
 
     def __init__(self, name: str, sql: bytes, decode: Callable[[str | bytes], T]) -> None:

@@ -117,7 +117,8 @@ class Tail:
         self._looks += 1
         look, end = self._looks, self._dispatcher.log.end
         read = await self._ask(event_log.advance, end.seq)
-        if not read.events and read.end.seq > end.seq:  # they are too large for one answer with the numbering
+        # Those that are too large for one answer with the numbering.
+        if read.known_as == end.name and not read.events and read.end.seq > end.seq:
             read = await self._ask(event_log.read_events, end.seq)
         self.progressed_at = trio.current_time()
         self._batch = min(self._batch + 1, BATCH)  # a step that takes too long takes seconds: so slowly
