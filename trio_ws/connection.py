@@ -83,7 +83,8 @@ class Connection:
         self._outbox = Outbox(self._settings.outbox_bytes, self._wire.send_now)
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap)
         self._session = Session(services, self._follower, self.end, self._expire_at)
-        self._session.log_fields["connection"] = self.number
+        self._log_fields = self._session.log_fields
+        self._log_fields["connection"] = self.number
         self._answers = Answers(self._outbox, self._request, self._is_ending, self._fail, self._stop_reading)
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
@@ -101,7 +102,7 @@ class Connection:
         Whatever the client sends, this returns; whatever happens here, it leaves no task, no subscription
         and no socket behind.
         """
-        logs.fields.set(self._session.log_fields)
+        logs.fields.set(self._log_fields)
         try:
             async with trio.open_nursery() as nursery:  # pings are answered in it
                 library = await self._open(nursery)
@@ -227,17 +228,20 @@ class Connection:
         self._reading.cancel()
 
     def _fail(self, error: Exception) -> None:
-        logger.error("the connection failed", exc_info=error)
+        with logs.of(self._log_fields):  # whoever's task it is
+            logger.error("the connection failed", exc_info=error)
         metrics.BUGS.inc()
         self.end(CloseCode.INTERNAL_ERROR)
 
     async def _read(self, library: Library) -> None:
         try:
+            self._wire.listen(self._services.ear, self._answers.take)
             try:
                 with self._reading:
                     while said := await self._wire.receive():
                         await self._take(said, library)
             finally:
+                self._wire.listen_no_more()
                 self._answers.close()
             if trio.current_time() >= self._reading.deadline and self._ending is None:
                 self._session.run_out()

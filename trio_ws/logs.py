@@ -11,7 +11,8 @@ import queue
 import re
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -31,6 +32,16 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\
 
 # Of the connection whose task this is: its number, and the account that its token names.
 fields: ContextVar[dict[str, object]] = ContextVar("fields")
+
+
+@contextmanager
+def of(whose: dict[str, object]) -> Iterator[None]:
+    """Have lines be about a connection, whichever task logs them."""
+    token = fields.set(whose)
+    try:
+        yield
+    finally:
+        fields.reset(token)
 
 
 class _Context(logging.Filter):

@@ -33,6 +33,7 @@ from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
 from trio_ws.wire.admission import Address, Network, find_client, find_token, refusing, unavailable
+from trio_ws.wire.ear import Ear, open_ear
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 from trio_ws.wire.tls import socket_of
@@ -60,6 +61,7 @@ async def serve(
     alive: Callable[[], None] = lambda: None,
     post: Post | None = None,
     now: Callable[[], float] | None = None,
+    ear: Ear | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then drain.
@@ -74,6 +76,7 @@ async def serve(
         alive: Called again and again, as long as the event loop and the log's tail make progress.
         post: How webhooks are sent; None: over the network.
         now: The wall clock, in Unix seconds; None: the machine's.
+        ear: Hears clients that are silent; None: one for sockets.
         task_status: Told when connections are accepted.
 
     Raises:
@@ -84,11 +87,13 @@ async def serve(
     tail = Tail(database, dispatcher, settings.poll_seconds, alive)
     services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher))
     services.now = now or services.now
+    services.ear = ear or open_ear()
     server = _Server(services, writes)
     services.pages = server.pages_for_clients(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(server.pulse.run)
+        background.start_soon(services.ear.run)
         expire = partial(expire_invoices, database, tail, settings.expiry_seconds)
         background.start_soon(forever, "expiry", expire)
         background.start_soon(forever, "tokens", services.tokens.check)

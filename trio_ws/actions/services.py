@@ -11,6 +11,7 @@ from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.pages import Pages
 from trio_ws.settings import Settings
+from trio_ws.wire.ear import Deaf, Ear
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Services:
     Args:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
+        ear: Hears clients that are silent.
         pages: What plain HTTP finds here.
         tokens: Those that connections rely on.
     """
@@ -30,6 +32,7 @@ class Services:
     tail: Tail
     prices: Prices
     now: Callable[[], float] = time.time
+    ear: Ear = field(default_factory=Deaf)
     pages: Pages = field(default_factory=lambda: Pages({}))
     tokens: Tokens = field(init=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trio_ws import metrics
+from trio_ws import logs, metrics
 from trio_ws.actions import identities, invoices, prices, topics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
@@ -153,7 +153,8 @@ class Request:
         if isinstance(error, ActionError):
             return _failure(error)
         figures = {"request_id": self._request_id}  # a bug: logged whole, shown as nothing
-        logger.error("%s failed", self._name, exc_info=error, extra={"figures": figures})
+        with logs.of(self._session.log_fields):  # whoever's task it is
+            logger.error("%s failed", self._name, exc_info=error, extra={"figures": figures})
         metrics.BUGS.inc()
         return Failure(message="Internal server error", code="internal")
 

@@ -78,6 +78,7 @@ class _Way:
         self._split = split
         self._chunks: deque[tuple[float, bytes]] = deque()  # when each arrives, and what it is
         self._size = 0
+        self._count = 0  # of chunks that were sent, and of the rests of those that were taken in part
         self._arrives = -math.inf  # what was sent last: nothing overtakes it
         self._ends_at = math.inf  # when the reader learns that there is no more
         self.is_abandoned = False
@@ -97,6 +98,7 @@ class _Way:
         self._arrives = max(self._arrives, trio.current_time() + self.line.delay)
         self._chunks.append((self._arrives, data))
         self._size += len(data)
+        self._count += 1
         self.wake()
 
     async def room(self) -> None:
@@ -142,6 +144,25 @@ class _Way:
                 await trio.lowlevel.checkpoint()
             has_waited = True
 
+    def take_now(self, max_bytes: int) -> bytes | None:
+        """Return what has arrived; nothing at the end, None where nothing has yet."""
+        if self.line.is_cut or self.is_abandoned:
+            return b""
+        arrives = self._chunks[0][0] if self._chunks else self._ends_at
+        return None if self.line.is_held or arrives > trio.current_time() else self._pop(max_bytes)
+
+    async def news(self, known: int) -> int:
+        """Wait until more has arrived, or the end, than what is known; return how much."""
+        while True:
+            now = trio.current_time()
+            to_come = [arrives for arrives, _ in self._chunks if arrives > now]
+            is_over = self.line.is_cut or (self._ends_at <= now and not to_come)
+            arrived = self._count - len(to_come) + is_over
+            if arrived > known and (self.line.is_cut or not self.line.is_held):
+                return arrived
+            until = min([*to_come, self._ends_at if self._ends_at > now else math.inf])
+            await self._wait(math.inf if self.line.is_held else until)
+
     async def _wait(self, until: float) -> None:
         """Wait for a change, or for a moment."""
         if until == math.inf:
@@ -159,8 +180,9 @@ class _Way:
         if self._split is not None and most:
             most = self._split.choice([most, most, most, self._split.randint(1, most), 1])
         taken, rest = arrived[:most], arrived[most:]
-        if rest:
+        if rest:  # as if it had come in a piece of its own
             self._chunks.appendleft((now, rest))
+            self._count += 1
         self._size -= len(taken)
         self.wake()
         return taken
@@ -207,6 +229,14 @@ class SimulatedStream(Stream):
             return await self._inwards.take(max_bytes)
         finally:
             self._is_receiving = False
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """Return what has come; nothing at the end, None where nothing has yet."""
+        return self._inwards.take_now(max_bytes)
+
+    async def news(self, known: int) -> int:
+        """Wait until more has come than what is known, which begins with 0; return how much."""
+        return await self._inwards.news(known)
 
     async def send_eof(self) -> None:
         """Say that there is no more; see `trio.abc.HalfCloseableStream`."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -12,8 +12,10 @@ from trio_ws.database.gateway import Database
 from trio_ws.identity import SCOPES, Scope
 from trio_ws.settings import Settings
 from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.testing.ear import SimulatedEar
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
 from trio_ws.testing.webhooks import SimulatedReceiver
+from trio_ws.wire.ear import Ear
 
 URL = "ws://simulated.example"
 
@@ -26,7 +28,10 @@ class World:
         network: Where it listens, and all lines to it.
         shutdown: Set it to have the server drain.
         receiver: Whom webhooks go to.
+        ear: Makes what hears the clients; with `Deaf`, each reader waits for its own line.
     """
+
+    ear: ClassVar[type[Ear]] = SimulatedEar
 
     def __init__(
         self,
@@ -137,7 +142,7 @@ class World:
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         source = self._source
         now = source.now if isinstance(source, SimulatedDatabase) else None
-        serve = partial(server.serve, post=self.receiver.post, now=now)
+        serve = partial(server.serve, post=self.receiver.post, now=now, ear=self.ear())
         try:
             async with trio.open_nursery() as nursery:
                 self._life = nursery.cancel_scope

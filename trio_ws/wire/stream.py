@@ -6,18 +6,18 @@ does not read ends in `write_seconds`; each other wait is the caller's to end.
 
 import os
 import socket
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from contextlib import suppress
 
 import trio
 
 from trio_ws.limits import Bucket
 from trio_ws.settings import Settings
+from trio_ws.wire.ear import RECEIVE_BYTES, Ear, Read
 from trio_ws.wire.frames import CLOSE, Frame, Screen, encode_frame
 from trio_ws.wire.head import Head, HeadReader, Refusal
 from trio_ws.wire.tls import socket_of
 
-RECEIVE_BYTES = 16384
 HANG_UP_BYTES = 65536
 FLOOD = 64  # frames, or bytes that were not looked at, that come at once
 FLOOD_PAUSE_SECONDS = 0.02  # so that who sends all it can is read at 1 MB/s, and costs 5 % of a core
@@ -47,12 +47,19 @@ class Wire:
     __slots__ = (  # see `Follower`
         "_closed",
         "_descriptor",
+        "_ear",
+        "_error",
         "_free",
+        "_has_come",
+        "_heard",
         "_only_head",
+        "_parked",
+        "_read",
         "_rest",
         "_sending",
         "_settings",
         "_stream",
+        "_take",
         "_unsent",
         "gave_up",
         "has_begun_head",
@@ -80,6 +87,13 @@ class Wire:
         self._only_head = False  # is what HEAD is answered
         self._unsent = b""  # the rest of what the kernel took the beginning of; nothing may go out before it
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else NONE
+        self._ear: Ear
+        self._take: Callable[[list[Frame]], int] | None = None
+        self._read: Read | None = None  # while the ear listens
+        self._has_come = False  # what nobody was told of, perhaps
+        self._parked: trio.lowlevel.Task | None = None  # who waits for what the ear hears
+        self._heard: list[Frame] = []
+        self._error: Exception | None = None
         self._free = self._descriptor  # while a frame may go out at once
         if (transport := socket_of(stream)) is not None:
             _set_up(transport, settings.write_seconds)
@@ -107,13 +121,90 @@ class Wire:
             if self.screen.has_more:
                 await trio.lowlevel.checkpoint()
                 data = b""
-            else:
+            elif self._rest or self._read is None:
                 data, self._rest = self._rest or await self._receive(), b""
                 if not data:
                     return []
+            elif self._has_come:
+                await trio.lowlevel.checkpoint()
+                if (read := self._read_now()) is None:
+                    continue
+                if not read:
+                    return []
+                data = read
+            elif said := await self._park():
+                return said
+            else:
+                continue
             if said := self.screen.feed(data):
                 return said
         return []
+
+    def listen(self, ear: Ear, take: Callable[[list[Frame]], int]) -> None:
+        """Have what comes be heard, from now on, while `receive` waits.
+
+        Args:
+            ear: What tells of it, if it does for this stream.
+            take: Takes what is said, or the first of it, and returns how much. The rest is received.
+        """
+        self._ear, self._take = ear, take
+        self._read = ear.listen(self._stream, self._hear)
+        self._has_come = True  # before this
+
+    def listen_no_more(self) -> None:
+        """Have who receives wait for the stream itself."""
+        if self._read is not None:
+            self._ear.forget(self._stream)
+            self._wake([])
+        self._read = self._take = None
+
+    def _hear(self) -> int:
+        """Take what has come, or wake who receives; for the ear."""
+        self._has_come = True
+        if self._parked is None or self._take is None or (data := self._read_now()) is None:
+            return 0
+        try:
+            said = self.screen.feed(data)
+            taken = self._take(said)
+        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
+            self._error, taken, said = error, 0, []
+            self._wake(said)
+            return taken
+        if not data:
+            self._has_come = True  # the end, which who receives sees for itself
+        if taken < len(said) or self._has_come or self.screen.has_more or self.screen.has_ended:
+            self._wake(said[taken:])
+        return taken
+
+    def _read_now(self) -> bytes | None:
+        assert self._read is not None  # noqa: S101 - it is not called else
+        data = self._read()
+        self._has_come = data is not None and len(data) == RECEIVE_BYTES  # less is all that there was
+        return data
+
+    async def _park(self) -> list[Frame]:
+        """Wait until there is something to do, and return what the ear has heard and not taken."""
+        self._parked = trio.lowlevel.current_task()
+        self.is_waited_for = True
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._parked = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            self.is_waited_for = False
+        if self._error is not None:
+            raise self._error
+        heard, self._heard = self._heard, []
+        return heard
+
+    def _wake(self, heard: list[Frame]) -> None:
+        if self._parked is not None:
+            self._heard = heard
+            trio.lowlevel.reschedule(self._parked)
+            self._parked = None
 
     async def pause_in_flood(self, said: Sized) -> None:
         """Let others have the processor, where much is said that nobody hears any more."""
@@ -242,6 +333,7 @@ class Wire:
                 raise trio.BrokenResourceError("hung up") from None
         if sending.cancelled_caught:
             self.gave_up = True
+            self.listen_no_more()
             self._descriptor = NONE  # which another connection may have soon
             await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
             raise trio.BrokenResourceError("it does not read")
