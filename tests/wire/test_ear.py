@@ -317,3 +317,18 @@ async def test_without_epoll_each_reads_for_itself(monkeypatch: pytest.MonkeyPat
         await listener.until(lambda one: len(one.read) == 5)
         await trio.aclose_forcefully(theirs)
         await listener.until(lambda one: one.has_ended)
+
+
+async def test_all_may_end_at_once_in_any_order() -> None:
+    async with trio.open_nursery() as nursery:
+        ear = SocketEar()
+        ours, theirs = await sockets()
+        listener = Listener(ear, ours)
+        nursery.start_soon(listener.run)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as over:
+            over.cancel()
+            await ear.run()
+        nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(ours)
+    await trio.aclose_forcefully(theirs)

@@ -86,7 +86,8 @@ class SocketEar:
         assert isinstance(stream, trio.SocketStream)  # noqa: S101 - no other was listened to
         descriptor = stream.socket.fileno()
         del self._hear[descriptor]
-        self._poll.unregister(descriptor)
+        if not self._poll.closed:  # as where all ends at once
+            self._poll.unregister(descriptor)
 
     async def run(self) -> None:
         """Listen until cancelled."""
