@@ -12,13 +12,13 @@ from rich.progress import Progress
 
 from scripts.benchmarks import (
     chart,
+    connections,
     database,
     drain,
     fanout,
     herd,
     hostile,
     latency,
-    memory,
     numbering,
     peers,
     report,
@@ -34,7 +34,7 @@ CONTESTS = {
     "requests": requests.contest,
     "database": database.contest,
     "latency": latency.contest,
-    "memory": memory.contest,
+    "connections": connections.contest,
     "herd": herd.contest,
 }
 LINES = {

@@ -3,10 +3,11 @@
  *   load PORT ask  CONNECTIONS IN_FLIGHT SECONDS < messages
  *   load PORT hold CONNECTIONS MESSAGES  SECONDS < messages
  *
- * Messages are the lines of stdin; each connection goes round them from a place of its own. `ask` keeps so many
- * of them unanswered on each connection, for so long. `hold` sends one from each connection (none, where there
- * are no lines), awaits the reply to it, and then counts what is pushed until each connection has had so many
- * messages, or the time is up. Either prints a line of JSON when it is connected, and one at the end.
+ * Messages are the lines of stdin; each connection goes round them from a place of its own. `ask` keeps so
+ * many of them unanswered on each connection, for so long. `hold` sends one from each connection as it opens
+ * (none, where there are no lines), awaits the reply to it, and then counts what is pushed until each connection
+ * has had so many messages, or the time is up. Either prints a line of JSON when all are open, and one at the
+ * end.
  *
  * Its frames are whole and masked, if all with one mask; pings are answered; a close frame ends it, exit 1.
  */
@@ -25,14 +26,15 @@
 #include <unistd.h>
 
 enum { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
-enum { ROOM = 65536, READY_AT_ONCE = 256, HANDSHAKE_SECONDS = 30, GOODBYE_MS = 500 };
+enum { ROOM = 65536, READY_AT_ONCE = 256, HANDSHAKE_MS = 30000, GOODBYE_MS = 500 };
+enum { HANDSHAKES_AT_ONCE = 64 }; /* some servers' listen queue has room for 100 */
 static const uint8_t MASK[4] = {0x12, 0x34, 0x56, 0x78};
 static const char FAILURE[] = "\"status\":\"error\"";
 
 struct frame { uint8_t *bytes; size_t length; };
 
 struct client {
-    int socket;
+    int socket, opened;
     size_t turn;      /* which message is next */
     uint8_t *buffer;  /* what has come and is not yet a whole frame */
     size_t held;
@@ -121,13 +123,12 @@ static void ask(struct client *client, unsigned long count, unsigned long in_fli
     put(client, bytes, length);
 }
 
-/* Open a connection. What came right after the head is kept. */
-static void join(struct client *client, int port)
+/* Begin a connection: TCP's part of it the kernel does, also where the server is busy. */
+static void call(struct client *client, int port)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct timeval patience = {.tv_sec = HANDSHAKE_SECONDS};
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = client};
-    char head[512], *end = NULL;
+    char head[512];
     int one = 1;
 
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -135,27 +136,28 @@ static void join(struct client *client, int port)
     if (client->socket < 0 || connect(client->socket, (struct sockaddr *)&address, sizeof address))
         die("connecting: %s", strerror(errno));
     setsockopt(client->socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    setsockopt(client->socket, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     int length = snprintf(head, sizeof head,
         "GET / HTTP/1.1\r\nHost: localhost:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", port);
     put(client, (uint8_t *)head, length);
-
     client->buffer = malloc(ROOM + 1);
-    while (!end) {
-        ssize_t got = recv(client->socket, client->buffer + client->held, ROOM - client->held, 0);
-        if (got <= 0)
-            die("the opening handshake: %s", got ? strerror(errno) : "the server has hung up");
-        client->held += got;
-        client->buffer[client->held] = 0;
-        end = strstr((char *)client->buffer, "\r\n\r\n");
-    }
+    epoll_ctl(poll_descriptor, EPOLL_CTL_ADD, client->socket, &interest);
+}
+
+/* Read what is there of the reply to the opening request; return whether that is all of it. */
+static int is_open(struct client *client)
+{
+    ssize_t got = recv(client->socket, client->buffer + client->held, ROOM - client->held, MSG_DONTWAIT);
+    if (got <= 0)
+        die("the opening handshake: %s", got ? strerror(errno) : "the server has hung up");
+    client->held += got;
+    client->buffer[client->held] = 0;
+    if (!strstr((char *)client->buffer, "\r\n\r\n"))
+        return 0;
     if (strncmp((char *)client->buffer, "HTTP/1.1 101", 12))
         die("the server refuses: %.100s", client->buffer);
-    end += 4;
-    client->held -= end - (char *)client->buffer;
-    memmove(client->buffer, end, client->held);
-    epoll_ctl(poll_descriptor, EPOLL_CTL_ADD, client->socket, &interest);
+    client->held = 0; /* nobody speaks to us before we have spoken */
+    return 1;
 }
 
 /* Deal with one frame; return whether it was a message. */
@@ -318,22 +320,30 @@ static void run_hold(unsigned long wanted, double seconds)
     fflush(stdout);
 }
 
-/* Send the first message of each, and await its reply: from then on, all that comes is pushed. */
-static void introduce(void)
+/* Open all connections, some at once. One that introduces itself is open when it has the reply to its first
+ * message: from then on, all that comes is pushed. */
+static void open_all(int port, int introduces)
 {
     struct epoll_event ready[READY_AT_ONCE];
-    double end = now() + HANDSHAKE_SECONDS, at;
-    unsigned long missing = client_count;
-    for (unsigned long i = 0; i < client_count; i++) {
-        clients[i].sent_at = &at;
-        ask(&clients[i], 1, 1);
-    }
-    while (missing) {
-        int count = epoll_wait(poll_descriptor, ready, READY_AT_ONCE, 10);
-        for (int i = 0; i < count; i++)
-            missing -= receive(ready[i].data.ptr);
-        if (now() > end)
-            die("%lu of %lu had no reply", missing, client_count);
+    unsigned long called = 0, done = 0;
+    while (done < client_count) {
+        while (called < client_count && called - done < HANDSHAKES_AT_ONCE)
+            call(&clients[called++], port);
+        int count = epoll_wait(poll_descriptor, ready, READY_AT_ONCE, HANDSHAKE_MS);
+        if (!count)
+            die("%lu of %lu are not connected, or had no reply", client_count - done, client_count);
+        for (int i = 0; i < count; i++) {
+            struct client *client = ready[i].data.ptr;
+            if (client->opened) {
+                done += receive(client);
+            } else if ((client->opened = is_open(client))) {
+                struct frame *first = &messages[client->turn];
+                if (introduces)
+                    put(client, first->bytes, first->length);
+                else
+                    done++;
+            }
+        }
     }
 }
 
@@ -349,12 +359,9 @@ int main(int count, char **arguments)
     clients = calloc(client_count, sizeof *clients);
     poll_descriptor = epoll_create1(0);
     read_messages();
-    for (unsigned long i = 0; i < client_count; i++) {
+    for (unsigned long i = 0; i < client_count; i++)
         clients[i].turn = message_count ? i * message_count / client_count : 0;
-        join(&clients[i], atoi(arguments[1]));
-    }
-    if (holds && message_count)
-        introduce();
+    open_all(atoi(arguments[1]), holds && message_count);
     printf("{\"connected\":%.6f}\n", now() - begin);
     fflush(stdout);
     if (holds)

@@ -22,7 +22,7 @@ def ask(target, messages, *, connections, in_flight, seconds):
         `rate` in replies/s; `cost` in s of the server's CPU for each; `p50` and `p99` from request to reply,
         in s.
     """
-    with _load(target, messages, "ask", connections, in_flight, seconds) as load:
+    with _load(target, messages, "ask", connections, in_flight, seconds) as (load, _):
         before = target.cpu_seconds()
         told = _told(load)
         busy = target.cpu_seconds() - before
@@ -38,7 +38,7 @@ def holding(target, messages, *, connections, pushed=1):
         A function that waits until each connection was told so often, and returns the figures: how many
         `messages` that were, of how many `bytes`, and when the last connection had each, in s of the clock.
     """
-    with _load(target, messages, "hold", connections, pushed, PATIENCE_SECONDS) as load:
+    with _load(target, messages, "hold", connections, pushed, PATIENCE_SECONDS) as (load, _):
 
         def wait():
             told = _told(load)
@@ -53,22 +53,26 @@ def holding(target, messages, *, connections, pushed=1):
 
 
 @contextmanager
-def idle(target, connections):
-    """Hold connections open that send nothing and are told nothing."""
-    with _load(target, [], "hold", connections, 1, PATIENCE_SECONDS):
-        yield
+def idle(target, first, connections):
+    """Hold connections open, each of which has sent its first message, had its reply, and sends nothing more.
+
+    Yields:
+        The figures of opening them: `seconds` that it took; `cost` in s of the server's CPU for each.
+    """
+    before = target.cpu_seconds()
+    with _load(target, [first], "hold", connections, 1, PATIENCE_SECONDS) as (_, seconds):
+        yield {"seconds": seconds, "cost": (target.cpu_seconds() - before) / connections}
 
 
 @contextmanager
 def _load(target, messages, *job):
-    """Run it; go on once it is connected. At the end, end it where it has not ended by itself."""
+    """Run it until the block ends, which begins once all are open: yield it, and how long that took, in s."""
     command = [build(SOURCE), str(target.port), *map(str, job)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
         try:
             load.stdin.write("".join(f"{message}\n" for message in messages))
             load.stdin.close()
-            _told(load)
-            yield load
+            yield load, _told(load)["connected"]
         finally:
             load.terminate()
 
