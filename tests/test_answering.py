@@ -25,6 +25,8 @@ from tests.raw import RawClient
 from tests.wire.test_frames import chunked
 from trio_ws.errors import CloseCode
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
+from trio_ws.testing.ear import SimulatedEar
+from trio_ws.wire.ear import Deaf, Ear
 
 MOST = 20  # requests of one client that differ; each may come several times
 TIMES = st.sampled_from([1, 1, 1, 2, 6])  # what is asked for again goes into batches
@@ -45,6 +47,7 @@ class Manner(NamedTuple):
         sip: How much it reads before it waits until the server can do no more.
         outbox_bytes: How much may wait for it.
         delays: How long queries take from each sending on, in turn, in s.
+        ear: What hears it.
     """
 
     in_flight: int = 1
@@ -54,6 +57,7 @@ class Manner(NamedTuple):
     sip: int = ALL
     outbox_bytes: int = 262144
     delays: tuple[float, ...] = (0.0,)
+    ear: type[Ear] = Deaf
 
 
 ONE_AT_A_TIME = Manner()
@@ -66,6 +70,7 @@ MANNERS = st.builds(
     sip=st.sampled_from([50, 1000, ALL]),
     outbox_bytes=st.sampled_from([1, 500, 262144]),
     delays=st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.05]), min_size=1, max_size=4).map(tuple),
+    ear=st.sampled_from([SimulatedEar, Deaf]),
 )
 
 
@@ -297,7 +302,7 @@ def test_who_asks_many_things_at_once_gets_what_one_gets_who_waits_for_each_repl
                 database.create_invoice(account_id=account, **INVOICE)
         limits: dict[str, Any] = {"requests_per_second": 0.001, "requests_burst": burst}
         limits |= {"control_frames_per_second": None, "outbox_bytes": manner.outbox_bytes}
-        async with simulated_server(database, **limits) as world:
+        async with simulated_server(database, ear=manner.ear, **limits) as world:
             caller = await Caller.connect(world, manner)
             return await caller.converse(asked, last)
 
@@ -322,7 +327,9 @@ def test_a_fetch_behind_a_create_sees_the_invoice(manner: Manner, counts: list[i
         texts += [request(action="fetch_invoice", id=uid) for uid in itertools.islice(uids, count)]
 
     async def converse() -> list[dict[str, Any]]:
-        async with simulated_server(outbox_bytes=manner.outbox_bytes, requests_burst=None) as world:
+        async with simulated_server(
+            ear=manner.ear, outbox_bytes=manner.outbox_bytes, requests_burst=None
+        ) as world:
             caller = await Caller.connect(world, manner)
             await caller.converse([message(raw.TEXT, text) for text in texts])
             return caller.replies
@@ -346,7 +353,10 @@ def test_a_fetch_never_shows_an_older_version_than_there_was_when_it_was_asked_f
     """In the order of the replies, and whoever changes the invoice meanwhile."""
 
     async def converse() -> None:
-        async with simulated_server(outbox_bytes=manner.outbox_bytes) as world, trio.open_nursery() as others:
+        async with (
+            simulated_server(ear=manner.ear, outbox_bytes=manner.outbox_bytes) as world,
+            trio.open_nursery() as others,
+        ):
             for _ in range(3):
                 world.database.create_invoice(account_id=1, **INVOICE)
             caller = await Caller.connect(world, manner)
@@ -404,7 +414,7 @@ def test_each_reply_is_of_the_account_that_the_client_had_then_also_when_its_tok
             database.create_invoice(account_id=account, **INVOICE)
         limits: dict[str, Any] = {"outbox_bytes": manner.outbox_bytes}
         async with (
-            simulated_server(database, auth="token", **limits) as world,
+            simulated_server(database, ear=manner.ear, auth="token", **limits) as world,
             trio.open_nursery() as clients,
         ):
             for account, todo in zip(TENANTS, wanted, strict=True):

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import pytest
@@ -310,72 +309,6 @@ async def test_a_reply_that_waits_for_room_is_not_overtaken_by_one_that_takes_no
         )
         await wait_all_tasks_blocked()
         assert [(await line.client.receive())["request_id"] for _ in range(5)] == [0, 1, 2, 3, 4]
-
-
-FIRST_UID = "{first}"  # stands for that of the invoice that is made first
-ASKED = st.one_of(
-    st.just({"action": "ping"}),
-    st.just({"action": "list_prices"}),
-    st.fixed_dictionaries(
-        {"action": st.just("create_invoice"), "account_id": st.sampled_from([1, 99])},
-        optional={"idempotency_key": st.sampled_from("ab"), "amount": st.sampled_from([0, 1, 2])},
-    ),
-    st.builds(dict, action=st.just("fetch_invoice"), id=st.sampled_from([FIRST_UID, "none"])),
-    st.builds(dict, action=st.just("cancel_invoice"), uid=st.just(FIRST_UID)),
-    st.builds(
-        dict,
-        action=st.just("update_invoice"),
-        uid=st.just(FIRST_UID),
-        status=st.sampled_from(["confirming", "paid"]),
-    ),
-    st.builds(
-        dict, action=st.just("subscribe"), type=st.just("account"), id=st.just(1), snapshot=st.booleans()
-    ),
-)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
-@given(st.lists(ASKED, max_size=30), st.lists(st.integers(0, 10**6), max_size=5))
-def test_who_asks_much_at_once_is_answered_as_who_waits_for_each_answer(
-    asked: list[dict[str, Any]], cuts: list[int]
-) -> None:
-    async def ask(*, at_once: bool) -> list[dict[str, Any]]:
-        line = Line()
-        first = str(line.database.create_invoice(account_id=1, amount=1, currency="USD"))
-        frames = [
-            raw.frame(
-                raw.TEXT, json.dumps({**fields, "request_id": number}).replace(FIRST_UID, first).encode()
-            )
-            for number, fields in enumerate({"currency": "USD", "amount": 1, **one} for one in asked)
-        ]
-        replies: list[dict[str, Any]] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(line.live)
-            nursery.start_soon(line.services.tail.run)
-            await line.client.shake_hands()
-
-            async def send_all() -> None:
-                for chunk in chunked(b"".join(frames), cuts):
-                    await line.client.stream.send_all(chunk)
-
-            if at_once:
-                nursery.start_soon(send_all)
-            for number, frame in enumerate(frames):
-                if not at_once:
-                    await line.client.stream.send_all(frame)
-                while "request_id" not in (reply := await line.client.receive()):
-                    pass  # an event
-                assert reply["request_id"] == number
-                if isinstance(found := reply.get("data"), dict):
-                    found.pop("position", None)  # how far the log was read by then
-                reply.pop("timestamp", None)  # a second may have begun by then
-                replies.append(reply)
-            nursery.cancel_scope.cancel()
-        return replies
-
-    at_once = trio.run(partial(ask, at_once=True), clock=MockClock(autojump_threshold=0))
-    one_by_one = trio.run(partial(ask, at_once=False), clock=MockClock(autojump_threshold=0))
-    assert at_once == one_by_one
 
 
 async def test_who_has_said_all_is_answered_before_it_is_hung_up_on(autojump_clock: MockClock) -> None:

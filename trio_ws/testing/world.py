@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import trio
 
@@ -28,10 +28,7 @@ class World:
         network: Where it listens, and all lines to it.
         shutdown: Set it to have the server drain.
         receiver: Whom webhooks go to.
-        ear: Makes what hears the clients; with `Deaf`, each reader waits for its own line.
     """
-
-    ear: ClassVar[type[Ear]] = SimulatedEar
 
     def __init__(
         self,
@@ -40,12 +37,15 @@ class World:
         receiver: SimulatedReceiver,
         servers: trio.Nursery,
         clients: trio.Nursery,
+        *,
+        ear: type[Ear],
     ) -> None:
         self.settings = settings
         self.network = SimulatedNetwork()
         self.shutdown = trio.Event()
         self.receiver = receiver
         self._source = database
+        self._ear = ear
         self._servers = servers
         self._clients = clients
         self._known: list[SimulatedClient] = []
@@ -142,7 +142,7 @@ class World:
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         source = self._source
         now = source.now if isinstance(source, SimulatedDatabase) else None
-        serve = partial(server.serve, post=self.receiver.post, now=now, ear=self.ear())
+        serve = partial(server.serve, post=self.receiver.post, now=now, ear=self._ear())
         try:
             async with trio.open_nursery() as nursery:
                 self._life = nursery.cancel_scope
@@ -155,13 +155,18 @@ class World:
 
 @asynccontextmanager
 async def simulated_server(
-    database: Database | None = None, receiver: SimulatedReceiver | None = None, **settings: Any
+    database: Database | None = None,
+    receiver: SimulatedReceiver | None = None,
+    *,
+    ear: type[Ear] = SimulatedEar,
+    **settings: Any,
 ) -> AsyncIterator[World]:
     """Run a server until the block ends, and drain it then.
 
     Args:
         database: What it serves from; None: a `SimulatedDatabase`.
         receiver: Whom its webhooks go to; None: one that takes them all.
+        ear: Hears the clients; with `Deaf`, each reader waits for its own line, as under TLS.
         settings: Those that differ from the defaults; with `auth="token"`, clients need one.
     """
     async with trio.open_nursery() as servers:
@@ -172,6 +177,7 @@ async def simulated_server(
                 receiver or SimulatedReceiver(),
                 servers,
                 clients,
+                ear=ear,
             )
             await world.start()
             yield world
