@@ -108,6 +108,14 @@ class RawClient:
             length = int.from_bytes(await self._take(2 if length == 126 else 8), "big")
         return opcode & 0x0F, await self._take(length)
 
+    async def receive_frames(self, received: bytes = b"") -> list[tuple[int, bytes]]:
+        """Return all frames up to the server's close frame, with that, after what was received already."""
+        self._buffer += received
+        frames = [await self.receive_frame()]
+        while frames[-1][0] != CLOSE:
+            frames.append(await self.receive_frame())
+        return frames
+
     async def see_the_end(self) -> bytes:
         """Read until the server has hung up, hang up too, and return what came before."""
         while data := await self.stream.receive_some(65536):

@@ -32,7 +32,6 @@ from trio_ws.messages import NOTHING, Event
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
-from trio_ws.wire.library import Library
 
 OPEN = "HTTP/1.1 101 "
 
@@ -397,11 +396,16 @@ async def test_what_came_together_with_one_too_many_is_answered_before_4029(
 async def test_without_a_limit_a_flood_is_answered(autojump_clock: MockClock) -> None:
     lifted: dict[str, Any] = {"requests_per_second": None, "control_frames_per_second": None}
     async with open_line(**lifted) as line, trio.open_nursery() as nursery:
-        flood = raw.frame(raw.TEXT, b'{"action":"ping"}') + raw.frame(raw.PING, b"")
-        nursery.start_soon(line.client.stream.send_all, flood * 1000)
-        for _ in range(1000):
-            assert (await line.client.receive_frame())[0] == raw.TEXT
-            assert (await line.client.receive_frame())[0] == raw.PONG, "in the order in which they were asked"
+        request = raw.frame(raw.TEXT, b'{"action":"ping"}')
+        flood = b"".join(request + raw.frame(raw.PING, b"%03d" % number) for number in range(1000))
+        nursery.start_soon(line.client.stream.send_all, flood)
+        texts, pongs = 0, [b""]
+        while texts < 1000 or pongs[-1] != b"999":
+            opcode, payload = await line.client.receive_frame()
+            texts += opcode == raw.TEXT
+            pongs += [payload] if opcode == raw.PONG else []
+        assert texts == 1000
+        assert pongs == sorted(set(pongs)), "not all, for it reads slowly, but each in its turn"
 
 
 @pytest.mark.logs_errors
@@ -447,11 +451,7 @@ async def test_a_bug_in_the_connection_ends_it_with_1011_and_is_logged(
 async def test_a_bug_in_a_ping_ends_the_connection_with_1011_too(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ping(_: object) -> None:
-        await trio.lowlevel.checkpoint()
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(Library, "ping", ping)
+    monkeypatch.setattr(connection_module, "PING_BYTES", None)
     async with open_line() as line:
         assert await line.client.receive_close() == (CloseCode.INTERNAL_ERROR, "")
 
@@ -551,6 +551,46 @@ async def test_a_client_that_answers_no_ping_ends_with_4000(autojump_clock: Mock
         assert trio.current_time() == 30
 
 
+async def test_a_pong_to_another_ping_is_no_answer(autojump_clock: MockClock) -> None:
+    async with open_line(ping_seconds=20, pong_seconds=10) as line:
+        for payload in (b"", b"another's"):
+            await line.client.stream.send_all(raw.frame(raw.PONG, payload))
+        opcode, first = await line.client.receive_frame()
+        assert (opcode, trio.current_time()) == (raw.PING, 20), "nor is one that nobody asked for"
+        await line.client.stream.send_all(raw.frame(raw.PONG, first))
+        opcode, second = await line.client.receive_frame()
+        assert (opcode, trio.current_time()) == (raw.PING, 40)
+        assert second != first
+        for payload in (b"", b"another's", first):
+            await line.client.stream.send_all(raw.frame(raw.PONG, payload))
+        assert await line.client.receive_close() == (CloseCode.UNRESPONSIVE, "no pong")
+
+
+async def test_who_can_send_no_pong_any_more_is_not_pinged(autojump_clock: MockClock) -> None:
+    async with open_line(ping_seconds=3, pong_seconds=3) as line:
+        line.database.gate = trio.Event()
+        await line.client.send(action="list_prices", request_id=1)
+        await line.client.stream.send_eof()
+        await trio.sleep(20)
+        line.database.gate.set()
+        assert (await line.client.receive())["request_id"] == 1
+        await line.client.see_the_end()
+
+
+async def test_pings_are_answered_before_what_waits(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        for _ in range(2):
+            line.publish(size=outbox.TOGETHER_BYTES)
+        await wait_all_tasks_blocked()
+        line.publish()
+        await line.client.stream.send_all(raw.frame(raw.PING, b"anybody?"))
+        frames = [await line.client.receive_frame() for _ in range(4)]
+        assert [opcode for opcode, _ in frames] == [raw.TEXT, raw.PONG, raw.TEXT, raw.TEXT]
+        assert frames[1][1] == b"anybody?"
+
+
 async def test_a_pong_that_stands_behind_requests_we_are_slow_with_is_not_missed(
     autojump_clock: MockClock,
 ) -> None:
@@ -595,7 +635,7 @@ async def test_a_client_that_reads_slowly_may_be_slow_with_its_pong_and_one_that
 
 
 @pytest.mark.usefixtures("one_by_one")
-async def test_a_client_with_half_a_ping_is_hung_up_on_and_not_forgotten(
+async def test_a_client_with_half_a_ping_is_cut_off_as_one_with_half_of_anything(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_line(ping_seconds=20, pong_seconds=10, write_seconds=60) as line:
@@ -604,10 +644,12 @@ async def test_a_client_with_half_a_ping_is_hung_up_on_and_not_forgotten(
         for _ in range(5):
             line.publish()
         await trio.sleep(25)
-        await line.client.receive_frame()  # so that our ping is next, and given up in the middle
-        await trio.sleep(5 + 2 * line.settings.close_seconds)
-        assert line.ended_at is not None
-    assert "ended: gone " in caplog.messages, "and not for its token"
+        await line.client.receive_frame()  # so that our ping is next, and its pong is due in the middle
+        await trio.sleep(59)
+        assert line.ended_at is None
+        await trio.sleep(2)
+        assert line.ended_at == 85
+    assert "ended: slow " in caplog.messages
 
 
 async def test_a_client_that_does_not_read_is_cut_off(
@@ -731,6 +773,32 @@ async def test_a_client_that_ignores_our_close_is_hung_up_on(autojump_clock: Moc
         assert (await line.client.receive_frame())[0] == raw.CLOSE
         await trio.sleep(4.01)
         assert line.ended_at is not None
+
+
+async def test_the_client_closes_first_where_it_knows_how_to(autojump_clock: MockClock) -> None:
+    async with open_line(close_seconds=5) as line:
+        line.connection.end(CloseCode.GOING_AWAY, seconds=5)
+        assert (await line.client.receive_frame())[0] == raw.CLOSE
+        await line.client.send(action="ping")  # sent before the close came
+        with trio.move_on_after(1) as waiting:
+            await line.client.stream.receive_some()
+        assert waiting.cancelled_caught, "no end before its close"
+        await line.client.stream.send_all(raw.frame(raw.CLOSE, b"\x03\xe9"))
+        assert await line.client.stream.receive_some() == b""
+        assert trio.current_time() == 1
+
+
+async def test_one_that_is_to_end_at_once_sends_nothing_more(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        for _ in range(3):
+            line.publish()  # of which two wait
+            await wait_all_tasks_blocked()
+        line.connection.end(CloseCode.UNAUTHORIZED)
+        line.publish()
+        assert (await line.client.receive())["position"] == str(line.database.position(1))
+        assert await line.client.receive_close() == (CloseCode.UNAUTHORIZED, "")
 
 
 async def test_a_ping_that_crosses_our_close_breaks_nothing(autojump_clock: MockClock) -> None:

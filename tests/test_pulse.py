@@ -8,16 +8,16 @@ from trio.testing import MockClock
 from trio_ws.pulse import Pulse
 
 
-async def test_a_beat_comes_after_its_time_and_again_when_that_is_said(autojump_clock: MockClock) -> None:
+async def test_a_beat_comes_after_its_time_and_once(autojump_clock: MockClock) -> None:
     pulse, seen = Pulse(), Seen()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pulse.run)
-        with pulse.beat(20, seen.note("a")) as beat:
-            await trio.sleep(50)
-            assert seen.all == [(20, "a")]
-            beat.again()
-            await trio.sleep(50)
-            assert seen.all == [(20, "a"), (70, "a")]
+        pulse.beat(20, seen.note("a"))
+        await trio.sleep(50)
+        assert seen.all == [(20, "a")]
+        pulse.beat(20, seen.note("b"))
+        await trio.sleep(50)
+        assert seen.all == [(20, "a"), (70, "b")]
         nursery.cancel_scope.cancel()
 
 
@@ -25,22 +25,23 @@ async def test_beats_come_in_the_order_of_their_times_whoever_was_first(autojump
     pulse, seen = Pulse(), Seen()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pulse.run)
-        with pulse.beat(20, seen.note("slow")), pulse.beat(20, seen.note("as slow")):
-            await trio.sleep(1)
-            with pulse.beat(5, seen.note("quick")):  # as after a reload of the settings
-                await trio.sleep(50)
+        pulse.beat(20, seen.note("slow"))
+        pulse.beat(20, seen.note("as slow"))
+        await trio.sleep(1)
+        pulse.beat(5, seen.note("quick"))  # as after a reload of the settings
+        await trio.sleep(50)
         assert seen.all[0] == (6, "quick")
         assert sorted(seen.all[1:]) == [(20, "as slow"), (20, "slow")]
         nursery.cancel_scope.cancel()
 
 
-async def test_a_beat_that_was_left_comes_no_more(autojump_clock: MockClock) -> None:
+async def test_a_beat_that_was_left_comes_not(autojump_clock: MockClock) -> None:
     pulse, seen = Pulse(), Seen()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pulse.run)
-        with pulse.beat(20, seen.note("left")) as beat:
-            await trio.sleep(10)
-        beat.again()
+        beat = pulse.beat(20, seen.note("left"))
+        await trio.sleep(10)
+        beat.leave()
         await trio.sleep(100)
         assert seen.all == []
         nursery.cancel_scope.cancel()
@@ -48,7 +49,8 @@ async def test_a_beat_that_was_left_comes_no_more(autojump_clock: MockClock) -> 
 
 async def test_what_begins_before_the_pulse_runs_comes_too(autojump_clock: MockClock) -> None:
     pulse, seen = Pulse(), Seen()
-    with pulse.beat(20, seen.note("early")), trio.move_on_after(60):
+    pulse.beat(20, seen.note("early"))
+    with trio.move_on_after(60):
         await trio.sleep(5)
         await pulse.run()
     assert seen.all == [(20, "early")]

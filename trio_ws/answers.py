@@ -10,7 +10,8 @@ comes behind something that is under way waits, too, unless both are of one kind
 pause, so that they join one batch, and none sees an older state than one before it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
@@ -31,15 +32,35 @@ ASKED_REQUESTS = 16
 SHORT_REPLY_BYTES = 4096
 
 
+class Client(Protocol):
+    """What answering needs of a connection.
+
+    Attributes:
+        is_ending: Whether what comes is ignored, as of who keeps sending too much.
+    """
+
+    @property
+    def is_ending(self) -> bool: ...  # noqa: D102 - see above
+
+    def request(self, text: str | bytes) -> Request:
+        """Return what a message asks for."""
+
+    def take_control(self, opcode: int, payload: bytes) -> None:
+        """Take a ping or pong."""
+
+    def stop_reading(self) -> None:
+        """Nobody writes any more, so there is nothing to read for."""
+
+    def fail(self, error: Exception) -> None:
+        """End with a bug."""
+
+
 class Answers:
     """Answers one client's requests.
 
     Args:
+        client: Whose they are.
         outbox: Where the replies go.
-        request: Makes a request of what a message says.
-        is_over: Tells whether what comes is ignored, as of who keeps sending too much.
-        fail: Called with a bug.
-        stop: Called when nobody writes any more, so that there is nothing to read for.
 
     Attributes:
         taken: How many requests came.
@@ -47,31 +68,18 @@ class Answers:
 
     __slots__ = (  # see `Follower`
         "_asked",
-        "_fail",
+        "_client",
         "_inbox",
-        "_is_over",
         "_news",
         "_outbox",
         "_pending",
-        "_request",
-        "_stop",
         "_to_inbox",
         "taken",
     )
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        request: Callable[[str | bytes], Request],
-        is_over: Callable[[], bool],
-        fail: Callable[[Exception], None],
-        stop: Callable[[], None],
-    ) -> None:
+    def __init__(self, client: Client, outbox: Outbox) -> None:
+        self._client = client
         self._outbox = outbox
-        self._request = request
-        self._is_over = is_over
-        self._fail = fail
-        self._stop = stop
         self._to_inbox, self._inbox = trio.open_memory_channel[tuple[Request, Later | None]](INBOX_REQUESTS)
         self._pending = 0  # in the inbox, or being answered from there
         self._asked: list[tuple[Request, Ticket[Reply] | bytes]] = []  # under way, in their order
@@ -81,20 +89,23 @@ class Answers:
     def take(self, said: Sequence[Frame]) -> int:
         """Take requests, and answer at once what can be; return how many frames were taken.
 
-        It ends before the first control frame, at the end of a turn, and where there is no room. None of them
-        sees what comes between: they are taken without a pause.
+        It ends at the end of a turn, and where there is no room.
         """
         replies: list[bytes] = []
         beside: Request | None = None  # it was asked for, and what is like it may be, too
         try:
             for number, (opcode, content) in enumerate(said):
-                if self._is_over():
+                if self._client.is_ending:
                     break
-                if number == TURN_REQUESTS or not self.has_room or not is_message(opcode, content):
+                if number == TURN_REQUESTS or not self.has_room:
                     self._reply(replies)
                     return number
+                if isinstance(content, bytes) and opcode > CLOSE:
+                    self._reply(replies)
+                    self._client.take_control(opcode, content)
+                    continue
                 self.taken += 1
-                request = self._request(content)
+                request = self._client.request(content)
                 if self._pending or not self._may_begin(request, beside):
                     self._hand_on(request, None)
                 elif isinstance(begun := request.begin(), bytes) and not self._asked:
@@ -106,7 +117,7 @@ class Answers:
                     beside = self._go_on(request, begun, beside)
             self._reply(replies)
         except trio.BrokenResourceError:
-            self._stop()
+            self._client.stop_reading()
         return len(said)
 
     @property
@@ -137,7 +148,7 @@ class Answers:
                         next_ = await self._answer(*next_)
                 await self._all_told()
             except trio.BrokenResourceError:
-                self._stop()
+                self._client.stop_reading()
             finally:
                 for _, begun in self._asked:
                     if isinstance(begun, Ticket):
@@ -215,9 +226,9 @@ class Answers:
                     self._reply(replies)
             self._reply(replies)
         except trio.BrokenResourceError:
-            self._stop()
+            self._client.stop_reading()
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
-            self._fail(error)
+            self._client.fail(error)
         if not self._asked:
             self._news.unpark_all()
 
@@ -226,8 +237,3 @@ class Answers:
         if replies:
             self._outbox.put(b"".join(replies), len(replies))
             replies.clear()
-
-
-def is_message(opcode: int, content: str | bytes) -> bool:
-    """Tell whether a frame is a message, not a ping, a pong or a close frame."""
-    return isinstance(content, str) or opcode <= CLOSE

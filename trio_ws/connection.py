@@ -4,7 +4,7 @@
                  the dispatcher ↗
 
 Where nothing waits, nobody is woken: what can be answered at once is answered by who reads it, and what the
-kernel has room for goes straight from the outbox to the wire. Pings and pongs are trio-websocket's.
+kernel has room for goes straight from the outbox to the wire. All that goes out goes through the outbox.
 
 It ends one way only: reading stops, and each stage after it runs dry, because the stage before has closed
 its end of the channel. A deadline bounds how long that may take.
@@ -13,21 +13,22 @@ its end of the channel. A deadline bounds how long that may take.
 import itertools
 import logging
 import math
+import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
-from trio_websocket import ConnectionClosed
 
 from trio_ws import logs, metrics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.actions.table import Request
-from trio_ws.answers import Answers, is_message
+from trio_ws.answers import Answers
 from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
-from trio_ws.events.outbox import Outbox
+from trio_ws.events.outbox import WAITING, Outbox
 from trio_ws.pages import receive_handshake
 from trio_ws.pulse import Beat, Pulse
 from trio_ws.wire.admission import (
@@ -38,9 +39,9 @@ from trio_ws.wire.admission import (
     refusing,
     unavailable,
 )
-from trio_ws.wire.frames import CLOSE, Frame, encode_close
+from trio_ws.wire.frames import CLOSE, PING, PONG, Frame, Violation, encode_close
+from trio_ws.wire.handshake import answer_handshake
 from trio_ws.wire.head import Head, Refusal
-from trio_ws.wire.library import Library, accept
 from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 # How long a client that was slow may still take for what the two kernels hold, before which it sees no ping:
 # some 300 KB at 5 KB/s.
 SLOW_SECONDS = 60.0
+
+PING_BYTES = 4  # of chance, so that nobody can answer a ping that it has not read
 
 _numbers = itertools.count(1)
 
@@ -85,15 +88,14 @@ class Connection:
         self._session = Session(services, self._follower, self.end, self._expire_at)
         self._log_fields = self._session.log_fields
         self._log_fields["connection"] = self.number
-        self._answers = Answers(self._outbox, self._request, self._is_ending, self._fail, self._stop_reading)
+        self._answers = Answers(self, self._outbox)
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._running = trio.CancelScope()  # once there is one, the nursery's own
-        self._opened_at = 0.0
-        self._nursery: trio.Nursery
-        self._library: Library
-        self._beat: Beat
+        self._opened_at: float | None = None
+        self._beat = Beat(math.inf, lambda: None)  # when to ping next, or to have a pong
+        self._pinged: bytes | None = None  # what it is to answer with
         self._excused_until = -math.inf  # from having answered no ping
 
     async def run(self) -> None:
@@ -104,20 +106,22 @@ class Connection:
         """
         logs.fields.set(self._log_fields)
         try:
-            async with trio.open_nursery() as nursery:  # pings are answered in it
-                library = await self._open(nursery)
-                if library is not None:
+            async with trio.open_nursery() as nursery:
+                if await self._open():
                     metrics.OPENED.inc()
                     self._opened_at = trio.current_time()
                     self._session.await_token()
-                    nursery.start_soon(self._read, library, name="reader")
-                    self._nursery, self._library = nursery, library
                     self._waiting = self._reading  # the one that it waited in is done with
-                    with self._pulse.beat(self._settings.ping_seconds, self._start_ping) as self._beat:
-                        await self._converse()
-                        await self._close()
-                nursery.cancel_scope.cancel()
+                    self._set_beat(self._settings.ping_seconds)
+                    nursery.start_soon(self._read, name="reader")
+                    nursery.start_soon(self._write, name="writer")
+                    await self._converse()
+                    # Until our close frame is out, and the client's has come.
+                    nursery.cancel_scope.deadline = trio.current_time() + self._settings.close_seconds
         finally:
+            self._beat.leave()
+            if self._opened_at is not None:
+                self._say_how_it_ended(trio.current_time() - self._opened_at)
             self._services.dispatcher.unsubscribe_all(self._follower)
             self._session.close()
             # They know us: without, we go at once, and are no garbage.
@@ -141,7 +145,8 @@ class Connection:
             seconds: How long what is under way may take; 0: nothing more is written but the close frame.
         """
         self._ending = self._ending or _Ending(code, reason)
-        self._outbox.hold()
+        if seconds <= 0:
+            self._outbox.close(self._last_words())
         self._waiting.cancel()
         self._reading.cancel()
         self._running.deadline = min(self._running.deadline, trio.current_time() + seconds)
@@ -161,8 +166,8 @@ class Connection:
         self._services.dispatcher.unsubscribe_all(self._follower)
         self.send_away(CloseCode.LOG_LOST, self._settings.write_seconds)
 
-    async def _open(self, nursery: trio.Nursery) -> Library | None:
-        """Return what trio-websocket does for the WebSocket, or None where it did not come to one in time."""
+    async def _open(self) -> bool:
+        """Tell whether it has come to a WebSocket, and in time."""
         head = key = refusal = None
         with self._waiting:
             try:
@@ -183,8 +188,10 @@ class Connection:
             if refusal is not None:
                 await self._refuse(refusal)
             elif head is not None and key is not None:
-                return await accept(nursery, self._wire, key, choose_subprotocol(head))
-        return None
+                with suppress(trio.BrokenResourceError):
+                    await self._wire.send_all(await answer_handshake(key, choose_subprotocol(head)))
+                    return True
+        return False
 
     async def _admit(self, head: Head) -> str:
         """Return the handshake's key, if the caller may come in.
@@ -211,35 +218,39 @@ class Connection:
         self._reading.deadline = moment
 
     async def _converse(self) -> None:
+        """Answer, and then close, once all of it is out or no time is left."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.cancel_scope.deadline = self._running.deadline
-                self._running = nursery.cancel_scope
-                nursery.start_soon(self._write, name="writer")
+            with self._running:
                 await self._answers.run()
-                self._outbox.close()
+                self._services.dispatcher.unsubscribe_all(self._follower)
+                await self._outbox.past(WAITING)
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
-            self._fail(error)
+            self.fail(error)
+        self._outbox.close(self._last_words())
 
-    def _is_ending(self) -> bool:
+    @property
+    def is_ending(self) -> bool:
+        """Tell whether it is being ended."""
         return self._ending is not None
 
-    def _stop_reading(self) -> None:
+    def stop_reading(self) -> None:
+        """Read no more: nobody writes."""
         self._reading.cancel()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """End for a bug, which is this connection's alone."""
         with logs.of(self._log_fields):  # whoever's task it is
             logger.error("the connection failed", exc_info=error)
         metrics.BUGS.inc()
         self.end(CloseCode.INTERNAL_ERROR)
 
-    async def _read(self, library: Library) -> None:
+    async def _read(self) -> None:
         try:
             self._wire.listen(self._services.ear, self._answers.take)
             try:
                 with self._reading:
                     while said := await self._wire.receive():
-                        await self._take(said, library)
+                        await self._take(said)
             finally:
                 self._wire.listen_no_more()
                 self._answers.close()
@@ -250,91 +261,102 @@ class Connection:
             self._running.deadline = min(self._running.deadline, patience)
             # Some clients do not read while they send, and would wait for us as we for them.
             while said := await self._wire.receive():
-                await self._take([frame for frame in said if frame[0] > CLOSE], library)
+                for opcode, content in said:
+                    if isinstance(content, bytes) and opcode > CLOSE:
+                        self.take_control(opcode, content)
                 await self._wire.pause_in_flood(said)
-            library.show_the_end()
+            self._beat.leave()  # no pong will come
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
-            self._fail(error)
+            self.fail(error)
 
-    async def _take(self, said: list[Frame], library: Library) -> None:
+    async def _take(self, said: list[Frame]) -> None:
         """Have all be answered, in the order in which it came, and wait until there is room for more."""
         while said := said[self._answers.take(said) :]:
-            opcode, content = said[0]
-            if isinstance(content, bytes) and not is_message(opcode, content):
-                await library.show(opcode, content)
-                del said[0]
-            else:
-                await self._answers.room()
+            await self._answers.room()
         if not self._answers.has_room:
             await self._answers.room()
 
-    def _request(self, text: str | bytes) -> Request:
+    def request(self, text: str | bytes) -> Request:
         """Return what a message asks for; a test server has another."""
         return Request(text, self._services, self._session)
 
     async def _write(self) -> None:
         try:
             while True:
+                self._outbox.written()
                 await self._wire.send_all(await self._follower.take())
         except trio.EndOfChannel:
             pass  # All is said.
         except trio.BrokenResourceError:
-            # Nobody listens, or half a ping is out that was given up: there is nothing to read for.
-            self._reading.cancel()
+            self._reading.cancel()  # Nobody listens: there is nothing to read for.
+        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
+            self.fail(error)
         finally:
             self._outbox.abandon()
 
-    def _start_ping(self) -> None:
-        self._nursery.start_soon(self._ping, name="ping")
+    def take_control(self, opcode: int, payload: bytes) -> None:
+        """Answer a ping, or note the pong that is waited for."""
+        if opcode == PING:
+            self._outbox.control(PONG, payload)
+        elif payload == self._pinged:
+            self._end_ping(is_answered=True)
 
-    async def _ping(self) -> None:
+    def _keep_alive(self) -> None:
+        """Ping, or find that there was no pong in time: whichever it is time for."""
         try:
-            with trio.move_on_after(self._settings.pong_seconds) as waiting:
-                await self._library.ping()
-        except ConnectionClosed:
-            return
+            if self._pinged is None:
+                self._pinged = os.urandom(PING_BYTES)
+                self._outbox.control(PING, self._pinged)
+                self._set_beat(self._settings.pong_seconds)
+            else:
+                self._end_ping(is_answered=False)
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
-            self._fail(error)
-            return
-        if self._takes_its_time():
-            self._excused_until = trio.current_time() + SLOW_SECONDS
-        excused = self._is_behind() or trio.current_time() < self._excused_until
-        if waiting.cancelled_caught and not excused:
+            self.fail(error)
+
+    def _end_ping(self, *, is_answered: bool) -> None:
+        now = trio.current_time()
+        if self._takes_its_time(is_answered=is_answered):
+            self._excused_until = now + SLOW_SECONDS
+        # Where it is us who do not read, the pong may stand behind messages in the socket.
+        is_excused = not self._wire.is_waited_for or now < self._excused_until
+        if not (is_answered or is_excused):
             self.end(CloseCode.UNRESPONSIVE, "no pong", seconds=self._settings.close_seconds)
-        self._beat.again()
+        self._pinged = None
+        self._set_beat(self._settings.ping_seconds)
 
-    def _is_behind(self) -> bool:
-        """Tell whether it is us who do not read: the pong may stand behind messages in the socket."""
-        return not self._wire.torn and not self._wire.is_waited_for
+    def _set_beat(self, seconds: float) -> None:
+        self._beat.leave()
+        self._beat = self._pulse.beat(seconds, self._keep_alive)
 
-    def _takes_its_time(self) -> bool:
+    def _takes_its_time(self, *, is_answered: bool) -> bool:
         """Tell whether it reads slowly: the ping may stand behind what it has not come to yet.
 
         Whether it reads at all the writer finds out, in `write_seconds`.
         """
-        return self._follower.is_behind or self._outbox.waiting_bytes > 0 or self._wire.is_sending
+        # A pong may come before the writer knows that its ping is out.
+        is_stuck = self._outbox.state is WAITING and not is_answered
+        return self._follower.is_behind or self._outbox.waiting_bytes > 0 or is_stuck
 
-    async def _close(self) -> None:
-        """Say why it ends: by our will, by a violation, or as the client closed; or it has just gone."""
-        screen = self._wire.screen
-        ending = self._ending
-        if ending is None and screen.violation is not None:
-            ending = _Ending(screen.violation.code, screen.violation.reason)
-        payload = screen.close if ending is None else encode_close(ending.code, ending.reason)
-        if payload is not None:
-            with trio.move_on_after(self._settings.close_seconds):
-                await self._wire.close(payload)
+    def _why(self) -> _Ending | Violation | None:
+        """Return why we end it; None: the client did, or has just gone."""
+        return self._ending or self._wire.screen.violation
+
+    def _last_words(self) -> bytes | None:
+        """Return what our close frame says; None: there is nobody to read one."""
+        ending = self._why()
+        return self._wire.screen.close if ending is None else encode_close(ending.code, ending.reason)
+
+    def _say_how_it_ended(self, seconds: float) -> None:
+        ending = self._why()
         # A client may close with thousands of codes, which are no names for counters.
-        how = ("gone" if payload is None else "client") if ending is None else str(int(ending.code))
+        how = "gone" if self._wire.screen.close is None else "client"
+        how = how if ending is None else str(int(ending.code))
         how = "slow" if self._wire.gave_up else how
         metrics.CLOSED.labels(how).inc()
-        self._say_how_it_ended(how, "" if ending is None else ending.reason)
-
-    def _say_how_it_ended(self, how: str, reason: str) -> None:
         figures = {
-            "seconds": round(trio.current_time() - self._opened_at, 3),
+            "seconds": round(seconds, 3),
             "requests": self._answers.taken,
             "messages": self._outbox.messages,
             "bytes": self._wire.sent_bytes,
         }
-        logger.info("ended: %s %s", how, reason, extra={"figures": figures})
+        logger.info("ended: %s %s", how, "" if ending is None else ending.reason, extra={"figures": figures})

@@ -3,7 +3,6 @@
 import heapq
 import math
 from collections.abc import Callable
-from types import TracebackType
 
 import trio
 
@@ -25,15 +24,11 @@ class Pulse:
                 await trio.sleep_forever()
 
     def beat(self, seconds: float, act: Callable[[], None]) -> "Beat":
-        """Return what calls after so many seconds, and once more for each `again`, until it is left."""
-        beat = Beat(self, seconds, act)
-        beat.again()
-        return beat
-
-    def add(self, beat: "Beat") -> None:
-        """Have it come at its moment."""
+        """Return what calls once, after so many seconds, unless it has been left."""
+        beat = Beat(trio.current_time() + seconds, act)
         heapq.heappush(self._beats, beat)
         self._nap.deadline = min(self._nap.deadline, beat.moment)
+        return beat
 
 
 class Beat:
@@ -43,32 +38,20 @@ class Beat:
         moment: When it comes, on trio's clock.
     """
 
-    __slots__ = ("_act", "_pulse", "_seconds", "moment")
+    __slots__ = ("_act", "moment")
 
-    def __init__(self, pulse: Pulse, seconds: float, act: Callable[[], None]) -> None:
-        self.moment = math.inf
-        self._pulse = pulse
-        self._seconds = seconds
+    def __init__(self, moment: float, act: Callable[[], None]) -> None:
+        self.moment = moment
         self._act: Callable[[], None] | None = act
 
     def __lt__(self, other: "Beat") -> bool:
         return self.moment < other.moment
-
-    def again(self) -> None:
-        """Come once more, from now on after the same time, unless it has been left."""
-        if self._act is not None:
-            self.moment = trio.current_time() + self._seconds
-            self._pulse.add(self)
 
     def come(self) -> None:
         """Call, unless it has been left."""
         if self._act is not None:
             self._act()
 
-    def __enter__(self) -> "Beat":
-        return self
-
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
-        self._act = None  # what it holds goes at once; it is looked at once more at its moment
+    def leave(self) -> None:
+        """Have it not come; what it holds goes at once."""
+        self._act = None

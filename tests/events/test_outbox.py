@@ -1,12 +1,22 @@
 """What can go out at once does, the rest waits in order; replies have room, events are bounded in bytes."""
 
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_ws.events.outbox import TOGETHER_BYTES, Outbox
+from tests import raw
+from trio_ws.events.outbox import CLEAR, CLOSED, DEAD, TOGETHER_BYTES, WAITING, Outbox, State
+from trio_ws.settings import Settings
+from trio_ws.wire.frames import encode_frame
+from trio_ws.wire.stream import Wire
+
+BYE = raw.frame(raw.CLOSE, b"\x03\xe9", masked=False)
 
 
 async def test_frames_leave_in_the_order_in_which_they_came_and_together() -> None:
@@ -33,9 +43,6 @@ async def test_an_event_without_room_is_not_queued() -> None:
     assert not outbox.push(b"y" * 60)
     assert outbox.waiting_bytes == 60
     assert await outbox.take() == b"x" * 60
-    outbox.close()
-    with pytest.raises(trio.EndOfChannel):
-        await outbox.take()
 
 
 @pytest.mark.parametrize("limit_bytes", [1, 100])
@@ -103,15 +110,18 @@ async def test_who_waits_for_room_is_let_go_when_the_writer_goes(autojump_clock:
         outbox.put(b"the next one")
 
 
-@pytest.mark.parametrize("end", [Outbox.abandon, Outbox.close])
+@pytest.mark.parametrize("end", [Outbox.abandon, lambda outbox: outbox.close(None)])
 async def test_an_event_for_a_writer_that_has_gone_or_is_about_to_is_nobodys(
     end: Callable[[Outbox], None],
 ) -> None:
     kernel = Kernel(100)
-    outbox = Outbox(100, kernel.send)
+    outbox = clear(kernel)
     end(outbox)
     assert outbox.push(b"event")
-    assert outbox.waiting_bytes == 0
+    outbox.control(raw.PING, b"")
+    with pytest.raises(trio.BrokenResourceError):
+        outbox.put(b"reply")
+    assert (outbox.waiting_bytes, outbox.messages) == (0, 0)
     assert kernel.sent == b""
 
 
@@ -122,18 +132,11 @@ async def test_it_knows_whether_there_is_something_to_take() -> None:
     assert outbox.has_news()
     await outbox.take()
     assert not outbox.has_news()
-    outbox.close()
+    outbox.control(raw.PING, b"")
+    assert outbox.has_news()
+    await outbox.take()
+    outbox.close(None)
     assert outbox.has_news(), "the end is news too"
-
-
-async def test_what_was_queued_before_the_end_is_still_taken() -> None:
-    outbox = Outbox(100)
-    outbox.push(b"last")
-    outbox.close()
-    outbox.push(b"too late")
-    assert await outbox.take() == b"last"
-    with pytest.raises(trio.EndOfChannel):
-        await outbox.take()
 
 
 async def test_its_writer_can_be_woken_for_nothing() -> None:
@@ -161,42 +164,222 @@ class Kernel:
         return taken
 
 
+def clear(kernel: Kernel, limit_bytes: int = 100) -> Outbox:
+    """An outbox whose writer has just begun."""
+    outbox = Outbox(limit_bytes, kernel.send)
+    outbox.written()
+    return outbox
+
+
 async def test_what_can_go_out_at_once_wakes_nobody() -> None:
     kernel = Kernel(12)
-    outbox = Outbox(100, kernel.send)
+    outbox = clear(kernel)
     assert outbox.push(b"event;")
     outbox.put(b"reply;")
     assert kernel.sent == b"event;reply;"
     assert not outbox.has_news()
-    assert outbox.waiting_bytes == 0
+    assert outbox.state is CLEAR
     assert outbox.messages == 2
+
+
+async def test_nothing_goes_out_at_once_before_its_writer_has_begun() -> None:
+    kernel = Kernel(100)
+    outbox = Outbox(100, kernel.send)
+    outbox.put(b"early;")
+    outbox.close(b"\x03\xe9")
+    assert kernel.sent == b"", "the handshake's answer may be half out"
+    outbox.written()
+    assert await outbox.take() == BYE
 
 
 async def test_where_there_is_no_room_it_waits_and_all_that_follows_waits_behind_it() -> None:
     kernel = Kernel(0)
-    outbox = Outbox(100, kernel.send)
+    outbox = clear(kernel)
     assert outbox.push(b"first;")
     kernel.room = 100
     assert outbox.push(b"second;")
     assert kernel.sent == b""
     assert await outbox.take() == b"first;second;"
     assert outbox.push(b"third;")
-    assert kernel.sent == b"third;"
+    assert kernel.sent == b"", "those before are on their way"
+    outbox.written()
+    assert await outbox.take() == b"third;"
+    outbox.written()
+    assert outbox.push(b"fourth;")
+    assert kernel.sent == b"fourth;"
 
 
-async def test_the_writer_is_woken_for_the_rest_of_what_went_out_in_part() -> None:
+async def test_the_rest_of_a_frame_goes_before_all_others() -> None:
     kernel = Kernel(3)
-    outbox = Outbox(100, kernel.send)
-    assert outbox.push(b"event")
+    outbox = clear(kernel)
+    assert outbox.push(b"event;")
     assert kernel.sent == b"eve"
-    assert outbox.has_news()
-    assert await outbox.take() == b"", "the wire has the rest"
+    outbox.put(b"reply;")
+    outbox.control(raw.PING, b"")
+    assert await outbox.take() == b"nt;" + PING + b"reply;"
 
 
-async def test_from_when_it_ends_on_all_waits_for_the_writer() -> None:
+PING, PONG = (raw.frame(opcode, b"", masked=False) for opcode in (raw.PING, raw.PONG))
+
+
+async def test_pings_and_pongs_go_before_all_that_waits() -> None:
+    kernel = Kernel(4)
+    outbox = clear(kernel)
+    outbox.control(raw.PONG, b"")
+    assert kernel.sent == PONG
+    outbox.put(b"reply;")
+    outbox.push(b"event;")
+    outbox.control(raw.PONG, b"")
+    assert await outbox.take() == b"ply;" + PONG + b"event;"
+    outbox.written()
+    outbox.control(raw.PING, b"")
+    assert await outbox.take() == PING, "and alone"
+
+
+async def test_of_pings_that_nobody_reads_the_answers_to_the_newest_is_answered() -> None:
+    outbox = clear(Kernel(0))
+    for number in range(1000):
+        outbox.control(raw.PONG, b"%d" % number)
+    outbox.control(raw.PING, b"ours")
+    assert await outbox.take() == b"".join(
+        raw.frame(opcode, payload, masked=False)
+        for opcode, payload in ((raw.PONG, b"999"), (raw.PING, b"ours"))
+    )
+    outbox.written()
+    while outbox.has_news():
+        assert await outbox.take() == b""
+
+
+# Ends
+
+
+@pytest.mark.parametrize("room", [0, 2, 4, 100])
+async def test_a_close_frame_goes_behind_what_is_half_out_and_nothing_behind_it(room: int) -> None:
+    kernel = Kernel(room)
+    outbox = clear(kernel)
+    outbox.put(b"reply;")
+    outbox.push(b"event;")
+    outbox.control(raw.PING, b"")
+    expected = kernel.sent + b"reply;"[room:] if 0 < room < 6 else kernel.sent
+    outbox.close(b"\x03\xe9")
+    outbox.close(b"\x03\xe8")
+    outbox.push(b"event;")
+    outbox.control(raw.PONG, b"")
+    written = b""
+    with suppress(trio.EndOfChannel):
+        while True:
+            written += await outbox.take()
+            outbox.written()
+    assert outbox.state is CLOSED
+    assert outbox.waiting_bytes == 0
+    assert kernel.sent + written == expected + BYE
+
+
+async def test_a_close_frame_goes_out_at_once_where_nothing_waits() -> None:
     kernel = Kernel(100)
-    outbox = Outbox(100, kernel.send)
-    outbox.hold()
-    assert outbox.push(b"event")
-    assert kernel.sent == b""
-    assert await outbox.take() == b"event"
+    outbox = clear(kernel)
+    outbox.close(b"\x03\xe9")
+    assert kernel.sent == BYE
+    assert await outbox.take() == b""
+    with pytest.raises(trio.EndOfChannel):
+        await outbox.take()
+
+
+async def test_what_was_being_handed_to_the_writer_as_it_closed_is_dropped_too() -> None:
+    outbox = clear(Kernel(0))
+    taken: list[bytes] = []
+
+    async def take() -> None:
+        taken.append(await outbox.take())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await wait_all_tasks_blocked()
+        outbox.push(b"event")
+        outbox.close(b"\x03\xe9")
+    assert taken == [BYE]
+    assert outbox.waiting_bytes == 0
+
+
+@pytest.mark.parametrize("state", [WAITING, CLOSED])
+async def test_that_all_is_out_or_the_writer_gone_can_be_waited_for(
+    state: State, autojump_clock: MockClock
+) -> None:
+    outbox = clear(Kernel(0))
+    outbox.put(b"reply")
+    if state is CLOSED:
+        outbox.close(b"")
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.past, state)
+            await wait_all_tasks_blocked()
+            await outbox.take()
+            await wait_all_tasks_blocked()
+            assert nursery.child_tasks, "it is only on its way"
+            outbox.written()
+            if state is CLOSED:
+                await wait_all_tasks_blocked()
+                assert nursery.child_tasks
+                outbox.abandon()
+    assert outbox.state is (DEAD if state is CLOSED else CLEAR)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=50)
+def test_frames_stay_whole_and_in_order_whatever_comes_and_however_it_is_read(data: st.DataObject) -> None:
+    steps = data.draw(st.lists(st.tuples(st.sampled_from(["event", "reply", "ping", "read"]), sizes)))
+    how_it_ends = data.draw(st.sampled_from(["at once", "when all is out"]))
+
+    async def play() -> None:
+        ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        wire = Wire(ours, Settings())
+        outbox = Outbox(100_000, wire.send_now)
+        put: list[tuple[int, bytes]] = []
+        client = raw.RawClient(theirs)
+
+        async def write() -> None:
+            with suppress(trio.EndOfChannel):
+                while True:
+                    outbox.written()
+                    await wire.send_all(await outbox.take())
+            await ours.aclose()
+
+        async with ours, theirs, trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            received = b""
+            for number, (step, size) in enumerate(steps):
+                payload = b"%05d %s " % (number, step.encode()) + b"x" * (0 if step == "ping" else size)
+                if step == "read":
+                    with trio.move_on_after(0.001):
+                        received += await theirs.receive_some(size + 1)
+                elif step == "ping":
+                    outbox.control(raw.PING, payload)
+                    put.append((raw.PING, payload))
+                elif step == "reply":
+                    outbox.put(encode_frame(raw.TEXT, payload))
+                    put.append((raw.TEXT, payload))
+                elif outbox.push(encode_frame(raw.TEXT, payload)):
+                    put.append((raw.TEXT, payload))
+            if how_it_ends == "at once":
+                outbox.close(b"\x03\xe9")
+            else:
+                nursery.start_soon(close_when_all_is_out, outbox)
+            frames = await client.receive_frames(received)
+        assert frames.pop() == (raw.CLOSE, b"\x03\xe9")
+        messages = [frame for frame in frames if frame[0] == raw.TEXT]
+        expected = [frame for frame in put if frame[0] == raw.TEXT]
+        assert messages == (expected if how_it_ends != "at once" else expected[: len(messages)])
+        pings = [frame for frame in frames if frame[0] == raw.PING]
+        assert pings == sorted(set(pings))
+        assert set(pings) <= set(put)
+
+    trio.run(play)
+
+
+async def close_when_all_is_out(outbox: Outbox) -> None:
+    await outbox.past(WAITING)
+    outbox.close(b"\x03\xe9")
+
+
+sizes = st.one_of(st.integers(0, 100), st.integers(0, 200_000))

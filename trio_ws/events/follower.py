@@ -99,8 +99,7 @@ class Follower:
 
     async def _catch_up(self) -> bytes:
         while self._cursor is not None and not self.outbox.has_news():
-            if frames := await self._read_on(self._cursor):
-                return frames
+            await self._read_on(self._cursor)
         return await self.outbox.take()
 
     def _read_from(self, cursor: int) -> None:
@@ -113,14 +112,14 @@ class Follower:
         self._ahead = []
         self._wishes += 1
 
-    async def _read_on(self, cursor: int) -> bytes:
-        """Come on to the next events that are ours and return their frames, or come on as far as was read."""
+    async def _read_on(self, cursor: int) -> None:
+        """Come on to the next events that are ours and send them, or come on as far as was read."""
         if not self._ahead:
             if cursor >= self._log.end.seq:
                 self._cursor = None  # no await lies between this and the next event: nothing is missed
             else:
                 await self._read_ahead(cursor)
-            return b""
+            return
         frames: list[bytes] = []
         size = 0
         # Nobody else has a turn in here, so nothing can have been queued meanwhile.
@@ -134,8 +133,7 @@ class Follower:
         if not self._ahead:
             self._cursor = self._reached
         metrics.EVENTS_SENT.inc(len(frames))
-        self.outbox.messages += len(frames)
-        return b"".join(frames)
+        self.outbox.put(b"".join(frames), len(frames))
 
     def _may_see(self, event: Event) -> bool:
         return self.account is None or self.account in event.topics or event.type == "price.updated"

@@ -51,7 +51,8 @@ class _Echoed(Request):
 class Echo(Connection):
     """A connection that answers each message with itself."""
 
-    def _request(self, text: str | bytes) -> Request:
+    def request(self, text: str | bytes) -> Request:
+        """Return what is answered with the message itself."""
         return _Echoed(text)
 
 

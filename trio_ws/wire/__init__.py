@@ -1,1 +1,1 @@
-"""What lies between the socket and trio-websocket."""
+"""What lies between the socket and the connection: bytes, the opening handshake, frames."""

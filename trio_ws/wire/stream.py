@@ -1,7 +1,8 @@
 """One client's bytes: the request head, then frames; nothing else reads or writes its socket.
 
-What comes in is screened before anybody sees it, and what goes out goes out whole. Each wait on a client that
-does not read ends in `write_seconds`; each other wait is the caller's to end.
+What comes in is screened before anybody sees it. One task at a time sends; where that is cancelled or fails
+the socket is closed, because half a frame may be out. Each wait on a client that does not read ends in
+`write_seconds`; each other wait is the caller's to end.
 """
 
 import os
@@ -14,7 +15,7 @@ import trio
 from trio_ws.limits import Bucket
 from trio_ws.settings import Settings
 from trio_ws.wire.ear import RECEIVE_BYTES, Ear, Read
-from trio_ws.wire.frames import CLOSE, Frame, Screen, encode_frame
+from trio_ws.wire.frames import Frame, Screen
 from trio_ws.wire.head import Head, HeadReader, Refusal
 from trio_ws.wire.tls import socket_of
 
@@ -37,7 +38,6 @@ class Wire:
 
     Attributes:
         screen: What the client sends, and how that ended.
-        torn: Whether half a frame may have gone out; then nothing more may follow it.
         gave_up: Whether the client was cut off because it did not read.
         is_waited_for: Whether somebody waits for what the client says next.
         has_begun_head: Whether some of a head has come, where one is waited for.
@@ -45,28 +45,23 @@ class Wire:
     """
 
     __slots__ = (  # see `Follower`
-        "_closed",
         "_descriptor",
         "_ear",
         "_error",
-        "_free",
         "_has_come",
         "_heard",
         "_only_head",
         "_parked",
         "_read",
         "_rest",
-        "_sending",
         "_settings",
         "_stream",
         "_take",
-        "_unsent",
         "gave_up",
         "has_begun_head",
         "is_waited_for",
         "screen",
         "sent_bytes",
-        "torn",
     )
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings) -> None:
@@ -77,15 +72,12 @@ class Wire:
             Bucket(control_frames, control_frames),
             trio.current_time,
         )
-        self.torn = self.gave_up = self.has_begun_head = self.is_waited_for = False
+        self.gave_up = self.has_begun_head = self.is_waited_for = False
         self.sent_bytes = 0
         self._stream = stream
         self._settings = settings
-        self._sending: trio.Lock | None = None  # from when something has had to wait: it takes 0.3 KB
-        self._closed = False  # by a close frame of ours
         self._rest = b""  # what has come and was not looked at yet
         self._only_head = False  # is what HEAD is answered
-        self._unsent = b""  # the rest of what the kernel took the beginning of; nothing may go out before it
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else NONE
         self._ear: Ear
         self._take: Callable[[list[Frame]], int] | None = None
@@ -94,7 +86,6 @@ class Wire:
         self._parked: trio.lowlevel.Task | None = None  # who waits for what the ear hears
         self._heard: list[Frame] = []
         self._error: Exception | None = None
-        self._free = self._descriptor  # while a frame may go out at once
         if (transport := socket_of(stream)) is not None:
             _set_up(transport, settings.write_seconds)
 
@@ -211,74 +202,47 @@ class Wire:
         if len(said) > FLOOD:
             await trio.sleep(FLOOD_PAUSE_SECONDS)
 
-    def send_now(self, frames: bytes | bytearray | memoryview) -> int:
-        """Hand whole frames to the kernel, and return how many bytes of them it took; 0: they have to wait.
+    def send_now(self, frames: bytes) -> int:
+        """Hand frames to the kernel, and return how many bytes of them it took: what it has room for.
 
-        The rest of what it took in part goes out before whatever is sent next, by `send_all`. Under TLS, 0.
-        A frame costs 6 µs this way, nearly all of them the kernel's, and 20 where a task is woken to send it
-        (`scripts/bench fanout`).
+        Not while `send_all` is at it. Under TLS, 0. A frame costs 6 µs this way, nearly all of them the
+        kernel's, and 20 where a task is woken to send it (`scripts/bench fanout`).
         """
-        if self._free < 0:
+        if self._descriptor == NONE:
             return 0
         try:
-            sent = os.write(self._free, frames)  # trio's sockets never block
+            sent = os.write(self._descriptor, frames)  # trio's sockets never block
         except OSError:  # no room, or no line: who waits for it finds out
             return 0
         self.sent_bytes += sent
-        if sent < len(frames):
-            self._unsent = bytes(frames[sent:])
-            self._free = NONE
         return sent
 
-    @property
-    def is_sending(self) -> bool:
-        """Tell whether something is on its way out, and waits for the client to read."""
-        return bool(self._unsent) or (self._sending is not None and self._sending.locked())
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send one or more whole frames, or a whole response; at once, where the kernel has room for all.
+    async def send_all(self, data: bytes) -> None:
+        """Send all of this, or close the socket.
 
         Raises:
             trio.BrokenResourceError: nothing goes out any more.
         """
-        if sent := self.send_now(data):  # a third of what the rest takes
-            if sent == len(data):
-                return
-            data = b""  # its rest is the wire's
-        sending = self._sending = self._sending or trio.Lock()
+        self.sent_bytes += len(data)
         try:
-            sending.acquire_nowait()
-        except trio.WouldBlock:
-            await sending.acquire()
-        try:
-            if self.torn or self._closed:
-                raise trio.BrokenResourceError("nothing may go out any more")
-            self._free = NONE
-            self.torn = True  # until it is out: a cancelled send does not say how far it came
-            if self._unsent:
-                data, self._unsent = self._unsent + data, b""
-            self.sent_bytes += len(data)
             for start in range(0, len(data), PROGRESS_BYTES):
-                await self._send(memoryview(data)[start : start + PROGRESS_BYTES])
-            self.torn = False
-            if not sending.statistics().tasks_waiting:  # whose turn it is now, before it runs
-                self._free = self._descriptor
-        finally:
-            sending.release()
+                with trio.fail_after(self._settings.write_seconds):
+                    await self._stream.send_all(memoryview(data)[start : start + PROGRESS_BYTES])
+        except BaseException as error:
+            self.listen_no_more()
+            self._descriptor = NONE  # which another connection may have soon
+            await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
+            if isinstance(error, trio.TooSlowError):
+                self.gave_up = True
+                raise trio.BrokenResourceError("it does not read") from None
+            if isinstance(error, trio.ClosedResourceError):
+                raise trio.BrokenResourceError("hung up") from None
+            raise
 
     async def refuse(self, refusal: Refusal) -> None:
         """Tell a caller that it is turned away, if it is still there."""
         with suppress(trio.BrokenResourceError):
             await self.send_all(refusal.encode(only_head=self._only_head))
-
-    async def close(self, payload: bytes) -> None:
-        """Send a close frame, the last one that goes out."""
-        try:
-            await self.send_all(encode_frame(CLOSE, payload))
-        except trio.BrokenResourceError:
-            return
-        self._closed = True
-        self._free = NONE
 
     async def hang_up(self) -> None:
         """Close the socket so that the peer reads what was sent last, and can say goodbye.
@@ -286,14 +250,11 @@ class Wire:
         A socket closed with bytes unread answers them with a reset, which may overtake our close frame. So
         say that we are done, and read on until the peer is, or the caller's patience ends.
         """
-        self._free = self._descriptor = NONE  # which another connection may have soon
+        self._descriptor = NONE  # which another connection may have soon
         try:
-            if not (self.torn or self._unsent):
-                while self._closed and (said := await self.receive()):
-                    await self.pause_in_flood(said)  # The client closes first, where it knows how to.
-                await self._stream.send_eof()
-                while data := await self._stream.receive_some(HANG_UP_BYTES):
-                    await self.pause_in_flood(data)
+            await self._stream.send_eof()
+            while data := await self._stream.receive_some(HANG_UP_BYTES):
+                await self.pause_in_flood(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # It has hung up on us.
         finally:
@@ -324,19 +285,6 @@ class Wire:
             return b""
         finally:
             self.is_waited_for = False
-
-    async def _send(self, data: memoryview) -> None:
-        with trio.move_on_after(self._settings.write_seconds) as sending:
-            try:
-                await self._stream.send_all(data)
-            except trio.ClosedResourceError:
-                raise trio.BrokenResourceError("hung up") from None
-        if sending.cancelled_caught:
-            self.gave_up = True
-            self.listen_no_more()
-            self._descriptor = NONE  # which another connection may have soon
-            await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
-            raise trio.BrokenResourceError("it does not read")
 
 
 def _set_up(stream: trio.SocketStream, seconds: float) -> None:

@@ -1,0 +1,69 @@
+"""The answer to an opening handshake, as trio-websocket writes it, by its public names.
+
+It is shown a head that we have written ourselves, with the one field of the client's that it needs: never the
+client's own, which can end the process of who trusts it with them. What follows the handshake is ours.
+"""
+
+from typing import cast
+
+import trio
+from trio_websocket import WebSocketConnection, WebSocketRequest
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import Request
+
+from trio_ws.wire.head import WEBSOCKET_VERSION
+
+
+async def answer_handshake(key: str, subprotocol: str | None) -> bytes:
+    """Return the response that accepts a handshake.
+
+    Args:
+        key: From the client's head.
+        subprotocol: The one that is spoken, if any.
+    """
+    protocol = WSConnection(ConnectionType.SERVER)
+    protocol.receive_data(_encode_head(key, subprotocol))
+    (request,) = protocol.events()
+    paper = _Paper()
+    socket = WebSocketConnection(paper, protocol)
+    await WebSocketRequest(socket, cast(Request, request)).accept(subprotocol=subprotocol)
+    return paper.written
+
+
+def _encode_head(key: str, subprotocol: str | None) -> bytes:
+    lines = [
+        "GET / HTTP/1.1",
+        "Host: localhost",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        f"Sec-WebSocket-Version: {WEBSOCKET_VERSION}",
+        f"Sec-WebSocket-Key: {key}",
+    ]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+class _Paper(trio.abc.Stream):
+    """Where the library writes. It is never asked to read.
+
+    Attributes:
+        written: What it wrote.
+    """
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self.written += data
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - there is nothing
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
