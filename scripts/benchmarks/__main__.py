@@ -25,6 +25,7 @@ from scripts.benchmarks import (
     requests,
     servers,
     stuck,
+    unfollowed,
     webhooks,
 )
 from scripts.benchmarks.contest import outcomes
@@ -36,6 +37,7 @@ CONTESTS = {
     "latency": latency.contest,
     "connections": connections.contest,
     "herd": herd.contest,
+    "unfollowed": unfollowed.contest,
 }
 LINES = {
     "numbering": numbering.measure,

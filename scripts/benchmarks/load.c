@@ -2,12 +2,13 @@
  *
  *   load PORT ask  CONNECTIONS IN_FLIGHT SECONDS < messages
  *   load PORT hold CONNECTIONS MESSAGES  SECONDS < messages
+ *   load PORT herd CONNECTIONS MESSAGES  SECONDS < messages
  *
  * Messages are the lines of stdin; each connection goes round them from a place of its own. `ask` keeps so
  * many of them unanswered on each connection, for so long. `hold` sends one from each connection as it opens
  * (none, where there are no lines), awaits the reply to it, and then counts what is pushed until each connection
- * has had so many messages, or the time is up. Either prints a line of JSON when all are open, and one at the
- * end.
+ * has had so many messages, or the time is up. `herd` sends them all at once when all are open, and counts
+ * replies as well. Each prints a line of JSON when all are open, and one at the end.
  *
  * Its frames are whole and masked, if all with one mask; pings are answered; a close frame ends it, exit 1.
  */
@@ -320,6 +321,16 @@ static void run_hold(unsigned long wanted, double seconds)
     fflush(stdout);
 }
 
+/* Send the first message of each. */
+static void greet(void)
+{
+    double at;
+    for (unsigned long i = 0; i < client_count; i++) {
+        clients[i].sent_at = &at;
+        ask(&clients[i], 1, 1);
+    }
+}
+
 /* Open all connections, some at once. One that introduces itself is open when it has the reply to its first
  * message: from then on, all that comes is pushed. */
 static void open_all(int port, int introduces)
@@ -350,8 +361,8 @@ static void open_all(int port, int introduces)
 int main(int count, char **arguments)
 {
     if (count != 6)
-        die("usage: load PORT ask|hold CONNECTIONS IN_FLIGHT|MESSAGES SECONDS < messages");
-    int holds = !strcmp(arguments[2], "hold");
+        die("usage: load PORT ask|hold|herd CONNECTIONS IN_FLIGHT|MESSAGES SECONDS < messages");
+    int asks = !strcmp(arguments[2], "ask"), is_herd = !strcmp(arguments[2], "herd");
     unsigned long number = strtoul(arguments[4], NULL, 10);
     double begin = now(), seconds = atof(arguments[5]);
 
@@ -361,13 +372,15 @@ int main(int count, char **arguments)
     read_messages();
     for (unsigned long i = 0; i < client_count; i++)
         clients[i].turn = message_count ? i * message_count / client_count : 0;
-    open_all(atoi(arguments[1]), holds && message_count);
+    open_all(atoi(arguments[1]), !asks && !is_herd && message_count);
     printf("{\"connected\":%.6f}\n", now() - begin);
     fflush(stdout);
-    if (holds)
-        run_hold(number, seconds);
-    else
+    if (is_herd)
+        greet();
+    if (asks)
         run_ask(number, seconds);
+    else
+        run_hold(number, seconds);
     leave();
     return 0;
 }

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,15 +42,27 @@ def holding(target, messages, *, connections, pushed=1):
     with _load(target, messages, "hold", connections, pushed, PATIENCE_SECONDS) as (load, _):
 
         def wait():
-            told = _told(load)
-            if told["missing"]:
-                raise LoadFailed(
-                    f"{told['missing']} of {told['missing'] + told['messages']} messages did not come"
-                )
-            return told
+            return _whole(_told(load))
 
         yield wait
         load.wait(PATIENCE_SECONDS)
+
+
+def resume(target, messages, *, connections, pushed):
+    """Connect, send a message from each connection, all at once, and wait for its reply and what is pushed.
+
+    Returns:
+        `connected`: after how many s all were; `seconds` from then on, and `cost` in s of the server's CPU
+        for each message.
+    """
+    begin = time.monotonic()
+    with _load(target, messages, "herd", connections, 1 + pushed, PATIENCE_SECONDS) as load:
+        before, connected = target.cpu_seconds(), time.monotonic()
+        told = _whole(_told(load))
+        cost = (target.cpu_seconds() - before) / told["messages"]
+        seconds = time.monotonic() - connected
+        load.wait(PATIENCE_SECONDS)
+    return {"connected": connected - begin, "seconds": seconds, "cost": cost}
 
 
 @contextmanager
@@ -75,6 +88,12 @@ def _load(target, messages, *job):
             yield load, _told(load)["connected"]
         finally:
             load.terminate()
+
+
+def _whole(told):
+    if told["missing"]:
+        raise LoadFailed(f"{told['missing']} of {told['missing'] + told['messages']} messages did not come")
+    return told
 
 
 def _told(load):
