@@ -69,7 +69,7 @@ class Line:
         data = Raw(b'"%s"' % (b"x" * size))
         event = Event(self._seq, "invoice.updated", ("account:1",), data, NOTHING)
         self.database.log_event(event)
-        self.dispatcher.publish(self.database.written[-1])  # which has a name
+        self.dispatcher.publish(self.database.written[-1:])  # which has a name
 
 
 @asynccontextmanager

@@ -439,7 +439,7 @@ class Cursor(NamedTuple):
 NOTHING = Raw(b"null")
 
 
-class Event(Struct, frozen=True, array_like=True):
+class Event(Struct, frozen=True, array_like=True, gc=False):
     """A change that committed, as the event log holds it, and as read_log() of the schema writes it.
 
     Args:
@@ -450,6 +450,7 @@ class Event(Struct, frozen=True, array_like=True):
         previous: The changed fields' old values, as JSON; `NOTHING` for a new invoice.
         at: When it was written down, in Unix seconds by the database's clock.
         name: That of the step that numbered it.
+        frame: It as it goes out, once somebody was sent it.
     """
 
     seq: int
@@ -459,11 +460,16 @@ class Event(Struct, frozen=True, array_like=True):
     previous: Raw = NOTHING
     at: float = 0.0
     name: str = ""
+    frame: bytes = b""
 
     @property
     def position(self) -> Position:
         """Its place in the log."""
         return Position(self.name, self.seq)
+
+    def is_visible_to(self, account: str | None) -> bool:
+        """Tell whether it is for who may see an account's events alone; None: any. Prices are for all."""
+        return account is None or account in self.topics or self.type == "price.updated"
 
 
 class EventMessage(Struct):

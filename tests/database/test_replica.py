@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple
 
@@ -16,7 +16,7 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.database.replica import RETRY_MOST_SECONDS, RETRY_SECONDS, TRY_SECONDS, WAIT_SECONDS, Replicated
 from trio_ws.errors import Outage
-from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.dispatcher import Dispatcher, Published
 from trio_ws.events.log import FAR, PAGE, Log
 from trio_ws.events.tail import Tail
 from trio_ws.messages import Event, Position
@@ -53,11 +53,12 @@ class Recorder(Dispatcher):
         self.times: list[float] = []
         self.restarts = 0
 
-    def publish(self, event: Event) -> int:
-        told = super().publish(event)
-        self.events.append(event)
-        self.times.append(trio.current_time())
-        return told
+    def publish(self, events: Sequence[Event]) -> Published:
+        published = super().publish(events)
+        for event in events[: published.events]:
+            self.events.append(event)
+            self.times.append(trio.current_time())
+        return published
 
     def restart(self, begin: Position, end: Position) -> None:
         super().restart(begin, end)
@@ -286,7 +287,7 @@ async def test_pages_come_from_the_primary_where_the_standby_does_not_prove_them
             setattr(one.standby, trouble, True)
             one.write()
             await one.published()
-        one.log._drop(0)  # noqa: SLF001
+        vars(one.log)["_pages"].drop(0)
         one.reset()
         assert await one.log.prove(one.primary.position(11))
         assert (await one.log.read(10)).events == list(one.primary.written[10:PAGE])

@@ -1,7 +1,8 @@
 """Log, dispatcher and followers against a model of them: each follower reads its events once and in order.
 
 The model is a list of events and, for each follower, the set of topics with the position from which each is
-followed. The machine writes, subscribes with and without a replay, and lets clients read or not, at will.
+followed, and the account whose events alone it may see. The machine writes, subscribes with and without a
+replay, and lets clients read or not, at will.
 """
 
 import math
@@ -86,10 +87,14 @@ for query, answer in SimulatedDatabase.answers.items():
 class FollowerMachine(RuleBasedStateMachine):
     """Does what clients and writers may do, in any order."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(
+        memory_bytes=st.sampled_from([1, 10**7]),  # one page at most, or all and what was joined
+        together_bytes=st.sampled_from([1, 300, 16384]),
+        accounts=st.tuples(*[st.sampled_from([None, None, "account:1", "account:2"])] * len(FOLLOWERS)),
+    )
+    def begin(self, memory_bytes: int, together_bytes: int, accounts: tuple[str | None, ...]) -> None:
         self.database = LogInMemory()
-        self.log = Log(self.database, memory_bytes=1)  # one page at most
+        self.log = Log(self.database, memory_bytes)
         self.log.restart(Position(NAME, 0), Position(NAME, 0))
         self.dispatcher = Dispatcher(self.log)
         self.outboxes = [Outbox(OUTBOX_BYTES) for _ in FOLLOWERS]
@@ -99,24 +104,24 @@ class FollowerMachine(RuleBasedStateMachine):
         ]
         self.expected: list[list[int]] = [[] for _ in FOLLOWERS]
         self.got: list[list[int]] = [[] for _ in FOLLOWERS]
-
-    @initialize(together_bytes=st.sampled_from([1, 300, 16384]))
-    def set_how_much_leaves_together(self, together_bytes: int) -> None:
-        for outbox in self.outboxes:
-            outbox.together_bytes = together_bytes
+        for follower, account in zip(self.followers, accounts, strict=True):
+            follower.outbox.together_bytes = together_bytes
+            follower.account = account
 
     @rule(concerned=st.lists(topics, min_size=1, unique=True), count=st.integers(1, 20))
     def publish(self, concerned: list[Topic], count: int) -> None:
-        for _ in range(count):
-            names = tuple(str(topic) for topic in concerned)
-            event = Event(
-                len(self.database.events) + 1, "invoice.updated", names, Raw(b"{}"), NOTHING, name=NAME
-            )
-            self.database.events.append(event)
-            self.dispatcher.publish(event)
-            for follower in FOLLOWERS:
-                if any(name in self.followers[follower].topics for name in names):
-                    self.expected[follower].append(event.seq)
+        names = tuple(str(topic) for topic in concerned)
+        end = len(self.database.events)
+        events = [
+            Event(seq, "invoice.updated", names, Raw(b"{}"), NOTHING, name=NAME)
+            for seq in range(end + 1, end + count + 1)
+        ]
+        self.database.events += events
+        for number, follower in enumerate(self.followers):
+            if any(name in follower.topics for name in names):
+                self.expected[number] += self._visible(number, events)
+        while events:
+            events = events[self.dispatcher.publish(events).events :]
 
     @rule(topic=topics, follower=followers)
     def subscribe(self, topic: Topic, follower: int) -> None:
@@ -133,8 +138,12 @@ class FollowerMachine(RuleBasedStateMachine):
         after = max(0, self.log.end.seq - back)
         self.dispatcher.subscribe(wanted, self.followers[follower], after)
         names = {str(topic) for topic in wanted}
-        again = [event.seq for event in self.database.events[after:] if names.intersection(event.topics)]
-        self.expected[follower] += again
+        again = [event for event in self.database.events[after:] if names.intersection(event.topics)]
+        self.expected[follower] += self._visible(follower, again)
+
+    def _visible(self, follower: int, events: list[Event]) -> list[int]:
+        account = self.followers[follower].account
+        return [event.seq for event in events if account is None or account in event.topics]
 
     @rule(topic=topics, follower=followers)
     def unsubscribe(self, topic: Topic, follower: int) -> None:
@@ -240,7 +249,7 @@ async def test_a_replay_from_further_back_begins_there_also_while_reading_on(
     names = tuple(str(topic) for topic in TOPICS[:1])
     for seq in range(1, 11):
         database.events.append(Event(seq, "invoice.updated", names, Raw(b"{}"), NOTHING, name=NAME))
-        dispatcher.publish(database.events[-1])
+        dispatcher.publish(database.events[-1:])
     dispatcher.subscribe(TOPICS[:1], follower, 6)
     follower.outbox.together_bytes = 1
     seqs: list[int] = []
@@ -262,7 +271,7 @@ async def test_another_topic_from_a_position_within_what_was_read_already_misses
     for seq in range(1, 21):
         topic = str(TOPICS[seq % 2])
         database.events.append(Event(seq, "invoice.updated", (topic,), Raw(b"{}"), NOTHING, name=NAME))
-        dispatcher.publish(database.events[-1])
+        dispatcher.publish(database.events[-1:])
     follower.outbox.together_bytes = 1
     dispatcher.subscribe(TOPICS[:1], follower, 6)
     seqs: list[int] = []
@@ -276,7 +285,7 @@ async def test_another_topic_from_a_position_within_what_was_read_already_misses
 def price(log: LogInMemory, dispatcher: Dispatcher, row: int, *topics: str) -> None:
     event = Event(len(log.events) + 1, "price.updated", topics, Raw(b'{"id":%d}' % row), NOTHING, name=NAME)
     log.events.append(event)
-    dispatcher.publish(event)
+    dispatcher.publish([event])
 
 
 async def read_all(follower: Follower) -> list[int]:

@@ -67,7 +67,7 @@ class Scene:
         for topic in (OTHER, OURS):
             event = Event(self.log.end.seq + 1, "invoice.updated", (str(topic),), Raw(b"{}"), name=NAME)
             self.database.events.append(event)
-            self.dispatcher.publish(event)
+            self.dispatcher.publish([event])
 
     async def read(self) -> None:
         while True:

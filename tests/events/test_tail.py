@@ -1,6 +1,6 @@
 """The tail publishes the log in order, each event once, whoever wakes it and whatever fails."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple, cast
 
@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.events.test_dispatcher import Ends
 from tests.late import LateDatabase
 from trio_ws import metrics
 from trio_ws.background import BACKOFF_SECONDS
@@ -16,10 +17,12 @@ from trio_ws.database.gateway import Database, Wake
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import Timeout, Unavailable
-from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.dispatcher import Dispatcher, Published
+from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
+from trio_ws.events.outbox import Outbox
 from trio_ws.events.tail import AGAIN_SECONDS, BATCH, Tail
-from trio_ws.messages import Event
+from trio_ws.messages import Event, Topic
 from trio_ws.testing import SimulatedDatabase
 
 T = TypeVar("T")
@@ -37,11 +40,12 @@ class RecordingDispatcher(Dispatcher):
         self.seqs: list[int] = []
         self.times: list[float] = []
 
-    def publish(self, event: Event) -> int:
-        told = super().publish(event)
-        self.seqs.append(event.seq)
-        self.times.append(trio.current_time())
-        return told
+    def publish(self, events: Sequence[Event]) -> Published:
+        published = super().publish(events)
+        for event in events[: published.events]:
+            self.seqs.append(event.seq)
+            self.times.append(trio.current_time())
+        return published
 
 
 @asynccontextmanager
@@ -380,11 +384,25 @@ async def test_a_clock_that_is_set_back_leaves_no_event_early(
 ) -> None:
     database, lags = SetBackDatabase(), list[float]()
     monkeypatch.setattr(metrics.LAG, "observe", lags.append)
-    async with following(database):
+    async with following(database) as (dispatcher, _):
+        dispatcher.subscribe([Topic("account", "1")], Follower(dispatcher.log, Outbox(1), Ends()), 3)
         write(database, 5)
         await trio.sleep(1)
-    assert lags
+    assert len(lags) == 5
     assert min(lags) >= 0
+
+
+async def test_what_nobody_follows_is_not_sent_and_so_not_late(
+    autojump_clock: MockClock, database: SimulatedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lags = list[float]()
+    monkeypatch.setattr(metrics.LAG, "observe", lags.append)
+    async with following(database) as (dispatcher, _):
+        dispatcher.subscribe([Topic("account", "2")], Follower(dispatcher.log, Outbox(1), Ends()), 3)
+        write(database, 5)
+        await trio.sleep(1)
+        assert dispatcher.seqs == [4, 5, 6, 7, 8]
+    assert lags == []
 
 
 async def test_a_database_that_is_away_at_the_start_is_an_error(

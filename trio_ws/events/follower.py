@@ -7,18 +7,17 @@ a client gets is in the order of the log, each event once, whichever of its topi
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 
-import msgspec
 import trio
 
 from trio_ws import metrics
-from trio_ws.codec import encode_event
 from trio_ws.errors import ActionError
+from trio_ws.events.chunks import Chunk, View
 from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event
-from trio_ws.wire.frames import TEXT, encode_frame
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +44,6 @@ class Follower:
         "_cursor",
         "_fell_behind",
         "_log",
-        "_reached",
-        "_wishes",
         "account",
         "end",
         "outbox",
@@ -60,9 +57,7 @@ class Follower:
         self.end = end
         self._log = log
         self._cursor: int | None = None  # how far it has come; None: it is live
-        self._ahead: list[Event] = []  # ours after the cursor, not yet told; the next one is last
-        self._reached = 0  # how far it will have come when these are told
-        self._wishes = 0  # how often what it wants of the log has changed
+        self._ahead: tuple[int, View, Chunk] | None = None  # what was read: after what, and of what
         self._fell_behind = False  # by itself, not because it asked for a replay
 
     @property
@@ -80,11 +75,10 @@ class Follower:
             metrics.REPLAYS.inc()
         for topic in topics:
             self.topics[topic] = min(after, self.topics.get(topic, after))
-        self._forget_what_was_read()  # which was for other topics
 
     def tell(self, event: Event, frame: bytes) -> None:
         """Send or queue an event; where there is no room, fall back to the log."""
-        if self._cursor is None and self._may_see(event) and not self.outbox.push(frame):
+        if self._cursor is None and event.is_visible_to(self.account) and not self.outbox.push(frame):
             self._read_from(event.seq - 1)
             self._fell_behind = True
             metrics.CATCH_UPS.inc()
@@ -104,68 +98,38 @@ class Follower:
 
     def _read_from(self, cursor: int) -> None:
         self._cursor = cursor
-        self._forget_what_was_read()
+        self._ahead = None
         self._fell_behind = False
         self.outbox.wake()  # its writer may wait for what is pushed
 
-    def _forget_what_was_read(self) -> None:
-        self._ahead = []
-        self._wishes += 1
-
     async def _read_on(self, cursor: int) -> None:
-        """Come on to the next events that are ours and send them, or come on as far as was read."""
-        if not self._ahead:
-            if cursor >= self._log.end.seq:
-                self._cursor = None  # no await lies between this and the next event: nothing is missed
-            else:
-                await self._read_ahead(cursor)
+        """Send the next frames that are ours, or read some, or come on to where there are none."""
+        if cursor >= self._log.end.seq:
+            self._cursor = None  # no await lies between this and the next event: nothing is missed
             return
-        frames: list[bytes] = []
-        size = 0
+        view = self._view(cursor)
+        if self._ahead is None or self._ahead[:2] != (cursor, view):  # it wants something else by now
+            await self._read_ahead(cursor, view)
+            return
         # Nobody else has a turn in here, so nothing can have been queued meanwhile.
-        while self._ahead and size < self.outbox.together_bytes:
-            event = self._ahead.pop()
-            self._cursor = event.seq
-            wanted = any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
-            if wanted and self._may_see(event):
-                frames.append(encode_frame(TEXT, encode_event(event)))
-                size += len(frames[-1])
-        if not self._ahead:
-            self._cursor = self._reached
-        metrics.EVENTS_SENT.inc(len(frames))
-        self.outbox.put(b"".join(frames), len(frames))
+        frames, messages, self._cursor = self._ahead[2]
+        self._ahead = None
+        metrics.EVENTS_SENT.inc(messages)
+        self.outbox.put(frames, messages)
 
-    def _may_see(self, event: Event) -> bool:
-        return self.account is None or self.account in event.topics or event.type == "price.updated"
+    def _view(self, cursor: int) -> View:
+        """Return what it wants after the cursor, up to where it wants more topics."""
+        topics = frozenset([topic for topic, since in self.topics.items() if since <= cursor])
+        later = [since for since in self.topics.values() if since > cursor]
+        upto = min(later, default=math.inf)
+        return View(topics, upto, self.account, self._fell_behind, self.outbox.together_bytes)
 
-    async def _read_ahead(self, cursor: int) -> None:
-        wishes = self._wishes
+    async def _read_ahead(self, cursor: int, view: View) -> None:
         try:
-            events, reached = await self._log.read(cursor, self.topics)
+            self._ahead = cursor, view, await self._log.read_view(cursor, view)
         except LogTrimmedError:
             self._cursor = None
             logger.info("a follower reads so slowly that the log was trimmed past it")
             self.end()
         except ActionError:
             await trio.sleep(RETRY_SECONDS)
-        else:
-            if wishes == self._wishes:  # else it wants something else by now
-                self._ahead = (_folded(events) if self._fell_behind else events)[::-1]
-                self._reached = reached
-                if not self._ahead:
-                    self._cursor = reached
-
-
-class _Row(msgspec.Struct):
-    id: int
-
-
-def _folded(events: list[Event]) -> list[Event]:
-    """Leave out prices that a later event replaces: who reads slowly wants today's, not each of them."""
-    rows = {
-        event.seq: msgspec.json.decode(event.data, type=_Row).id
-        for event in events
-        if event.type == "price.updated"
-    }
-    latest = {row: seq for seq, row in rows.items()}
-    return [event for event in events if event.seq not in rows or latest[rows[event.seq]] == event.seq]

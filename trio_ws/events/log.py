@@ -6,9 +6,9 @@ of each page between them.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple, TypeVarTuple
+from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
@@ -18,18 +18,22 @@ from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import ActionError, Timeout, Unavailable
+from trio_ws.events.chunks import Chunk, View, join
 from trio_ws.messages import Event, Position
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 Arguments = TypeVarTuple("Arguments")
 
 PAGE = 256  # events; some 200 KB, and a read of a few ms
 # A client that is further than this from the end shares little with others and wants little of that:
-# PostgreSQL finds its events for it. Some 20 000 events are in memory, by default.
+# PostgreSQL finds its events for it. Some 15 000 events are in memory, by default.
 FAR = 20_000
 SCAN = 20_000  # events that one such query looks at: some 10 ms
 SCAN_TOPICS = 8  # of so many topics; of more, it looks at fewer
 # What an event takes beside its JSON: the struct, its name, its topics, its place in a page and in its index.
 EVENT_BYTES = 1260
+CHUNKS_SHARE = 8  # of the log's memory: a herd goes through the log side by side, so little is enough
 
 
 class LogTrimmedError(Exception):
@@ -55,27 +59,73 @@ class _Page:
     are served in half the time that they take to look at all (`scripts/bench herd`).
     """
 
-    def __init__(self, events: list[Event]) -> None:
-        self.events = events
-        self._places: dict[str, list[int]] | None = None  # by topic; made when it is first asked for
+    def __init__(self, events: Sequence[Event] = ()) -> None:
+        self.events = list(events)
+        self.size = _size(events)  # in bytes
+        self._places: dict[str, list[int]] = {}  # by topic
+        self._noted = 0  # of how many events: they are when somebody asks
 
-    def append(self, event: Event) -> None:
-        if self._places is not None:
-            self._note(len(self.events), event, self._places)
-        self.events.append(event)
+    def extend(self, events: Sequence[Event]) -> None:
+        self.events += events
+        self.size += _size(events)
 
     def find(self, topics: Iterable[str], start: int, end: int) -> list[Event]:
         """Return the events between two places that concern any of the topics, in order."""
-        if self._places is None:
-            self._places = {}
-            for place, event in enumerate(self.events):
-                self._note(place, event, self._places)
-        found = {place for topic in topics for place in self._places.get(topic, ()) if start <= place < end}
+        for place in range(self._noted, len(self.events)):
+            for topic in self.events[place].topics:
+                self._places.setdefault(topic, []).append(place)
+        self._noted = len(self.events)
+        known = self._places.keys() & topics
+        found = {place for topic in known for place in self._places[topic] if start <= place < end}
         return [self.events[place] for place in sorted(found)]
 
-    def _note(self, place: int, event: Event, places: dict[str, list[int]]) -> None:
-        for topic in event.topics:
-            places.setdefault(topic, []).append(place)
+
+class _Part(NamedTuple):
+    """Where in a page the next events are, and which number is reached with them."""
+
+    page: _Page
+    start: int
+    end: int
+    reached: int
+
+    def find(self, topics: Iterable[str] | None) -> Stretch:
+        """Return those that concern any of the topics; None: all."""
+        if topics is None:
+            return Stretch(self.page.events[self.start : self.end], self.reached)
+        return Stretch(self.page.find(topics, self.start, self.end), self.reached)
+
+
+class _Recent(Generic[K, V]):
+    """What was used last, as much as there is memory for, and at least one."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()  # and how large; used last is last
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: K) -> V | None:
+        if (kept := self._kept.get(key)) is None:
+            return None
+        self._kept.move_to_end(key)
+        return kept[0]
+
+    def keep(self, key: K, value: V, size: int) -> None:
+        self.drop(key)
+        self._kept[key] = value, size
+        self._bytes += size
+        while self._bytes > self._limit_bytes and len(self._kept) > 1:
+            self.drop(next(iter(self._kept)))
+
+    def drop(self, key: K) -> None:
+        if (kept := self._kept.pop(key, None)) is not None:
+            self._bytes -= kept[1]
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._bytes = 0
 
 
 class _Load:
@@ -104,9 +154,9 @@ class Log:
         self.begin = Position("", 0)
         self.restarts = 0
         self._database = database
-        self._memory_bytes = memory_bytes
-        self._pages: OrderedDict[int, _Page] = OrderedDict()  # the one used last is last
-        self._bytes = 0
+        chunks_bytes = memory_bytes // CHUNKS_SHARE
+        self._pages = _Recent[int, _Page](memory_bytes - chunks_bytes)
+        self._chunks = _Recent[tuple[int, View], Chunk](chunks_bytes)  # by the event before them
         self._loads: dict[int, _Load] = {}
         self._finding = trio.CapacityLimiter(1)  # so that pages, which many wait for, have their turn between
         self._grown = trio.lowlevel.ParkingLot()
@@ -117,24 +167,24 @@ class Log:
         self.restarts += self.end.name != ""
         self.begin, self.end = begin, end
         self._pages.clear()
+        self._chunks.clear()
         self._loads.clear()  # what is on its way is of the log that was
-        self._bytes = 0
 
-    def append(self, event: Event) -> None:
-        """Note the event that comes next."""
-        number, place = divmod(event.seq - 1, PAGE)
-        if place == 0:
-            self._pages[number] = _Page([])
-        page = self._pages.get(number)
-        if page is not None and len(page.events) == place:
-            page.append(event)
-            self._bytes += _size(event)
-            self._shrink()
-        # Else it was read while this event was on its way, and is read again by who needs more of it.
-        self.end = event.position
-        if b'"webhook_url"' in bytes(event.data):  # the quick look of number_events() in the schema
+    def extend(self, events: Sequence[Event]) -> None:
+        """Note the events that come next, one at least."""
+        self.end = events[-1].position
+        # The quick look of number_events() in the schema.
+        if self._has_webhook and b'"webhook_url"' in b"".join([event.data for event in events]):
             self._has_webhook.unpark_all()
         self._grown.unpark_all()
+        while events:
+            number, place = divmod(events[0].seq - 1, PAGE)
+            page = _Page() if place == 0 else self._pages.get(number)
+            if page is not None and len(page.events) == place:
+                page.extend(events[: PAGE - place])
+                self._pages.keep(number, page, page.size)
+            # Else it was read while these were on their way, and is read again by who needs more of it.
+            events = events[PAGE - place :]
 
     def remembers(self, position: Position) -> bool | None:
         """Tell whether all that came after a position, and nothing else, is to be had; None: `prove` can."""
@@ -171,7 +221,7 @@ class Log:
                     read = await self._read(event_log.read_events, position.seq - 1, 1)
                 return position in (read.begin, *(event.position for event in read.events))
             number = (position.seq - 1) // PAGE
-            self._drop(number)  # it was read while the log grew, and lacks its last events
+            self._pages.drop(number)  # it was read while the log grew, and lacks its last events
             try:
                 await self._page(number)
             except LogTrimmedError:
@@ -200,8 +250,26 @@ class Log:
             LogTrimmedError: the next one is not to be had any more.
             ActionError: the database can't be read.
         """
+        return (await self._look(after, topics)).find(topics)
+
+    async def read_view(self, after: int, view: View) -> Chunk:
+        """Return the next frames of a view after `after`, or none, as far as was looked.
+
+        Raises:
+            LogTrimmedError: the next one is not to be had any more.
+            ActionError: the database can't be read.
+        """
+        restarts = self.restarts
+        part = await self._look(after, view.topics)
+        if (chunk := self._chunks.get((after, view))) is None:
+            chunk = join(*part.find(view.topics), view)
+            if restarts == self.restarts:
+                self._chunks.keep((after, view), chunk, view.size + len(chunk.frames))
+        return chunk
+
+    async def _look(self, after: int, topics: Iterable[str] | None) -> "_Part":
         number = after // PAGE
-        if topics is not None and number not in self._pages and self.end.seq - after > FAR:
+        if topics is not None and self._pages.get(number) is None and self.end.seq - after > FAR:
             return await self._find(after, list(topics))
         while after < self.end.seq:
             page = await self._page(number)
@@ -210,20 +278,20 @@ class Log:
                 raise LogTrimmedError
             start, end = after + 1 - first, min(len(page.events), self.end.seq + 1 - first)
             if start < end:
-                events = page.events[start:end] if topics is None else page.find(topics, start, end)
-                return Stretch(events, first + end - 1)
-            self._drop(number)  # it was read while the log grew, and lacks its last events
-        return Stretch([], after)
+                return _Part(page, start, end, first + end - 1)
+            self._pages.drop(number)  # it was read while the log grew, and lacks its last events
+        return _Part(_Page(), 0, 0, after)
 
-    async def _find(self, after: int, topics: list[str]) -> Stretch:
+    async def _find(self, after: int, topics: list[str]) -> "_Part":
         scan = max(PAGE, SCAN * SCAN_TOPICS // max(SCAN_TOPICS, len(topics)))
         async with self._finding:
             read = await self._read(event_log.find_events, after, topics, scan, PAGE)
         if read.begin.seq > after:
             raise LogTrimmedError
         # It was ended by a bound, in number or bytes, or else has looked at all of them.
-        is_cut = len(read.events) == PAGE or sum(map(_size, read.events)) > event_log.READ_BYTES
-        return Stretch(read.events, read.events[-1].seq if is_cut else min(after + scan, read.end.seq))
+        is_cut = len(read.events) == PAGE or _size(read.events) > event_log.READ_BYTES
+        reached = read.events[-1].seq if is_cut else min(after + scan, read.end.seq)
+        return _Part(_Page(read.events), 0, len(read.events), reached)
 
     async def _read(
         self, query: Callable[[Connection, *tuple[*Arguments, Position]], LogRead], *args: *Arguments
@@ -265,14 +333,13 @@ class Log:
 
     async def _page(self, number: int) -> _Page:
         if (page := self._pages.get(number)) is not None:
-            self._pages.move_to_end(number)
             await trio.lowlevel.checkpoint()
             return page
         if load := self._loads.get(number):
             await load.done.wait()
             if load.error:
                 raise load.error
-            return self._pages.get(number) or _Page([])  # none, where the reader was cancelled
+            return self._pages.get(number) or _Page()  # none, where the reader was cancelled
         load = self._loads[number] = _Load()
         try:
             events = await self._read_page(number)
@@ -287,20 +354,11 @@ class Log:
             load.done.set()
         if not events:
             raise LogTrimmedError
-        self._drop(number)
-        page = self._pages[number] = _Page(events)
-        self._bytes += sum(map(_size, page.events))
-        self._shrink()
+        page = _Page(events)
+        self._pages.keep(number, page, page.size)
         return page
 
-    def _shrink(self) -> None:
-        while self._bytes > self._memory_bytes and len(self._pages) > 1:
-            self._drop(next(iter(self._pages)))
 
-    def _drop(self, number: int) -> None:
-        if (page := self._pages.pop(number, None)) is not None:
-            self._bytes -= sum(map(_size, page.events))
-
-
-def _size(event: Event) -> int:
-    return EVENT_BYTES + len(event.data) + len(event.previous)
+def _size(events: Iterable[Event]) -> int:
+    """Return how many bytes events take, with the frames of which they are not encoded yet."""
+    return sum([EVENT_BYTES + 2 * (len(event.data) + len(event.previous)) for event in events])

@@ -24,8 +24,6 @@ from trio_ws.events.dispatcher import Dispatcher
 logger = logging.getLogger(__name__)
 
 BATCH = 500  # events a read: some 300 KB, and a few ms in the loop between two checkpoints of a read
-# Before others have their turn: half a ms or so. A turn for each event cost 30 µs, more than its followers.
-TURN_DELIVERIES = 64
 # After news that not everybody was notified of, poll again so soon, which is when number_events() of the
 # schema will notify.
 AGAIN_SECONDS = 0.01
@@ -147,11 +145,12 @@ class Tail:
         read_at = trio.current_time()
         if read.events:
             metrics.LOG_BATCH.observe(len(read.events))
-        deliveries = 0
-        for event in read.events:
-            deliveries += 1 + self._dispatcher.publish(event)
-            age = max(0.0, read.now - event.at)  # that clock may have been set back
-            metrics.LAG.observe(age + trio.current_time() - read_at)
-            if deliveries >= TURN_DELIVERIES:
-                deliveries = 0
+        rest = read.events
+        while rest:
+            count, sent = self._dispatcher.publish(rest)
+            since = trio.current_time() - read_at
+            for event in sent:
+                age = max(0.0, read.now - event.at)  # that clock may have been set back
+                metrics.LAG.observe(age + since)
+            if rest := rest[count:]:
                 await trio.lowlevel.checkpoint()
