@@ -6,6 +6,11 @@ share: an event for one connection (`fanout=1`) costs that.
 
 The cost is taken at two rates, each with a server of its own: between events that come seldom the processor
 forgets what they need. Latencies are those of the lower one.
+
+Where it goes, in one process with 1,000 sockets: a Python loop over `os.write` takes 6.2 to 7.0 µs for each.
+Ours takes 8.0 to 8.3, and 0.3 where the data is in the processor's cache and nothing is written. So some
+1.4 µs are spent waiting for memory: a follower, an outbox and a wire, for each of a thousand. A server also
+reads the event, which takes 0.7 to 1 ms, shared by all deliveries. Fewer objects for each would be a gain.
 """
 
 import json

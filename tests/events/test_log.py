@@ -1,5 +1,6 @@
 """Pages of the log are read once for all, whoever asks, and what is not there is never made up."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -20,6 +21,7 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import CloseCode, Timeout, Unavailable
 from trio_ws.events import log as log_module
+from trio_ws.events.chunks import View
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import PAGE, Log, LogTrimmedError
@@ -380,6 +382,20 @@ def test_what_is_looked_up_by_topic_is_what_would_be_found_by_looking_at_all(
         if seq > after and not set(topics).isdisjoint(of_event)
     ]
     assert trio.run(look_up) == expected
+
+
+async def test_a_client_that_is_far_behind_is_sent_all_that_one_query_has_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database, log = await make(40)
+    ours = [event.seq for event in (await log.read(0, ["account:1"])).events]
+    log.restart(log.begin, log.end)
+    monkeypatch.setattr(log_module, "FAR", 0)
+    database.reads = 0
+    view = View(frozenset(["account:1"]), math.inf, None, is_folded=False, together_bytes=1)
+    chunk = await log.read_view(0, view)
+    assert (seqs_of(chunk.frames), chunk.reached) == (ours, 40)
+    assert database.reads == 1
 
 
 @pytest.mark.parametrize("kind", ["simulated", "postgresql"])

@@ -5,6 +5,7 @@ kept, dropped and read again at will. A thousand clients that come back from the
 of each page between them.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import attrgetter
@@ -81,12 +82,16 @@ class _Page:
 
 
 class _Part(NamedTuple):
-    """Where in a page the next events are, and which number is reached with them."""
+    """Where in a page the next events are, which number is reached with them, and whether the page is kept.
+
+    If it is not, what nobody takes of it would have to be found again.
+    """
 
     page: _Page
     start: int
     end: int
     reached: int
+    is_kept: bool = True
 
     def find(self, topics: Iterable[str] | None) -> Stretch:
         """Return those that concern any of the topics; None: all."""
@@ -262,7 +267,8 @@ class Log:
         restarts = self.restarts
         part = await self._look(after, view.topics)
         if (chunk := self._chunks.get((after, view))) is None:
-            chunk = join(*part.find(view.topics), view)
+            most_bytes = view.together_bytes if part.is_kept else math.inf
+            chunk = join(*part.find(view.topics), view, most_bytes)
             if restarts == self.restarts:
                 self._chunks.keep((after, view), chunk, view.size + len(chunk.frames))
         return chunk
@@ -291,7 +297,7 @@ class Log:
         # It was ended by a bound, in number or bytes, or else has looked at all of them.
         is_cut = len(read.events) == PAGE or _size(read.events) > event_log.READ_BYTES
         reached = read.events[-1].seq if is_cut else min(after + scan, read.end.seq)
-        return _Part(_Page(read.events), 0, len(read.events), reached)
+        return _Part(_Page(read.events), 0, len(read.events), reached, is_kept=False)
 
     async def _read(
         self, query: Callable[[Connection, *tuple[*Arguments, Position]], LogRead], *args: *Arguments
