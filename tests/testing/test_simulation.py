@@ -23,8 +23,6 @@ from trio_ws.codec import encode_event
 from trio_ws.connection import Connection
 from trio_ws.database import batches, event_log, queries
 from trio_ws.errors import ActionError, StartupError
-from trio_ws.events import dispatcher as dispatcher_module
-from trio_ws.events import follower as follower_module
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
@@ -192,7 +190,7 @@ def never_look_again_after_an_outage(patch: pytest.MonkeyPatch) -> None:
 
 def drop_prices_that_nothing_replaces(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        follower_module, "_folded", lambda events: [one for one in events if one.type != "price.updated"]
+        "trio_ws.events.chunks._folded", lambda events: [one for one in events if one.type != "price.updated"]
     )
 
 
@@ -220,8 +218,7 @@ def leave_out_what_was_before(patch: pytest.MonkeyPatch) -> None:
     def encode(event: Event) -> bytes:
         return encode_event(msgspec.structs.replace(event, previous=None))
 
-    patch.setattr(dispatcher_module, "encode_event", encode)
-    patch.setattr(follower_module, "encode_event", encode)
+    patch.setattr("trio_ws.events.chunks.encode_event", encode)
 
 
 def forget_keys(patch: pytest.MonkeyPatch) -> None:
