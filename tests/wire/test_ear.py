@@ -332,3 +332,19 @@ async def test_all_may_end_at_once_in_any_order() -> None:
         nursery.cancel_scope.cancel()
     await trio.aclose_forcefully(ours)
     await trio.aclose_forcefully(theirs)
+
+
+@both
+@pytest.mark.parametrize("turns", range(8))
+async def test_at_whatever_moment_it_stops_listening_all_is_read(
+    ear: type[Ear], connect: Connect, turns: int
+) -> None:
+    frames, said = texts(20, size=RECEIVE_BYTES // 5)
+    async with listening(ear()) as room:
+        listener, theirs = await room.connect(connect)
+        room.nursery.start_soon(theirs.send_all, frames)
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        listener.wire.listen_no_more()
+        await listener.until(lambda one: len(one.in_order) >= 20)
+        assert listener.in_order == said

@@ -182,7 +182,7 @@ class Outbox:
             return b"".join(first)
         self.waiting_bytes -= size
         self._unpark()
-        return b"".join(first + frames)
+        return b"".join(filter(None, first + frames))  # one alone is not copied
 
     def written(self) -> None:
         """Say that all that was taken is out."""

@@ -118,7 +118,7 @@ class Wire:
                     return []
             elif self._has_come:
                 await trio.lowlevel.checkpoint()
-                if (read := self._read_now()) is None:
+                if self._read is None or (read := self._read_now()) is None:
                     continue
                 if not read:
                     return []
@@ -158,9 +158,9 @@ class Wire:
             said = self.screen.feed(data)
             taken = self._take(said)
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
-            self._error, taken, said = error, 0, []
-            self._wake(said)
-            return taken
+            self._error = error
+            self._wake([])
+            return 0
         if not data:
             self._has_come = True  # the end, which who receives sees for itself
         if taken < len(said) or self._has_come or self.screen.has_more or self.screen.has_ended:
