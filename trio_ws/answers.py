@@ -214,6 +214,8 @@ class Answers:
 
     def _tell(self) -> None:
         """Send the replies that are there to the first of what is under way."""
+        if not self._asked:
+            return  # all of a batch went out as the first of it was told
         replies: list[bytes] = []
         try:
             while self._asked:

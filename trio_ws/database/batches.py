@@ -53,8 +53,9 @@ class Batches:
         """Return what a request will bring: its answer, what the query raises, or `Unavailable`."""
         ticket: Ticket[Any] = Ticket(arguments, trio.current_time())
         if len(self._waiting) < QUEUE:
+            if not self._waiting:  # who is woken takes those that come before it runs, too
+                self._news.unpark()
             self._waiting.append(ticket)
-            self._news.unpark()
         else:
             ticket.settle(Unavailable("The database is busy"))
         return ticket
