@@ -32,6 +32,9 @@ ASKED_REQUESTS = 16
 SHORT_REPLY_BYTES = 4096
 
 
+_Waiting = tuple[Request, Later | None]  # and what it takes to answer it, where it has begun
+
+
 class Client(Protocol):
     """What answering needs of a connection.
 
@@ -70,6 +73,7 @@ class Answers:
         "_asked",
         "_client",
         "_inbox",
+        "_is_closed",
         "_news",
         "_outbox",
         "_pending",
@@ -80,7 +84,10 @@ class Answers:
     def __init__(self, client: Client, outbox: Outbox) -> None:
         self._client = client
         self._outbox = outbox
-        self._to_inbox, self._inbox = trio.open_memory_channel[tuple[Request, Later | None]](INBOX_REQUESTS)
+        # From when something has to wait: both ends take 2 KB, and most clients ask for nothing that does.
+        self._to_inbox: trio.MemorySendChannel[_Waiting] | None = None
+        self._inbox: trio.MemoryReceiveChannel[_Waiting]
+        self._is_closed = False
         self._pending = 0  # in the inbox, or being answered from there
         self._asked: list[tuple[Request, Ticket[Reply] | bytes]] = []  # under way, in their order
         self._news = trio.lowlevel.ParkingLot()  # fewer are pending, or nothing is under way
@@ -136,25 +143,35 @@ class Answers:
 
     def close(self) -> None:
         """Say that no more requests come; those that came are still answered."""
-        self._to_inbox.close()
+        self._is_closed = True
+        if self._to_inbox is not None:
+            self._to_inbox.close()
+        self._news.unpark_all()
 
     async def run(self) -> None:
         """Answer what has to wait, until all is answered and no more comes."""
-        async with self._inbox:
-            try:
-                async for request, later in self._inbox:
-                    next_ = await self._answer(request, later)
-                    while next_ is not None:
-                        next_ = await self._answer(*next_)
-                await self._all_told()
-            except trio.BrokenResourceError:
-                self._client.stop_reading()
-            finally:
-                for _, begun in self._asked:
-                    if isinstance(begun, Ticket):
-                        begun.is_dropped = True
+        try:
+            while self._to_inbox is None and not self._is_closed:
+                await self._news.park()
+            if self._to_inbox is not None:
+                await self._answer_all()
+            await self._all_told()
+        except trio.BrokenResourceError:
+            self._client.stop_reading()
+        finally:
+            self._is_closed = True
+            for _, begun in self._asked:
+                if isinstance(begun, Ticket):
+                    begun.is_dropped = True
 
-    async def _answer(self, request: Request, later: Later | None) -> tuple[Request, Later | None] | None:
+    async def _answer_all(self) -> None:
+        async with self._inbox:
+            async for request, later in self._inbox:
+                next_ = await self._answer(request, later)
+                while next_ is not None:
+                    next_ = await self._answer(*next_)
+
+    async def _answer(self, request: Request, later: Later | None) -> _Waiting | None:
         """Answer a request, and ask beside it for those like it; return the next one, if it is there."""
         await self._all_told()
         while not self._outbox.has_room:
@@ -200,6 +217,11 @@ class Answers:
         return None
 
     def _hand_on(self, request: Request, later: Later | None) -> None:
+        if self._to_inbox is None:
+            if self._is_closed:
+                raise trio.BrokenResourceError  # who answers has gone
+            self._to_inbox, self._inbox = trio.open_memory_channel[_Waiting](INBOX_REQUESTS)
+            self._news.unpark_all()
         self._pending += 1
         self._to_inbox.send_nowait((request, later))
 

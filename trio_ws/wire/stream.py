@@ -228,16 +228,20 @@ class Wire:
             for start in range(0, len(data), PROGRESS_BYTES):
                 with trio.fail_after(self._settings.write_seconds):
                     await self._stream.send_all(memoryview(data)[start : start + PROGRESS_BYTES])
-        except BaseException as error:
-            self.listen_no_more()
-            self._descriptor = NONE  # which another connection may have soon
+        except (trio.TooSlowError, trio.ClosedResourceError) as error:
+            self.gave_up = isinstance(error, trio.TooSlowError)
+            self._let_go()
             await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
-            if isinstance(error, trio.TooSlowError):
-                self.gave_up = True
-                raise trio.BrokenResourceError("it does not read") from None
-            if isinstance(error, trio.ClosedResourceError):
-                raise trio.BrokenResourceError("hung up") from None
+            raise trio.BrokenResourceError("it does not read" if self.gave_up else "hung up") from None
+        except BaseException:
+            self._let_go()
+            await trio.aclose_forcefully(self._stream)
             raise
+
+    def _let_go(self) -> None:
+        """Use its descriptor no more, which another connection may have soon."""
+        self.listen_no_more()
+        self._descriptor = NONE
 
     async def refuse(self, refusal: Refusal) -> None:
         """Tell a caller that it is turned away, if it is still there."""
