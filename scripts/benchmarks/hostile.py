@@ -10,13 +10,13 @@ from contextlib import suppress
 
 from scripts.benchmarks.target import serving
 from tests.hostile import MESSAGES
-from trio_ws.wire.frames import TEXT, encode_frame
+from tests.raw import TEXT, frame
 
 CLIENTS = 4
 SECONDS = 10.0
 STATES = {"without a token": "token", "with everything allowed": "open"}
 PAUSE_SECONDS = 0.02  # between a bystander's pings, so that it keeps to its own rate
-PING = encode_frame(TEXT, b'{"action":"ping"}', masked=True)
+PING = frame(TEXT, b'{"action":"ping"}')
 
 
 def measure(clients=CLIENTS):
@@ -57,7 +57,7 @@ def _wait_for_pongs(target, seconds):
 
 
 def _attack(target, number):
-    frames = [encode_frame(TEXT, text.encode(), masked=True) for text in MESSAGES.values()]
+    frames = [frame(TEXT, text.encode()) for text in MESSAGES.values()]
     place = number * len(frames) // CLIENTS
     while True:
         place = (place + 7) % len(frames)  # each time it begins with others

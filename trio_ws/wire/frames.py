@@ -21,7 +21,6 @@ EXTRA_BYTES = bytes(126) + bytes((2, 8))  # how many bytes of length follow each
 LONGEST_CONTROL = 125
 KEY_BYTES = 4
 SHORTEST = 2 + KEY_BYTES  # bytes of a frame
-NO_MASK = bytes(KEY_BYTES)
 
 # Taken from one piece of data before others have their turn. Empty fragments cost most of what they are long:
 # 4 µs for 6 bytes, so 10 ms for what one read brings.
@@ -255,15 +254,14 @@ def unmask(key: bytes, data: bytes) -> bytes:
     return (int.from_bytes(data, "little") ^ int.from_bytes(mask, "little")).to_bytes(size, "little")
 
 
-def encode_frame(opcode: int, payload: bytes, *, masked: bool = False) -> bytes:
-    """Return a whole frame: a server's, or one as from a client, under the mask that changes nothing."""
+def encode_frame(opcode: int, payload: bytes) -> bytes:
+    """Return a whole frame, as a server sends it."""
     size = len(payload)
-    first, bit, key = FIN | opcode, MASKED if masked else 0, NO_MASK if masked else b""
     if size < TWO_BYTES:
-        return bytes((first, bit | size)) + key + payload
+        return bytes((FIN | opcode, size)) + payload
     if size < 1 << 16:
-        return struct.pack("!BBH", first, bit | TWO_BYTES, size) + key + payload
-    return struct.pack("!BBQ", first, bit | EIGHT_BYTES, size) + key + payload
+        return struct.pack("!BBH", FIN | opcode, TWO_BYTES, size) + payload
+    return struct.pack("!BBQ", FIN | opcode, EIGHT_BYTES, size) + payload
 
 
 def encode_close(code: CloseCode, reason: str = "") -> bytes:
