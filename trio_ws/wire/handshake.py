@@ -10,17 +10,34 @@ import trio
 from trio_websocket import WebSocketConnection, WebSocketRequest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
+from wsproto.utilities import generate_accept_token
 
 from trio_ws.wire.head import WEBSOCKET_VERSION
+
+_EXAMPLE = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
+_examples: dict[str | None, bytes] = {}  # what accepts it, by the subprotocol
 
 
 async def answer_handshake(key: str, subprotocol: str | None) -> bytes:
     """Return the response that accepts a handshake.
 
+    The library is asked once for each subprotocol, for nothing but the key's answer differs: to ask it each
+    time took a third of what a client costs until it is connected.
+
     Args:
         key: From the client's head.
-        subprotocol: The one that is spoken, if any.
+        subprotocol: The one that is spoken, if any: of the few that we know.
     """
+    if subprotocol not in _examples:
+        _examples[subprotocol] = await _ask(_EXAMPLE, subprotocol)
+    return _examples[subprotocol].replace(_accepted(_EXAMPLE), _accepted(key))
+
+
+def _accepted(key: str) -> bytes:
+    return generate_accept_token(key.encode("ascii"))
+
+
+async def _ask(key: str, subprotocol: str | None) -> bytes:
     protocol = WSConnection(ConnectionType.SERVER)
     protocol.receive_data(_encode_head(key, subprotocol))
     (request,) = protocol.events()
