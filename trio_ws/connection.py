@@ -92,7 +92,7 @@ class Connection:
         self._ending: _Ending | None = None
         self._waiting = trio.CancelScope()
         self._reading = trio.CancelScope()
-        self._running = trio.CancelScope()  # once there is one, the nursery's own
+        self._running = trio.CancelScope()  # until all is answered and out
         self._opened_at: float | None = None
         self._beat = Beat(math.inf, lambda: None)  # when to ping next, or to have a pong
         self._pinged: bytes | None = None  # what it is to answer with
