@@ -55,14 +55,13 @@ def resume(target, messages, *, connections, pushed):
         `connected`: after how many s all were; `seconds` from then on, and `cost` in s of the server's CPU
         for each message.
     """
-    begin = time.monotonic()
-    with _load(target, messages, "herd", connections, 1 + pushed, PATIENCE_SECONDS) as load:
-        before, connected = target.cpu_seconds(), time.monotonic()
+    with _load(target, messages, "herd", connections, 1 + pushed, PATIENCE_SECONDS) as (load, connected):
+        before, begin = target.cpu_seconds(), time.monotonic()
         told = _whole(_told(load))
         cost = (target.cpu_seconds() - before) / told["messages"]
-        seconds = time.monotonic() - connected
+        seconds = time.monotonic() - begin
         load.wait(PATIENCE_SECONDS)
-    return {"connected": connected - begin, "seconds": seconds, "cost": cost}
+    return {"connected": connected, "seconds": seconds, "cost": cost}
 
 
 @contextmanager
