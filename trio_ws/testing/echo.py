@@ -18,6 +18,7 @@ from trio_ws.events.tail import Tail
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.wire.ear import open_ear
 from trio_ws.wire.frames import BINARY, TEXT, encode_frame
 
 LIFTED = Settings(
@@ -61,7 +62,8 @@ async def serve_echo(port: int) -> None:
     database = SimulatedDatabase()
     dispatcher = Dispatcher(Log(database, LIFTED.log_memory_bytes))
     tail = Tail(database, dispatcher, LIFTED.poll_seconds)
-    services = Services(LIFTED, database, dispatcher, tail, Prices(database, dispatcher))
+    prices, ear = Prices(database, dispatcher), open_ear()
+    services = Services(LIFTED, database, dispatcher, tail, prices, ear=ear)
 
     pulse = Pulse()
 
@@ -70,6 +72,7 @@ async def serve_echo(port: int) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pulse.run)
+        nursery.start_soon(ear.run)
         listeners = await nursery.start(partial(trio.serve_tcp, serve, port, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         print(f"Echoing on ws://127.0.0.1:{port}", flush=True)  # noqa: T201 - it is a command, too
