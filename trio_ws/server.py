@@ -32,8 +32,17 @@ from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
-from trio_ws.wire.admission import Address, Network, find_client, find_token, refusing, unavailable
+from trio_ws.wire.admission import (
+    SUBPROTOCOL,
+    Address,
+    Network,
+    find_client,
+    find_token,
+    refusing,
+    unavailable,
+)
 from trio_ws.wire.ear import Ear, open_ear
+from trio_ws.wire.handshake import learn_answers
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 from trio_ws.wire.tls import socket_of
@@ -94,6 +103,7 @@ async def serve(
         background.start_soon(database.watch, tail.wake)
         background.start_soon(server.pulse.run)
         background.start_soon(services.ear.run)
+        await learn_answers((None, SUBPROTOCOL))
         expire = partial(expire_invoices, database, tail, settings.expiry_seconds)
         background.start_soon(forever, "expiry", expire)
         background.start_soon(forever, "tokens", services.tokens.check)

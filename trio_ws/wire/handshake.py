@@ -4,6 +4,7 @@ It is shown a head that we have written ourselves, with the one field of the cli
 client's own, which can end the process of who trusts it with them. What follows the handshake is ours.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 import trio
@@ -18,6 +19,12 @@ _EXAMPLE = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
 _examples: dict[str | None, bytes] = {}  # what accepts it, by the subprotocol
 
 
+async def learn_answers(subprotocols: Iterable[str | None]) -> None:
+    """Ask the library for each subprotocol, so that the first client is answered as all others are."""
+    for subprotocol in subprotocols:
+        _examples[subprotocol] = await _ask(_EXAMPLE, subprotocol)
+
+
 async def answer_handshake(key: str, subprotocol: str | None) -> bytes:
     """Return the response that accepts a handshake.
 
@@ -29,7 +36,7 @@ async def answer_handshake(key: str, subprotocol: str | None) -> bytes:
         subprotocol: The one that is spoken, if any: of the few that we know.
     """
     if subprotocol not in _examples:
-        _examples[subprotocol] = await _ask(_EXAMPLE, subprotocol)
+        await learn_answers([subprotocol])
     return _examples[subprotocol].replace(_accepted(_EXAMPLE), _accepted(key))
 
 
