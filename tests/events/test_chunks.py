@@ -1,6 +1,8 @@
 """What followers want alike is encoded and joined once for all, and nobody is sent what is not theirs."""
 
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -112,13 +114,9 @@ async def test_an_account_is_never_sent_anothers_events_whoever_follows_the_same
     assert [await read_all(follower) for follower in followers] == [[2, 4, 6], [1, 3, 5], [1, 2, 3, 4, 5, 6]]
 
 
-async def test_who_becomes_another_account_while_it_reads_on_is_sent_the_new_ones_events(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shop = Shop(monkeypatch)
-    shop.publish(6)
-    shop.log.restart(shop.log.begin, shop.log.end)  # which has it read from the database
-    follower = shop.follow(0, ADDRESS, account="account:1")
+@asynccontextmanager
+async def reading(shop: Shop, follower: Follower) -> AsyncIterator[list[bytes]]:
+    """Have a follower read on, and the database answer when the block ends; yield what is sent then."""
     shop.database.gate = trio.Event()
     sent: list[bytes] = []
 
@@ -128,8 +126,19 @@ async def test_who_becomes_another_account_while_it_reads_on_is_sent_the_new_one
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await trio.testing.wait_all_tasks_blocked()
-        follower.account = "account:2"
+        yield sent
         shop.database.gate.set()
+
+
+async def test_who_becomes_another_account_while_it_reads_on_is_sent_the_new_ones_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop = Shop(monkeypatch)
+    shop.publish(6)
+    shop.log.restart(shop.log.begin, shop.log.end)  # which has it read from the database
+    follower = shop.follow(0, ADDRESS, account="account:1")
+    async with reading(shop, follower) as sent:
+        follower.account = "account:2"
     assert seqs_of(sent[0]) == [1, 3, 5]
 
 
@@ -140,17 +149,8 @@ async def test_what_was_unsubscribed_from_while_it_was_read_is_not_sent(
     shop.publish(6)
     shop.log.restart(shop.log.begin, shop.log.end)
     follower = shop.follow(0, ONE, TWO)
-    shop.database.gate = trio.Event()
-    sent: list[bytes] = []
-
-    async def read() -> None:
-        sent.append(await take(follower))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked()
+    async with reading(shop, follower) as sent:
         shop.dispatcher.unsubscribe(ONE, follower)
-        shop.database.gate.set()
     assert seqs_of(sent[0]) == [1, 3, 5]
 
 

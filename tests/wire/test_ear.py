@@ -100,6 +100,13 @@ class Room:
         self.nursery.start_soon(listener.run)
         return listener, theirs
 
+    async def connect_and_speak(self, connect: Connect) -> tuple[Listener, Stream]:
+        """Do so, and return once a first message has come."""
+        listener, theirs = await self.connect(connect)
+        await theirs.send_all(texts(1)[0])
+        await listener.until(lambda one: one.in_order)
+        return listener, theirs
+
 
 @asynccontextmanager
 async def listening(ear: Ear) -> AsyncIterator[Room]:
@@ -194,9 +201,7 @@ async def test_more_than_one_read_brings_is_read_to_its_end(ear: type[Ear], conn
 @both
 async def test_the_end_is_seen_by_who_reads(ear: type[Ear], connect: Connect) -> None:
     async with listening(ear()) as room:
-        listener, theirs = await room.connect(connect)
-        await theirs.send_all(texts(1)[0])
-        await listener.until(lambda one: one.in_order)
+        listener, theirs = await room.connect_and_speak(connect)
         await theirs.send_eof()
         await listener.until(lambda one: one.has_ended)
 
@@ -204,9 +209,7 @@ async def test_the_end_is_seen_by_who_reads(ear: type[Ear], connect: Connect) ->
 @both
 async def test_a_client_that_has_gone_is_seen_by_who_reads(ear: type[Ear], connect: Connect) -> None:
     async with listening(ear()) as room:
-        listener, theirs = await room.connect(connect)
-        await theirs.send_all(texts(1)[0])
-        await listener.until(lambda one: one.in_order)
+        listener, theirs = await room.connect_and_speak(connect)
         await trio.aclose_forcefully(theirs)
         await listener.until(lambda one: one.has_ended)
 
@@ -239,9 +242,7 @@ async def test_what_goes_wrong_in_hearing_one_is_for_who_reads_it_and_nobody_els
 @both
 async def test_who_stops_listening_reads_on_by_itself(ear: type[Ear], connect: Connect) -> None:
     async with listening(ear()) as room:
-        listener, theirs = await room.connect(connect)
-        await theirs.send_all(texts(1)[0])
-        await listener.until(lambda one: one.in_order)
+        listener, theirs = await room.connect_and_speak(connect)
         listener.wire.listen_no_more()
         before = len(listener.heard)
         await theirs.send_all(texts(1)[0])
