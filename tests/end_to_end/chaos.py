@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,26 +160,33 @@ class Chaos:
             async with trio.open_nursery() as nursery:
                 self._followers = [self._follower(number) for number in range(FOLLOWERS)]
                 server = await trio.to_thread.run_sync(self._start_server)
-                for number, follower in enumerate(self._followers):
-                    await self._start_following(nursery, number % 5, follower)
-                async with trio.open_nursery() as writers:
-                    for number in range(WRITERS):
-                        writers.start_soon(trio.to_thread.run_sync, self._write, random.Random(number))
-                    try:
+                try:
+                    for number, follower in enumerate(self._followers):
+                        await self._start_following(nursery, number % 5, follower)
+                    async with self._writers():
                         server = await self._break_things(postgres, server, say)
-                    finally:
-                        self._writing.set()
-                truth = self._truth()
-                with trio.move_on_after(self._patience):
-                    while any(follower.lost(truth) for follower in self._followers):  # noqa: ASYNC110
-                        await trio.sleep(0.2)
-                await trio.sleep(0.5)  # for what should not come any more
-                self._following.set()
+                    truth = self._truth()
+                    with trio.move_on_after(self._patience):
+                        while any(follower.lost(truth) for follower in self._followers):  # noqa: ASYNC110
+                            await trio.sleep(0.2)
+                    await trio.sleep(0.5)  # for what should not come any more
+                finally:
+                    self._following.set()  # no thread can be cancelled
                 nursery.cancel_scope.cancel()
             server.terminate()
             status = await trio.to_thread.run_sync(server.wait)
             assert status == 0
         return self._report(truth)
+
+    @contextlib.asynccontextmanager
+    async def _writers(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            for number in range(WRITERS):
+                nursery.start_soon(trio.to_thread.run_sync, self._write, random.Random(number))
+            try:
+                yield
+            finally:
+                self._writing.set()
 
     def _prepare(self) -> None:
         migrations.migrate(self._conninfo)

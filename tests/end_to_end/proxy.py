@@ -130,8 +130,8 @@ class _Line:
 
     def reset(self) -> None:
         """Have both ends see it broken."""
-        with suppress(trio.ClosedResourceError):  # it has just ended in good order
-            for end in self._ends:
+        for end in self._ends:
+            with suppress(trio.ClosedResourceError, OSError):  # this end is closed already
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._carrying.cancel()
 

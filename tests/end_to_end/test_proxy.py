@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+import trio
 
 from tests.end_to_end.proxy import HOST, Proxy
 from tests.end_to_end.serving import PATIENCE_SECONDS
@@ -82,3 +83,21 @@ def test_it_is_cut_at_both_ends(ends: Ends) -> None:
         with pytest.raises(ConnectionResetError):
             end.recv(1)
     assert ends.proxy.opened == 1
+
+
+def test_it_lives_on_when_cut_while_a_line_ends(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = trio.SocketStream.aclose
+
+    async def close_slowly(stream: trio.SocketStream) -> None:
+        await close(stream)
+        await trio.sleep(0.1)
+
+    monkeypatch.setattr(trio.SocketStream, "aclose", close_slowly)
+    near, far = ends.call(), ends.take()
+    near.close()
+    far.close()
+    time.sleep(0.05)
+    ends.proxy.cut()
+    near, far = ends.call(), ends.take()
+    near.sendall(b"?")
+    assert far.recv(1) == b"?"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import INVOICE, Server, call, execute, free_port, serving
@@ -227,6 +227,22 @@ def test_it_takes_nothing_from_elsewhere_and_lets_nothing_be_put_in(page: Page, 
     assert "unsafe" not in policy
     expect(page.locator("#line")).to_have_text("live")
     assert [url for url in asked if not url.startswith(http(server, "/"))] == []
+
+
+def test_what_can_be_asked_is_loaded_once_the_server_is_back(page: Page, server: Server) -> None:
+    failures = iter(["failed", "connectionreset"])
+
+    def fail_twice(route: Route) -> None:
+        failure = next(failures, None)
+        if failure:
+            route.abort(failure)
+        else:
+            route.continue_()
+
+    page.route("**/asyncapi.json", fail_twice)
+    page.goto(http(server))
+    expect(page.locator("#action")).to_have_value("create_invoice")
+    assert next(failures, None) is None
 
 
 def test_it_can_be_switched_off(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ import { byId, element, pretty } from "./elements.js";
 import { follow } from "./following.js";
 import { askForToken, client } from "./session.js";
 
+const RETRY_MS = 1000;
+
 /** @typedef {{name: string, about: string, fields: Field[]}} Action */
 /** @typedef {{name: string, types: string[], choices?: string[], about: string, isRequired: boolean, example: any}} Field */
 
@@ -141,6 +143,16 @@ async function send() {
   }
 }
 
+/** Return the document that says what can be asked, as soon as the server gives it. */
+async function loadDocument() {
+  for (;;) {
+    const response = await fetch("/asyncapi.json").catch(() => null);
+    const document = await response?.json().catch(() => null); // null: the server is away, or went meanwhile
+    if (response?.ok && document) return document;
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
 /** Have the form ask what it names. */
 export async function mindRequests() {
   byId("request").addEventListener("submit", (/** @type {Event} */ event) => {
@@ -149,8 +161,7 @@ export async function mindRequests() {
   });
   byId("action").addEventListener("change", showFields);
   byId("fields").addEventListener("input", showPreview);
-  const document = await (await fetch("/asyncapi.json")).json();
-  for (const action of read(document)) {
+  for (const action of read(await loadDocument())) {
     actions.set(action.name, action);
     byId("action").append(element("option", {}, action.name));
   }
