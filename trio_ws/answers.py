@@ -113,7 +113,7 @@ class Answers:
                     continue
                 self.taken += 1
                 request = self._client.request(content)
-                if self._pending or not self._may_begin(request, beside):
+                if self._pending or (self._asked and not self._may_join(request, beside)):
                     self._hand_on(request, None)
                 elif isinstance(begun := request.begin(), bytes) and not self._asked:
                     replies.append(begun)
@@ -188,16 +188,14 @@ class Answers:
                 next_, later = self._inbox.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
-            if later is not None or not self._may_begin(next_, beside):
+            if later is not None or (self._asked and not self._may_join(next_, beside)):
                 return next_, later
             beside = self._go_on(next_, next_.begin(), beside)
             self._is_begun()
         return None
 
-    def _may_begin(self, request: Request, beside: Request | None) -> bool:
-        """Tell whether a request may begin: alone, or in one batch, so that none sees an older state."""
-        if not self._asked:
-            return True
+    def _may_join(self, request: Request, beside: Request | None) -> bool:
+        """Tell whether it may begin beside those under way: in their batch, where it sees no older state."""
         return beside is not None and request.goes_with(beside) and len(self._asked) < ASKED_REQUESTS
 
     def _go_on(

@@ -166,7 +166,7 @@ def document() -> dict[str, Any]:
             }
         },
         "operations": {
-            **{_tag(action): _operation(_tag(action), scope) for action, (_, scope) in ACTIONS.items()},
+            **{_tag(action): _operation(_tag(action), row.scope) for action, row in ACTIONS.items()},
             "events": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/socket"},

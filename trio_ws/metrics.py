@@ -3,7 +3,8 @@
 Where something has a size at any moment, it is asked when Prometheus asks; nothing is counted for each frame.
 """
 
-from functools import cache
+from collections import defaultdict
+from collections.abc import Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,6 +15,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 import trio_ws
 
@@ -45,12 +48,6 @@ CLOSED = Counter(
 REFUSED = Counter("trio_ws_refused", "Requests turned away, by HTTP status.", ["status"], registry=REGISTRY)
 TURNED_AWAY = Counter("trio_ws_turned_away", "Connections over a limit.", ["limit"], registry=REGISTRY)
 
-REQUESTS = Counter(
-    "trio_ws_requests",
-    "Requests answered; the code is that of the error.",
-    ["action", "code"],
-    registry=REGISTRY,
-)
 BUGS = Counter("trio_ws_bugs", "What went wrong that nobody foresaw; the log has it.", registry=REGISTRY)
 
 EVENTS_SENT = Counter(
@@ -138,14 +135,30 @@ BACKGROUND_FAILURES = Counter(
 )
 
 
-@cache
-def _requests(action: str, code: str) -> Counter:
-    return REQUESTS.labels(action, code)
+class _Requests(Collector):
+    """Requests, counted without the lock of a `Counter`, which is a tenth of what a `ping` costs."""
+
+    def __init__(self) -> None:
+        self.answered: dict[tuple[str, str], int] = defaultdict(int)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "trio_ws_requests",
+            "Requests answered; the code is that of the error.",
+            labels=["action", "code"],
+        )
+        for labels, count in tuple(self.answered.items()):  # others count meanwhile
+            family.add_metric(labels, count)
+        yield family
+
+
+_requests = _Requests()
+REGISTRY.register(_requests)
 
 
 def count_request(action: str, code: str) -> None:
-    """Count a request that was answered; looking up the labels each time takes three times as long."""
-    _requests(action, code).inc()
+    """Count a request that was answered."""
+    _requests.answered[action, code] += 1
 
 
 def figures() -> dict[str, float]:

@@ -23,7 +23,7 @@ from trio_ws.events.outbox import Outbox
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.identity import Identity
-from trio_ws.messages import Action, Ping, Position
+from trio_ws.messages import Action, Ping, Position, Reply
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
 
@@ -64,11 +64,11 @@ def test_every_action_has_its_function() -> None:
 async def test_an_error_is_answered_with_its_code(
     error: type[ActionError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object) -> Reply:
         await trio.lowlevel.checkpoint()
         raise error("said")
 
-    monkeypatch.setitem(table.ACTIONS, Ping, (fail, None))
+    monkeypatch.setitem(table.ACTIONS, Ping, table.Row(fail, None))
     reply = await ask('{"action":"ping","request_id":"r"}')
     assert (reply["status"], reply["code"], reply["request_id"]) == ("error", error.code, "r")
     assert reply.get("retry_after_seconds") == error.retry_after_seconds

@@ -196,7 +196,7 @@ WRITING: dict[type, dict[str, Any]] = {
 
 async def test_each_query_by_which_actions_write_is_known_as_a_write(autojump_clock: MockClock) -> None:
     """A new action that takes the scope to write has to come here, and its query to `WRITES`."""
-    assert set(WRITING) == {kind for kind, (_, scope) in ACTIONS.items() if scope in ("write", "process")}
+    assert set(WRITING) == {kind for kind, row in ACTIONS.items() if row.scope in ("write", "process")}
     database = NotingDatabase()
     async with simulated_server(database) as world:
         client = await world.connect()

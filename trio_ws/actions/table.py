@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import cache, partial
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -45,39 +45,56 @@ Later = Callable[[], Awaitable[Reply]]
 # for these. All else is, or returns, what is to be awaited.
 Handler = Callable[[Any, Services, Session], Reply | Ticket[Any] | Later | Awaitable[Reply]]
 
-# What is done, and the scope that it takes; None: anybody may.
-ACTIONS: dict[type, tuple[Handler, Scope | None]] = {
-    Subscribe: (topics.subscribe, "read"),
-    Resume: (topics.resume, "read"),
-    Unsubscribe: (topics.unsubscribe, "read"),
-    UnsubscribeAll: (topics.unsubscribe_all, "read"),
-    CreateInvoice: (invoices.create_invoice, "write"),
-    FetchInvoice: (invoices.fetch_invoice, "read"),
-    CancelInvoice: (invoices.cancel_invoice, "write"),
-    UpdateInvoice: (invoices.update_invoice, "process"),
-    ListInvoices: (invoices.list_invoices, "read"),
-    ListPrices: (prices.list_prices, "read"),
-    SetPrice: (prices.set_price, "process"),
-    ConvertPrice: (prices.convert_price, "read"),
-    Authenticate: (identities.authenticate, None),
-    Ping: (identities.ping, None),
-}
-
-
 TOPIC_COST = 1 / 8  # of a request: 8 µs or so, and clients follow hundreds at once when they come
 
 
-_is_later = cache(iscoroutinefunction)  # which takes 1 µs
+def _of_topic(action: Subscribe | Unsubscribe) -> float:
+    return 1.0 if isinstance(action, Subscribe) and action.snapshot else TOPIC_COST
 
 
-def _cost(action: Action) -> float:
-    """Return how many of the requests that a client may send an action counts for."""
-    match action:
-        case Subscribe(snapshot=False) | Unsubscribe():
-            return TOPIC_COST
-        case Resume(topics=topics):
-            return max(1.0, len(topics) * TOPIC_COST)
-    return 1.0
+def _of_topics(action: Resume) -> float:
+    return max(1.0, len(action.topics) * TOPIC_COST)
+
+
+class Row:
+    """What there is to know of an action.
+
+    Args:
+        handler: Does it.
+        scope: What a token has to allow; None: anybody may.
+        cost: Returns how many of the requests that a client may send it counts for; None: for one.
+
+    Attributes:
+        is_later: Whether all of it is to be awaited.
+    """
+
+    __slots__ = ("cost", "handler", "is_later", "scope")
+
+    def __init__(
+        self, handler: Handler, scope: Scope | None, cost: Callable[[Any], float] | None = None
+    ) -> None:
+        self.handler: Any = handler
+        self.scope = scope
+        self.cost = cost
+        self.is_later = iscoroutinefunction(handler)
+
+
+ACTIONS: dict[type, Row] = {
+    Subscribe: Row(topics.subscribe, "read", _of_topic),
+    Resume: Row(topics.resume, "read", _of_topics),
+    Unsubscribe: Row(topics.unsubscribe, "read", _of_topic),
+    UnsubscribeAll: Row(topics.unsubscribe_all, "read"),
+    CreateInvoice: Row(invoices.create_invoice, "write"),
+    FetchInvoice: Row(invoices.fetch_invoice, "read"),
+    CancelInvoice: Row(invoices.cancel_invoice, "write"),
+    UpdateInvoice: Row(invoices.update_invoice, "process"),
+    ListInvoices: Row(invoices.list_invoices, "read"),
+    ListPrices: Row(prices.list_prices, "read"),
+    SetPrice: Row(prices.set_price, "process"),
+    ConvertPrice: Row(prices.convert_price, "read"),
+    Authenticate: Row(identities.authenticate, None),
+    Ping: Row(identities.ping, None),
+}
 
 
 class Request:
@@ -89,8 +106,10 @@ class Request:
         session: The client's.
 
     Attributes:
-        kind: What is asked for; NoneType: nothing that is known.
+        row: What it asks for, once that is known.
     """
+
+    __slots__ = ("_action", "_error", "_request_id", "_services", "_session", "row")
 
     def __init__(self, text: str | bytes, services: Services, session: Session) -> None:
         self._services = services
@@ -100,31 +119,32 @@ class Request:
         self._error: Exception | None = session.charge_message(len(text))
         try:
             if self._error is None:
-                self._action = decode(text)
-                self._request_id = self._action.request_id
-                session.charge(_cost(self._action) - 1)
+                self._action = action = decode(text)
+                self._request_id = action.request_id
+                self.row = row = ACTIONS[type(action)]
+                if row.cost is not None:
+                    session.charge(row.cost(action) - 1)
             else:
                 self._request_id = find_request_id(text)
         except DecodeFailure as failure:
             self._request_id, self._error = failure.request_id, failure.error
         except Exception as error:  # noqa: BLE001 - each is answered
             self._error = error
-        self.kind = type(self._action)
 
     def goes_with(self, other: "Request") -> bool:
         """Tell whether it may begin while the other is under way: what is refused, beside any other."""
-        return self._error is not None or self.kind is other.kind
+        return self._error is not None or self.row is other.row
 
     def begin(self) -> bytes | Ticket[Reply] | Later:
         """Do what takes no waiting; return the reply as a frame, a ticket for it, or what `wait` is given."""
         if self._error is not None:
             return self.finish(self._error)
-        handler: Any = ACTIONS[self.kind][0]
+        row = self.row
         try:
             self._check_scope()
-            if _is_later(handler):
-                return partial(handler, self._action, self._services, self._session)
-            begun = handler(self._action, self._services, self._session)
+            if row.is_later:
+                return partial(row.handler, self._action, self._services, self._session)
+            begun = row.handler(self._action, self._services, self._session)
         except Exception as error:  # noqa: BLE001 - each is answered
             return self.finish(error)
         return self.finish(begun) if isinstance(begun, Reply) else begun
@@ -140,8 +160,7 @@ class Request:
         return self.finish(done)
 
     def _check_scope(self) -> None:
-        _, scope = ACTIONS[self.kind]
-        if scope is not None:
+        if (scope := self.row.scope) is not None:
             self._session.identity.require(scope)
 
     def finish(self, done: Reply | Exception) -> bytes:

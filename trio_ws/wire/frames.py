@@ -110,12 +110,14 @@ class Screen:
             data = bytes(self._partial)
             self._partial.clear()
         said: list[Frame] = []
-        at = 0
+        at, turn = 0, TURN_FRAMES
         self.has_more = False
         try:
-            for _ in range(TURN_FRAMES):
-                if self.has_ended:
+            while at < len(data) and not self.has_ended:
+                if not turn:
+                    self.has_more, self._wanted = True, 0
                     break
+                turn -= 1
                 if end := self._find_short(data, at):
                     said.append((TEXT, _decode(unmask(data[at + 2 : at + 6], data[at + 6 : end]))))
                 elif end := self._find_end(data, at):
@@ -124,8 +126,6 @@ class Screen:
                 else:
                     break
                 at = end
-            else:
-                self.has_more, self._wanted = at < len(data), 0
         except Violation as violation:
             self.violation = violation
         if not self.has_ended:
