@@ -596,7 +596,7 @@ async def test_a_pong_that_stands_behind_requests_we_are_slow_with_is_not_missed
 ) -> None:
     async with open_line(ping_seconds=20, pong_seconds=10, requests_per_second=None) as line:
         line.database.gate = trio.Event()
-        count = 2 * answers.INBOX_REQUESTS
+        count = 2 * answers.WAITING_REQUESTS
         requests = raw.frame(raw.TEXT, b'{"action":"list_prices"}') * count
         async with trio.open_nursery() as nursery:
             nursery.start_soon(line.client.stream.send_all, requests)

@@ -51,7 +51,7 @@ async def ask(frame: str) -> dict[str, Any]:
     request = Request(frame, *open_session(SimulatedDatabase()))
     begun = request.begin()
     assert not isinstance(begun, Ticket)
-    (reply,) = raw.payloads(begun if isinstance(begun, bytes) else await request.wait(begun))
+    (reply,) = raw.payloads(begun or await request.wait())
     found: dict[str, Any] = json.loads(reply)
     return found
 
@@ -87,9 +87,9 @@ async def test_a_token_that_is_lost_before_the_answer_is_good_for_nothing(*, has
     begun = request.begin() if has_begun else None
     session.lose("the token was revoked")
     database.create_invoice(account_id=1, amount=1, currency="USD")
-    begun = begun or request.begin()
+    begun = begun or (None if has_begun else request.begin())
     assert not isinstance(begun, Ticket)
-    (reply,) = raw.payloads(begun if isinstance(begun, bytes) else await request.wait(begun))
+    (reply,) = raw.payloads(begun or await request.wait())
     assert json.loads(reply)["code"] == "unauthorized"
 
 

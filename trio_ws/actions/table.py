@@ -107,15 +107,17 @@ class Request:
 
     Attributes:
         row: What it asks for, once that is known.
+        later: What is to be awaited for its reply, once it has begun; None: nothing.
     """
 
-    __slots__ = ("_action", "_error", "_request_id", "_services", "_session", "row")
+    __slots__ = ("_action", "_error", "_request_id", "_services", "_session", "later", "row")
 
     def __init__(self, text: str | bytes, services: Services, session: Session) -> None:
         self._services = services
         self._session = session
         self._action: Action | None = None
         self._request_id: RequestId | None = None
+        self.later: Later | None = None
         self._error: Exception | None = session.charge_message(len(text))
         try:
             if self._error is None:
@@ -135,26 +137,33 @@ class Request:
         """Tell whether it may begin while the other is under way: what is refused, beside any other."""
         return self._error is not None or self.row is other.row
 
-    def begin(self) -> bytes | Ticket[Reply] | Later:
-        """Do what takes no waiting; return the reply as a frame, a ticket for it, or what `wait` is given."""
+    def begin(self) -> bytes | Ticket[Reply] | None:
+        """Do what takes no waiting; return the reply as a frame, a ticket for it, or None: `wait` for it."""
         if self._error is not None:
             return self.finish(self._error)
-        row = self.row
+        handler = self.row.handler
         try:
             self._check_scope()
-            if row.is_later:
-                return partial(row.handler, self._action, self._services, self._session)
-            begun = row.handler(self._action, self._services, self._session)
+            if self.row.is_later:
+                self.later = partial(handler, self._action, self._services, self._session)
+                return None
+            begun = handler(self._action, self._services, self._session)
         except Exception as error:  # noqa: BLE001 - each is answered
             return self.finish(error)
-        return self.finish(begun) if isinstance(begun, Reply) else begun
+        if isinstance(begun, Reply):
+            return self.finish(begun)
+        if isinstance(begun, Ticket):
+            return begun
+        self.later = begun
+        return None
 
-    async def wait(self, later: Later) -> bytes:
+    async def wait(self) -> bytes:
         """Do what takes waiting, and return the reply as a frame."""
         done: Reply | Exception
         try:
             self._check_scope()  # once more: the token may have been lost
-            done = await later()
+            assert self.later is not None  # noqa: S101 - it has begun
+            done = await self.later()
         except Exception as error:  # noqa: BLE001 - each is answered
             done = error
         return self.finish(done)
