@@ -32,8 +32,10 @@ from trio_ws.messages import NOTHING, Event
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.wire.ear import SocketEar
 
 OPEN = "HTTP/1.1 101 "
+PATIENCE_SECONDS = 30
 
 
 class Line:
@@ -589,6 +591,42 @@ async def test_pings_are_answered_before_what_waits(autojump_clock: MockClock) -
         frames = [await line.client.receive_frame() for _ in range(4)]
         assert [opcode for opcode, _ in frames] == [raw.TEXT, raw.PONG, raw.TEXT, raw.TEXT]
         assert frames[1][1] == b"anybody?"
+
+
+class Steps(trio.abc.Instrument):
+    """The names of tasks that ran."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.names.append(task.name)
+
+
+@pytest.mark.parametrize("action", ["ping", "fetch_invoice"])
+async def test_a_request_alone_wakes_no_task_of_its_connection(action: str, nursery: trio.Nursery) -> None:
+    line = Line()
+    line.services.ear = SocketEar()
+    near, far = trio.socket.socketpair()
+    client = RawClient(trio.SocketStream(near))
+    connection = Connection(trio.SocketStream(far), line.services, line.pulse)
+    nursery.start_soon(line.services.ear.run)
+    nursery.start_soon(line.database.watch, lambda *_: None)
+    nursery.start_soon(connection.run, name="run")
+    uid = line.database.create_invoice(account_id=1, amount=1, currency="USD")
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with client.stream:
+            await client.shake_hands()
+            steps = Steps()
+            for asked in range(2):
+                if asked:
+                    trio.lowlevel.add_instrument(steps)
+                await client.send(action=action, id=str(uid))
+                assert (await client.receive())["status"] == "success"
+                await wait_all_tasks_blocked()
+            trio.lowlevel.remove_instrument(steps)
+    assert not {"reader", "writer", "run"} & set(steps.names), steps.names
+    assert any(name.endswith("SocketEar.run") for name in steps.names)
 
 
 async def test_a_pong_that_stands_behind_requests_we_are_slow_with_is_not_missed(
