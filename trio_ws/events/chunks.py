@@ -1,7 +1,7 @@
 """What a client that reads on from the log is sent: frames, made and joined once for all who want the same.
 
 Of a herd that resumes, most follow the same topics from the same position. A delivery cost 5 to 7 µs when
-each follower encoded its events, and costs 1.6 to 3 µs now, half of it in the kernel (`scripts/bench herd`).
+each follower encoded its events, and costs 0.9 µs now, much of it in the kernel (`scripts/bench herd`).
 """
 
 from typing import NamedTuple
