@@ -6,10 +6,9 @@ of each page between them.
 """
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Generic, NamedTuple, TypeVar, TypeVarTuple
+from typing import TypeVarTuple
 
 import trio
 
@@ -19,118 +18,23 @@ from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import ActionError, Timeout, Unavailable
+from trio_ws.events.cache import Page, Part, Recent, Stretch, size_of
 from trio_ws.events.chunks import Chunk, View, join
 from trio_ws.messages import Event, Position
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 Arguments = TypeVarTuple("Arguments")
 
-PAGE = 256  # events; some 200 KB, and a read of a few ms
+PAGE = 256  # events; some 400 KB, and a read of a few ms
 # A client that is further than this from the end shares little with others and wants little of that:
-# PostgreSQL finds its events for it. Some 15 000 events are in memory, by default.
+# PostgreSQL finds its events for it. Some 19 000 events are in memory, by default.
 FAR = 20_000
 SCAN = 20_000  # events that one such query looks at: some 10 ms
 SCAN_TOPICS = 8  # of so many topics; of more, it looks at fewer
-# What an event takes beside its JSON: the struct, its name, its topics, its place in a page and in its index.
-EVENT_BYTES = 1260
 CHUNKS_SHARE = 8  # of the log's memory: a herd goes through the log side by side, so little is enough
 
 
 class LogTrimmedError(Exception):
     """The log does not reach back so far any more."""
-
-
-class Stretch(NamedTuple):
-    """What was read of the log.
-
-    Args:
-        events: Those that were asked for, in order.
-        reached: The number of the last event that was looked at.
-    """
-
-    events: list[Event]
-    reached: int
-
-
-class _Page:
-    """Events that follow each other, and which of them concern a topic.
-
-    Of a herd that comes back each client wants a few events of thousands: 10 000 clients that look up theirs
-    are served in half the time that they take to look at all (`scripts/bench herd`).
-    """
-
-    def __init__(self, events: Sequence[Event] = ()) -> None:
-        self.events = list(events)
-        self.size = _size(events)  # in bytes
-        self._places: dict[str, list[int]] = {}  # by topic
-        self._noted = 0  # of how many events: they are when somebody asks
-
-    def extend(self, events: Sequence[Event]) -> None:
-        self.events += events
-        self.size += _size(events)
-
-    def find(self, topics: Iterable[str], start: int, end: int) -> list[Event]:
-        """Return the events between two places that concern any of the topics, in order."""
-        for place in range(self._noted, len(self.events)):
-            for topic in self.events[place].topics:
-                self._places.setdefault(topic, []).append(place)
-        self._noted = len(self.events)
-        known = self._places.keys() & topics
-        found = {place for topic in known for place in self._places[topic] if start <= place < end}
-        return [self.events[place] for place in sorted(found)]
-
-
-class _Part(NamedTuple):
-    """Where in a page the next events are, which number is reached with them, and whether the page is kept.
-
-    If it is not, what nobody takes of it would have to be found again.
-    """
-
-    page: _Page
-    start: int
-    end: int
-    reached: int
-    is_kept: bool = True
-
-    def find(self, topics: Iterable[str] | None) -> Stretch:
-        """Return those that concern any of the topics; None: all."""
-        if topics is None:
-            return Stretch(self.page.events[self.start : self.end], self.reached)
-        return Stretch(self.page.find(topics, self.start, self.end), self.reached)
-
-
-class _Recent(Generic[K, V]):
-    """What was used last, as much as there is memory for, and at least one."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()  # and how large; used last is last
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: K) -> V | None:
-        if (kept := self._kept.get(key)) is None:
-            return None
-        self._kept.move_to_end(key)
-        return kept[0]
-
-    def keep(self, key: K, value: V, size: int) -> None:
-        self.drop(key)
-        self._kept[key] = value, size
-        self._bytes += size
-        while self._bytes > self._limit_bytes and len(self._kept) > 1:
-            self.drop(next(iter(self._kept)))
-
-    def drop(self, key: K) -> None:
-        if (kept := self._kept.pop(key, None)) is not None:
-            self._bytes -= kept[1]
-
-    def clear(self) -> None:
-        self._kept.clear()
-        self._bytes = 0
 
 
 class _Load:
@@ -160,8 +64,8 @@ class Log:
         self.restarts = 0
         self._database = database
         chunks_bytes = memory_bytes // CHUNKS_SHARE
-        self._pages = _Recent[int, _Page](memory_bytes - chunks_bytes)
-        self._chunks = _Recent[tuple[int, View], Chunk](chunks_bytes)  # by the event before them
+        self._pages = Recent[int, Page](memory_bytes - chunks_bytes)
+        self._chunks = Recent[tuple[int, View], Chunk](chunks_bytes)  # by the event before them
         self._loads: dict[int, _Load] = {}
         self._finding = trio.CapacityLimiter(1)  # so that pages, which many wait for, have their turn between
         self._grown = trio.lowlevel.ParkingLot()
@@ -184,7 +88,7 @@ class Log:
         self._grown.unpark_all()
         while events:
             number, place = divmod(events[0].seq - 1, PAGE)
-            page = _Page() if place == 0 else self._pages.get(number)
+            page = Page() if place == 0 else self._pages.get(number)
             if page is not None and len(page.events) == place:
                 page.extend(events[: PAGE - place])
                 self._pages.keep(number, page, page.size)
@@ -273,7 +177,7 @@ class Log:
                 self._chunks.keep((after, view), chunk, view.size + len(chunk.frames))
         return chunk
 
-    async def _look(self, after: int, topics: Iterable[str] | None) -> "_Part":
+    async def _look(self, after: int, topics: Iterable[str] | None) -> Part:
         number = after // PAGE
         if topics is not None and self._pages.get(number) is None and self.end.seq - after > FAR:
             return await self._find(after, list(topics))
@@ -284,20 +188,20 @@ class Log:
                 raise LogTrimmedError
             start, end = after + 1 - first, min(len(page.events), self.end.seq + 1 - first)
             if start < end:
-                return _Part(page, start, end, first + end - 1)
+                return Part(page, start, end, first + end - 1)
             self._pages.drop(number)  # it was read while the log grew, and lacks its last events
-        return _Part(_Page(), 0, 0, after)
+        return Part(Page(), 0, 0, after)
 
-    async def _find(self, after: int, topics: list[str]) -> "_Part":
+    async def _find(self, after: int, topics: list[str]) -> Part:
         scan = max(PAGE, SCAN * SCAN_TOPICS // max(SCAN_TOPICS, len(topics)))
         async with self._finding:
             read = await self._read(event_log.find_events, after, topics, scan, PAGE)
         if read.begin.seq > after:
             raise LogTrimmedError
         # It was ended by a bound, in number or bytes, or else has looked at all of them.
-        is_cut = len(read.events) == PAGE or _size(read.events) > event_log.READ_BYTES
+        is_cut = len(read.events) == PAGE or size_of(read.events) > event_log.READ_BYTES
         reached = read.events[-1].seq if is_cut else min(after + scan, read.end.seq)
-        return _Part(_Page(read.events), 0, len(read.events), reached, is_kept=False)
+        return Part(Page(read.events), 0, len(read.events), reached, is_kept=False)
 
     async def _read(
         self, query: Callable[[Connection, *tuple[*Arguments, Position]], LogRead], *args: *Arguments
@@ -337,7 +241,7 @@ class Log:
                 break
         return events
 
-    async def _page(self, number: int) -> _Page:
+    async def _page(self, number: int) -> Page:
         if (page := self._pages.get(number)) is not None:
             await trio.lowlevel.checkpoint()
             return page
@@ -345,7 +249,7 @@ class Log:
             await load.done.wait()
             if load.error:
                 raise load.error
-            return self._pages.get(number) or _Page()  # none, where the reader was cancelled
+            return self._pages.get(number) or Page()  # none, where the reader was cancelled
         load = self._loads[number] = _Load()
         try:
             events = await self._read_page(number)
@@ -360,11 +264,6 @@ class Log:
             load.done.set()
         if not events:
             raise LogTrimmedError
-        page = _Page(events)
+        page = Page(events)
         self._pages.keep(number, page, page.size)
         return page
-
-
-def _size(events: Iterable[Event]) -> int:
-    """Return how many bytes events take, with the frames of which they are not encoded yet."""
-    return sum([EVENT_BYTES + 2 * (len(event.data) + len(event.previous)) for event in events])
