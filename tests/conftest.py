@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 import trio_ws
 from tests import clusters
-from tests.programs import OtherProgram, Psql, SimulatedProgram
+from tests.programs import OtherProgram, postgres_program, simulated_program
 from trio_ws import codec
 from trio_ws.actions import table
 from trio_ws.database.embedded import embedded_postgres
@@ -122,11 +122,11 @@ async def _contract(
 ) -> AsyncIterator[tuple[Database, OtherProgram]]:
     if kind == "simulated":
         simulated = SimulatedDatabase()
-        yield simulated, SimulatedProgram(simulated)
+        yield simulated, simulated_program(simulated)
         return
     conninfo = request.getfixturevalue("conninfo")
     with closing(Gateway(conninfo, Settings())) as gateway:
-        yield gateway, Psql(conninfo)
+        yield gateway, postgres_program(conninfo)
 
 
 @pytest.fixture(autouse=True)

@@ -708,7 +708,7 @@ async def test_long_replies_to_requests_that_come_together_wait_for_room_one_by_
 ) -> None:
     async with open_line(outbox_bytes=10_000, drain_seconds=5) as line, trio.open_nursery() as nursery:
         for number in range(100):
-            line.database.set_price(f"C{number}", Decimal(1))
+            line.database.set_price(f"C{number:02}", Decimal(1))
         await line.client.send(action="list_prices")
         _, reply = await line.client.receive_frame()
         assert len(reply) > 10_000

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from trio.testing import MockClock
 
-from tests.programs import OtherProgram, Refused
+from tests.programs import OtherProgram
 from tests.test_protocol import INVOICE, Contract, assert_nothing_more, receive, request, seq
 from trio_ws.database import event_log, queries
 from trio_ws.database.gateway import Gateway
@@ -22,6 +22,7 @@ from trio_ws.errors import Conflict, IdempotencyMismatch
 from trio_ws.messages import CreateInvoice, Status
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, World, simulated_server
+from trio_ws.testing.refusals import CheckViolation
 
 STATUSES = get_args(Status)
 EVERY_CHANGE = list(itertools.product(STATUSES, STATUSES))
@@ -73,7 +74,7 @@ async def test_the_database_holds_other_programs_to_it_too(contract: Contract, o
     if (old, new) in ALLOWED or old == new:
         await program.update_invoice(uid, status=new)
     else:
-        with pytest.raises(Refused, match=f"is {old} and cannot become {new}"):
+        with pytest.raises(CheckViolation, match=f"is {old} and cannot become {new}"):
             await program.update_invoice(uid, status=new)
 
 
@@ -82,7 +83,7 @@ async def test_what_an_invoice_is_over_cannot_change(contract: Contract, change:
     _, program = contract
     uid = await program.create_invoice(amount=5, currency="EUR", account_id=1)
     with pytest.raises(
-        Refused, match="only the status, memo, address, URLs and time to pay of invoice 1 can change"
+        CheckViolation, match="only the status, memo, address, URLs and time to pay of invoice 1 can change"
     ):
         await program.update_invoice(uid, **change)
 

@@ -9,6 +9,7 @@ It is loaded wherever trio-ws is installed, so it imports nothing that no test a
 to ask for `autojump_clock`: pytest-trio takes the clock from the test's own arguments.
 """
 
+import inspect
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,38 @@ except ImportError:  # whoever has no use for it
 if TYPE_CHECKING:
     from trio_ws.testing.world import World
 
+FIXTURE = "trio_ws_world"
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line("markers", "trio_ws(**settings): those of the server of `trio_ws_world`")
 
 
-if trio_fixture is not None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Say what is missing where pytest-trio won't run a test that asks for the fixture."""
+    if isinstance(item, pytest.Function) and FIXTURE in item.fixturenames and (missing := _missing(item)):
+        pytest.fail(f"{FIXTURE} {missing}: see trio_ws/docs/testing.md", pytrace=False)
+
+
+def _missing(item: pytest.Function) -> str | None:
+    if not item.config.pluginmanager.hasplugin("trio"):
+        return "needs pytest-trio: pip install 'trio-ws[testing]'"
+    test = getattr(item.obj, "hypothesis", item.obj)
+    if not inspect.iscoroutinefunction(getattr(test, "inner_test", test)):
+        return f"runs in trio: make it `async def {item.originalname}`"
+    if item.get_closest_marker("trio") is None:
+        return "needs trio mode: write `trio_mode = true` under [tool.pytest.ini_options] in pyproject.toml"
+    return None
+
+
+if trio_fixture is None:
+
+    @pytest.fixture
+    def trio_ws_world() -> None:
+        """Is here so that a test that asks for it learns what is missing."""
+
+else:
 
     @trio_fixture  # type: ignore[untyped-decorator] # pytest-trio has no types
     async def trio_ws_world(request: pytest.FixtureRequest) -> "AsyncIterator[World]":

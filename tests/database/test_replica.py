@@ -70,7 +70,7 @@ class Following:
 
     def __init__(self) -> None:
         self.primary = Primary()
-        self.primary._number_events(100)  # noqa: SLF001 - its prices
+        self.primary.number_events()  # its prices
         self.standby = SimulatedStandby(self.primary)
         self.database = Replicated(self.primary, self.standby)
         self.log = Log(self.database, memory_bytes=1)
@@ -192,7 +192,7 @@ async def test_one_that_was_promoted_is_not_believed(autojump_clock: MockClock) 
         for count in (1, 2, 500):  # as many as the primary has, and more
             for _ in range(count):
                 own.create_invoice(amount=2, currency="USD", account_id=1)
-            own._number_events(1000)  # noqa: SLF001
+            own.number_events()
             one.write()
             await one.published()
         assert one.standby.turns == 1, "another host may be better"
@@ -204,11 +204,11 @@ async def test_of_one_that_was_promoted_what_the_primary_has_too_is_read_and_no_
     """It got them before it was promoted, so it proves them; what came after them it has on its own."""
     async with following() as one:
         one.write(5)
-        one.primary._number_events(10)  # noqa: SLF001
+        one.primary.number_events()
         own = one.standby.promote()
         for _ in range(9):
             own.create_invoice(amount=2, currency="USD", account_id=1)
-        own._number_events(10)  # noqa: SLF001
+        own.number_events()
         one.tail.wake()
         await one.published()
         assert "read_events" not in one.primary.asked
@@ -234,7 +234,7 @@ async def test_a_log_of_which_all_was_trimmed_is_for_the_primary_to_say(autojump
     async with trio.open_nursery() as nursery:
         await nursery.start(one.tail.run)
         one.write(5)
-        one.primary._number_events(10)  # noqa: SLF001
+        one.primary.number_events()
         one.primary.trim(len(one.primary.written))
         await trio.sleep(2 * POLL_SECONDS)
         assert one.dispatcher.restarts == 1
@@ -278,7 +278,7 @@ async def test_pages_come_from_the_primary_where_the_standby_does_not_prove_them
         if trouble == "promoted":
             own = one.standby.promote()
             own.create_invoice(amount=2, currency="USD", account_id=1)
-            own._number_events(10)  # noqa: SLF001
+            own.number_events()
             one.write()
             await one.published()
         elif trouble == "trimmed":  # by a server of its own, of what both have
@@ -366,7 +366,7 @@ async def test_clients_get_each_event_once_and_in_order_whatever_the_standby_doe
                     twin = one.standby.promote()
                     for _ in range(own.randrange(10)):
                         twin.create_invoice(amount=2, currency="USD", account_id=1)
-                    twin._number_events(100)  # noqa: SLF001
+                    twin.number_events()
                 case 5:
                     one.standby.own = None  # built anew
                 case _:

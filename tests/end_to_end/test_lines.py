@@ -14,7 +14,7 @@ from tests.database.test_gateway import watching, write
 from tests.end_to_end.proxy import HOST, Proxy
 from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, Server, call, receive
 from tests.end_to_end.test_hostile import port_of, serving_with
-from tests.programs import Psql
+from tests.programs import postgres_program
 from trio_ws.database import gateway as gateway_module
 from trio_ws.database import queries
 from trio_ws.database.gateway import Gateway
@@ -77,7 +77,7 @@ async def test_events_come_by_polling_while_the_line_of_notifications_is_dead(co
         closing(listening_through(line, conninfo)) as gateway,
     ):
         async with simulated_server(gateway) as world:
-            client, program = await world.connect(), Psql(conninfo)
+            client, program = await world.connect(), postgres_program(conninfo)
             await client.send(action="subscribe", **TOPIC)
             await client.receive()
             line.black_hole()

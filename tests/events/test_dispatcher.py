@@ -18,6 +18,7 @@ from msgspec import Raw
 from trio.testing import MockClock
 
 from tests.raw import seqs_of
+from trio_ws.database import event_log
 from trio_ws.database.event_log import LogRead
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
@@ -76,12 +77,7 @@ class LogInMemory(SimulatedDatabase):
         events = self.events[max(after, self.trimmed) : after + most]
         return LogRead(Position(NAME, self.trimmed), Position(NAME, len(self.events)), NAME, events)
 
-    answers = {**SimulatedDatabase.answers}  # noqa: RUF012
-
-
-for query, answer in SimulatedDatabase.answers.items():
-    if answer.__name__ == "_read_events":
-        LogInMemory.answers[query] = LogInMemory._read_events  # noqa: SLF001
+    answers = {**SimulatedDatabase.answers, event_log.read_events: _read_events}  # noqa: RUF012
 
 
 class FollowerMachine(RuleBasedStateMachine):

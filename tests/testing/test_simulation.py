@@ -115,9 +115,10 @@ def lose_a_wake_up(patch: pytest.MonkeyPatch) -> None:
 
 def number_out_of_order(patch: pytest.MonkeyPatch) -> None:
     def number_events(self: SimulatedDatabase, most: int) -> None:
-        waiting = self._events[self._numbered :]
-        self._events[self._numbered :] = [
-            msgspec.structs.replace(event, seq=self._numbered + place)
+        events, numbered = self._log.events, self.numbered
+        waiting = events[numbered:]
+        events[numbered:] = [
+            msgspec.structs.replace(event, seq=numbered + place)
             for place, event in enumerate(reversed(waiting), start=1)
         ]
         right(self, most)
@@ -225,8 +226,8 @@ def forget_keys(patch: pytest.MonkeyPatch) -> None:
     def create(self: SimulatedDatabase, action: CreateInvoice) -> Any:
         return right(self, msgspec.structs.replace(action, idempotency_key=None))
 
-    right = SimulatedDatabase._insert_invoice  # noqa: SLF001
-    patch.setattr(SimulatedDatabase, "_insert_invoice", create)
+    right: Callable[..., Any] = SimulatedDatabase.answers[queries.create_invoice]
+    patch.setitem(SimulatedDatabase.answers, queries.create_invoice, create)
 
 
 def make_it_another_account_s(patch: pytest.MonkeyPatch) -> None:

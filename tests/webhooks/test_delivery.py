@@ -162,7 +162,7 @@ async def test_pauses_grow_with_jitter_until_it_is_given_up_and_the_next_event_g
 
 def number(database: SimulatedDatabase) -> None:
     """Number what has happened, as a tail does."""
-    database._number_events(1000)  # noqa: SLF001 - what the query does, in this very moment
+    database.number_events()
 
 
 async def deliver_from(

@@ -15,10 +15,14 @@ stands still while nobody sleeps, so a test that asks for much at once lifts a l
 
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
+from trio_ws.testing.postgres import PostgresSession
+from trio_ws.testing.session import Session
 from trio_ws.testing.webhooks import SimulatedReceiver
 from trio_ws.testing.world import World, simulated_server
 
 __all__ = [
+    "PostgresSession",
+    "Session",
     "SimulatedClient",
     "SimulatedDatabase",
     "SimulatedNetwork",

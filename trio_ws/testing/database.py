@@ -2,14 +2,16 @@
 
 It obeys: `gate` holds every query back, `away` fails them, `lose_wakes` swallows notifications. Its
 clock is trio's, so make it inside of trio; under a mock clock nothing depends on when or where it runs.
+
+`tables.py` has its rows and transactions, `rules.py` what may be in them, `log.py` the event log,
+`session.py` how other programs write, and `webhooks.py` the queue of what is to be POSTed.
 """
 
 import copy
-import itertools
 import math
-import random
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -19,62 +21,30 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw
 
-from trio_ws import codec
-from trio_ws.currencies import in_minor_units
-from trio_ws.database import event_log, expiry, queries, tokens
+from trio_ws.database import expiry, queries, tokens
 from trio_ws.database.batches import Batches
-from trio_ws.database.event_log import LogRead
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, PricePart, Snapshot
 from trio_ws.database.tickets import Ticket
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
-from trio_ws.identity import NOBODY, SCOPES, Identity, Scope, hash_token
-from trio_ws.messages import (
-    NOTHING,
-    PAGE_BYTES,
-    CreateInvoice,
-    Event,
-    Invoice,
-    Memo,
-    Position,
-    Price,
-    Status,
-    Topic,
-    Url,
-    Word,
-)
+from trio_ws.identity import NOBODY, Identity
+from trio_ws.messages import PAGE_BYTES, CreateInvoice, Event, Invoice, Position, Price, Status, Topic
+from trio_ws.testing.log import SimulatedLog
+from trio_ws.testing.refusals import CheckViolation, LockNotAvailable, UniqueViolation
+from trio_ws.testing.rules import MAY_BECOME, InvoiceRow, PriceRow
+from trio_ws.testing.session import Session, SimulatedSession, Statements
+from trio_ws.testing.tables import PriceKey, Rows, Tables, Transaction, as_json, price_key
 from trio_ws.testing.webhooks import SimulatedQueue
+
+__all__ = ["EPOCH", "CheckViolation", "SimulatedDatabase"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 NEVER = datetime.max.replace(tzinfo=UTC)
-ADVANCE_BYTES = 7000  # of events that advance() of the schema returns with what it numbered, roughly
-NOTIFY_SECONDS = 0.01  # number_events() of the schema notifies no more often
 STATEMENT_SECONDS = 2.0  # the server's default
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # where its clock starts
-NOT_SHOWN = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
-
-MAY_BECOME = {  # the protocol's section 3
-    "unpaid": ("confirming", "expired", "cancelled"),
-    "confirming": ("paid", "unpaid"),
-    "paid": (),
-    "expired": (),
-    "cancelled": (),
-}
-LIMITS: dict[str, Any] = {  # where the schema's invoice_fault() has them
-    "memo": Memo,
-    "address": Word,
-    "webhook_url": Url,
-    "redirect_url": Url,
-    "idempotency_key": Word,
-}
-UNCHANGEABLE = ("id", "uid", "account_id", "amount", "currency", "created_at")
-
-
-class CheckViolation(Exception):
-    """The error of PostgreSQL's triggers where another program's change is against the rules."""
 
 
 class _Named(msgspec.Struct):
@@ -85,7 +55,17 @@ class _Numbered(msgspec.Struct):
     id: int
 
 
-class SimulatedDatabase:
+def _by(part: str, query: Callable[..., Any]) -> Callable[..., Any]:
+    """Return how a part of the database answers a query."""
+
+    def answer(database: "SimulatedDatabase", *args: Any) -> Any:
+        found = getattr(database, part)
+        return found.answers[query](found, *args)
+
+    return answer
+
+
+class SimulatedDatabase(Statements):
     """Accounts, invoices, prices and the event log.
 
     Attributes:
@@ -107,26 +87,13 @@ class SimulatedDatabase:
         self.statement_seconds = STATEMENT_SECONDS
         self.lose_answers = False
         self.lose_wakes = False
-        self.stuck: set[uuid.UUID] = set()
-        self._random = random.Random(seed)
-        self._accounts = {1}
-        self._invoices: dict[uuid.UUID, Invoice] = {}
-        self._prices: dict[tuple[int, str, str], Price] = {}
-        self._last_price = 0
-        self._keys: dict[tuple[int, str | None], tuple[uuid.UUID, bytes | None]] = {}
-        self._tokens: dict[bytes, tuple[Identity, datetime | None]] = {}
-        self._events: list[Event] = []
-        self._webhook_ids: dict[int, str] = {}  # of events that are to be POSTed
-        self._numbered = 0
-        self._trimmed = 0
-        self._steps = 0  # that have numbered events, those that a restore has lost included
-        self._life = "step"  # what they are called by: a copy goes on with other ones
-        self._notified = 0
-        self._notified_at = -math.inf
         self._first_due = NEVER  # or earlier: before it, nothing expires
         self._watchers: dict[Wake, None] = {}
         self._batches = self._open_batches()
         self.webhooks = SimulatedQueue(self._now)
+        self._log = SimulatedLog(self._now, self.webhooks, self._notify)
+        self._tables = Tables(self._now, seed, self._commit)
+        self.create_account()
         for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
             self.set_price(currency, Decimal(value))
 
@@ -183,30 +150,56 @@ class SimulatedDatabase:
             raise Outage("The database failed; whether this was done is not known")
         if self.delay > self.statement_seconds:
             raise Timeout("The database took too long")
-        outcomes = [self._answer(query, args) for args in many]
+        outcomes = [await self._wait_for_answer(query, args) for args in many]
         if self.lose_answers:
             raise Outage("The database failed; whether this was done is not known")
         return outcomes
 
+    async def _wait_for_answer(self, query: Callable[..., T], args: Sequence[Any]) -> T | Exception:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self.statement_seconds):
+            while isinstance(answer := self._answer(query, args), LockNotAvailable):
+                await self._tables.wait_for_locks()
+            return answer
+        return Timeout("The database took too long")
+
     def _answer(self, query: Callable[..., T], args: Sequence[Any]) -> T | Exception:
-        answer: T
         try:
-            if query in SimulatedQueue.answers:
-                answer = SimulatedQueue.answers[query](self.webhooks, *args)
-            else:
-                answer = self.answers[query](self, *args)
+            answer: T = self.answers[query](self, *args)
         except Exception as error:  # noqa: BLE001 - who asked gets it
             return error
         return answer
 
     def _create_invoice(self, action: CreateInvoice) -> Raw:
-        return self._insert_invoice(action)
+        if action.account_id is UNSET or action.account_id not in self._tables.rows.accounts:
+            raise NotFound("Account not found")
+        key, fingerprint = action.idempotency_key, action.fingerprint()
+        columns = {
+            "account_id": action.account_id,
+            "amount": action.amount,
+            "currency": action.currency,
+            "memo": action.memo,
+            "webhook_url": action.webhook_url,
+            "redirect_url": action.redirect_url,
+            "address": action.address,
+            "expires_at": self._tables.after(action.expires_in_seconds),
+            "idempotency_key": key,
+            "request_hash": fingerprint,
+        }
+        try:
+            with self._tables.begin() as statement:
+                return as_json(statement.insert_invoice(columns))
+        except UniqueViolation:
+            known = self._tables.rows.unique["invoices_idempotency", (action.account_id, key)]
+        invoice = self._tables.rows.invoices[known]
+        if invoice.request_hash != fingerprint:
+            raise IdempotencyMismatch("The idempotency key stands for another request")
+        return as_json(invoice)
 
     def _fetch_invoice(self, uid: uuid.UUID, owner: int | None) -> Raw:
-        return _json(self._find(uid, owner))
+        return as_json(self._find(uid, owner))
 
-    def _find(self, uid: uuid.UUID, owner: int | None) -> Invoice:
-        invoice = self._invoices.get(uid)
+    def _find(self, uid: uuid.UUID, owner: int | None) -> InvoiceRow:
+        invoice = self._tables.rows.invoices.get(uid)
         if invoice is None or owner not in (None, invoice.account_id):
             raise NotFound("Invoice not found")
         return invoice
@@ -216,49 +209,47 @@ class SimulatedDatabase:
         overdue = invoice.status == "unpaid" and self._is_due(invoice) and status != "expired"
         if overdue or status not in MAY_BECOME[invoice.status]:
             raise Conflict(f"The invoice cannot become {status}", f"It is {invoice.status}, or has expired")
-        return self._update(uid, status=status)
+        with self._tables.begin() as statement:
+            return as_json(statement.update_invoice(uid, {"status": status}))
 
     def _expire_invoices(self, most: int) -> int:
         if self._first_due > self._now():
             return 0
-        unpaid = [one for one in self._invoices.values() if one.status == "unpaid"]
-        free = (one for one in unpaid if self._is_due(one) and one.uid not in self.stuck)
+        unpaid = [one for one in self._tables.rows.invoices.values() if one.status == "unpaid"]
+        free = (one for one in unpaid if self._is_due(one) and self._tables.is_free(one.uid))
         overdue = sorted(free, key=_due_at)
         later = (_due_at(one) for one in unpaid if one not in overdue[:most])
         self._first_due = min(later, default=NEVER)
-        for invoice in overdue[:most]:
-            self._update(invoice.uid, status="expired")
+        with self._tables.begin() as statement:
+            for invoice in overdue[:most]:
+                statement.update_invoice(invoice.uid, {"status": "expired"})
         return len(overdue[:most])
 
-    def _is_due(self, invoice: Invoice) -> bool:
+    def _is_due(self, invoice: InvoiceRow) -> bool:
         return _due_at(invoice) <= self._now()
 
     def _set_price(self, account_id: int, currency: str, base_currency: str, value: Decimal) -> Raw:
-        if account_id not in self._accounts:
+        if account_id not in self._tables.rows.accounts:
             raise NotFound("Account not found")
-        return _json(self._upsert_price(account_id, currency, base_currency, value, is_said_again=True))
-
-    def _read_position(self) -> Position:
-        return self.position(self._numbered)
-
-    def _start_log(self) -> LogRead:
-        return self._read_events(0, 0)
+        names = {"account_id": account_id, "currency": currency, "base_currency": base_currency}
+        with self._tables.begin() as statement:
+            return as_json(statement.upsert_price({**names, "value": value}, is_said_again=True))
 
     def _read_snapshot(self, topic: Topic, owner: int | None) -> Snapshot:
         if topic.type == "invoice":
-            of_it = [one for one in self._invoices.values() if str(one.uid) == topic.id]
-            found = [_json(one) for one in of_it if owner in (None, one.account_id)]
-            return Snapshot(self._read_position(), found[0] if found else Raw(b"null"))
+            of_it = [one for one in self._tables.rows.invoices.values() if str(one.uid) == topic.id]
+            found = [as_json(one) for one in of_it if owner in (None, one.account_id)]
+            return Snapshot(self._log.end, found[0] if found else Raw(b"null"))
         wanted = InvoiceFilter(owner, topic.id, queries.OPEN)
         if topic.type == "account":
             wanted = InvoiceFilter(int(topic.id), None, queries.OPEN)
         page = self._list_invoices(wanted)
-        return Snapshot(self._read_position(), page.items, page.next)
+        return Snapshot(self._log.end, page.items, page.next)
 
     def _list_invoices(self, wanted: InvoiceFilter) -> InvoicePage:
         found = [
             one
-            for one in sorted(self._invoices.values(), key=lambda one: -one.id)
+            for one in sorted(self._tables.rows.invoices.values(), key=lambda one: -one.id)
             if wanted.account_id in (None, one.account_id)
             and wanted.address in (None, one.address)
             and (wanted.statuses is None or one.status in wanted.statuses)
@@ -268,68 +259,23 @@ class SimulatedDatabase:
         for one in found[: wanted.most]:
             if sum(map(len, items)) >= PAGE_BYTES:
                 break
-            items.append(bytes(_json(one)))
+            items.append(bytes(as_json(one)))
         last = found[len(items) - 1].id if len(items) < len(found) else None
         return InvoicePage(Raw(b"[" + b",".join(items) + b"]"), last)
 
     def _read_prices(self, after: int, most: int, known: int = 0) -> PricePart:
-        found = sorted((price for price in self._prices.values() if price.id > after), key=lambda one: one.id)
+        found = [price for price in self._prices() if price.id > after]
         last = found[most - 1].id if len(found) >= most else None
-        return PricePart(
-            self._read_position(), self._name_of(known), [_json(price) for price in found[:most]], last
-        )
+        prices = [as_json(price) for price in found[:most]]
+        return PricePart(self._log.end, self._log.name_of(known), prices, last)
 
-    def _name_of(self, seq: int) -> str | None:
-        return self.position(seq).name if self._trimmed <= seq <= self._numbered else None
-
-    def _number_events(self, most: int, read_upto: int | None = None) -> None:  # noqa: ARG002 - none is slow
-        before, self._numbered = self._numbered, min(len(self._events), self._numbered + most)
-        self._steps += before < self._numbered
-        for place in range(before, self._numbered):
-            self._events[place] = msgspec.structs.replace(
-                self._events[place], name=f"{self._life}{self._steps}"
-            )
-            if place + 1 in self._webhook_ids:
-                self.webhooks.add(self._webhook_ids[place + 1], self._events[place])
-        if self._numbered > self._notified and trio.current_time() >= self._notified_at + NOTIFY_SECONDS:
-            self._notified, self._notified_at = self._numbered, trio.current_time()
-            self._notify(self._notified)
-
-    def _read_events(self, after: int, most: int, known: Position | None = None) -> LogRead:
-        start = max(after, self._trimmed)
-        events = self._events[start : min(self._numbered, start + most)]
-        is_told = self._notified >= self._numbered
-        has_more = self._numbered < len(self._events)
-        now = self._now().timestamp()
-        known_as = self._name_of(after if known is None else known.seq)
-        begin, end = self.position(self._trimmed), self._read_position()
-        return LogRead(begin, end, known_as, events, now, is_told, has_more)
-
-    def _find_events(
-        self, after: int, topics: Sequence[str], scan: int, most: int, known: Position
-    ) -> LogRead:
-        read = self._read_events(after, scan, known)
-        events = [event for event in read.events if {*topics} & {*event.topics}]
-        return read._replace(events=events[:most])
-
-    def _advance(self, after: int, most: int) -> LogRead:
-        self.answers[event_log.number_events](self, most)
-        read: LogRead = self.answers[event_log.read_events](self, after, most)
-        is_large = sum(len(bytes(event.data)) for event in read.events) > ADVANCE_BYTES
-        return read._replace(events=[]) if is_large else read
-
-    def _number(self, after: int, most: int) -> LogRead:
-        return self._advance(after, most)._replace(events=[])
-
-    def _trim_events(self, age_seconds: float, most: int) -> int:
-        oldest = self._events[self._trimmed : min(self._numbered, self._trimmed + most)]
-        before = self._now().timestamp() - age_seconds
-        upto = max((event.seq for event in oldest if event.at < before), default=self._trimmed)
-        trimmed, self._trimmed = upto - self._trimmed, upto
-        return trimmed
+    def _prices(self) -> list[PriceRow]:
+        there = [price for price in self._tables.rows.prices.values() if price is not None]
+        return sorted(there, key=lambda price: price.id)
 
     def _identify(self, digest: bytes) -> Identity:
-        identity, expires_at = self._tokens.get(digest, (NOBODY, None))
+        token = self._tables.rows.tokens.get(digest)
+        identity, expires_at = (NOBODY, None) if token is None else (token.identity, token.expires_at)
         now = self._now()
         if identity is NOBODY or (expires_at is not None and expires_at <= now):
             raise Unauthorized("The token is unknown, expired or revoked")
@@ -337,7 +283,7 @@ class SimulatedDatabase:
         return msgspec.structs.replace(identity, seconds_left=left)
 
     def _find_ended(self, held: Sequence[Identity]) -> list[Identity]:
-        good = {identity for identity, _ in self._tokens.values()}
+        good = {token.identity for token in self._tables.rows.tokens.values()}
         return [identity for identity in held if identity not in good]
 
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
@@ -348,17 +294,11 @@ class SimulatedDatabase:
         queries.set_price: _set_price,
         tokens.identify: _identify,
         tokens.find_ended: _find_ended,
-        event_log.read_position: _read_position,
-        event_log.start_log: _start_log,
         queries.read_snapshot: _read_snapshot,
         queries.list_invoices: _list_invoices,
         queries.read_prices: _read_prices,
-        event_log.number_events: _number_events,
-        event_log.read_events: _read_events,
-        event_log.find_events: _find_events,
-        event_log.advance: _advance,
-        event_log.number: _number,
-        event_log.trim_events: _trim_events,
+        **{query: _by("_log", query) for query in SimulatedLog.answers},
+        **{query: _by("webhooks", query) for query in SimulatedQueue.answers},
     }
 
     # As other programs read and write it
@@ -369,274 +309,125 @@ class SimulatedDatabase:
 
     def position(self, seq: int) -> Position:
         """Return the position of an event that has a number; 0 is before the first."""
-        return self._events[seq - 1].position if seq else Position("origin", 0)
+        return self._log.position(seq)
 
     @property
     def written(self) -> Sequence[Event]:
         """All events in the order of the log, with those that were trimmed, or have no number yet."""
-        return self._events
+        return self._log.events
 
     @property
     def numbered(self) -> int:
         """How many of them have a number."""
-        return self._numbered
+        return self._log.numbered
 
     @property
     def first(self) -> int:
         """The number of the first event that is still there."""
-        return self._trimmed + 1
+        return self._log.trimmed + 1
 
     @property
     def prices(self) -> Sequence[Raw]:
         """All prices, as the protocol shows them, by id."""
-        return [_json(price) for price in sorted(self._prices.values(), key=lambda one: one.id)]
+        return [as_json(price) for price in self._prices()]
 
     @property
     def uids(self) -> Sequence[uuid.UUID]:
         """All invoices, in the order in which they were made."""
-        return list(self._invoices)
+        return list(self._tables.rows.invoices)
 
     def newest(self, most: int) -> Sequence[uuid.UUID]:
         """Return the invoices that were made last, the last one first."""
-        return list(itertools.islice(reversed(self._invoices), most))
+        return self.uids[: -most - 1 : -1]
 
     def has_invoice(self, uid: uuid.UUID) -> bool:
         """Tell whether there is one with that uid."""
-        return uid in self._invoices
+        return uid in self._tables.rows.invoices
 
     def invoice(self, uid: uuid.UUID) -> Raw:
         """Return an invoice as the protocol shows it."""
-        return _json(self._invoices[uid])
+        return as_json(self._tables.rows.invoices[uid])
 
     def has_price(self, currency: str, base_currency: str = "USD") -> bool:
         """Tell whether a currency has a price."""
-        return (1, currency, base_currency) in self._prices
-
-    def create_account(self) -> int:
-        """Insert an account, and return its id."""
-        self._accounts.add(len(self._accounts) + 1)
-        return len(self._accounts)
+        return self._tables.rows.prices.get((1, currency, base_currency)) is not None
 
     def price(self, currency: str, base_currency: str = "USD") -> Decimal:
         """Return what one of a currency costs."""
-        return self._prices[1, currency, base_currency].value
+        price = self._tables.rows.prices[1, currency, base_currency]
+        assert price is not None  # noqa: S101 - `has_price` says
+        return price.value
 
-    def create_token(
-        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
-    ) -> str:
-        """Insert a token, and return it."""
-        token = f"token-{len(self._tokens) + 1}"
-        expires_at = None if seconds is None else self._now() + timedelta(seconds=seconds)
-        identity = Identity(
-            token_id=len(self._tokens) + 1,
-            account_id=account_id,
-            scopes=tuple(scope for scope in SCOPES if scope in scopes),
-            expires_at=None if expires_at is None else expires_at.isoformat(timespec="microseconds"),
-        )
-        self._tokens[hash_token(token)] = identity, expires_at
-        return token
+    def number_events(self, most: int = 1000) -> None:
+        """Number what has happened, in this very moment, as a server's tail does."""
+        self._log.number(most)
 
-    def revoke_token(self, token: str) -> None:
-        """Have a token be good no more."""
-        identity, _ = self._tokens[hash_token(token)]
-        self._tokens[hash_token(token)] = NOBODY, None
-        self._note("token.changed", f"token:{identity.token_id}", identity.token_id)
-        self._notify()
+    @property
+    def stuck(self) -> set[uuid.UUID]:
+        """Invoices that another program's trigger lets nobody change: add some."""
+        return self._tables.stuck
+
+    def session(self) -> Session:
+        """Return a session for another program, whose transactions others don't see before they are done.
+
+        A transaction in which something is waited for, as by a slow program, lets others go on meanwhile; who
+        needs a row that it has changed waits for its end, or is refused: see `Tables.lock`.
+        """
+        return SimulatedSession(self._tables)
+
+    def _statement(self) -> AbstractContextManager[Transaction]:
+        return self._tables.begin()
+
+    def _commit(self, changed: Rows) -> None:
+        due = [_due_at(invoice) for invoice in changed.changed_invoices]
+        self._first_due = min(self._first_due, *due, NEVER)
+        for written in changed.written:
+            self._log.append(written)
+        if changed.written:
+            self._notify()
 
     def trim(self, seq: int) -> None:
         """Keep only what came after an event, as retention does."""
-        self._trimmed = seq
+        self._log.trimmed = seq
 
     def log_event(self, event: Event) -> None:
         """Append an event that is numbered already, and notify nobody."""
-        self._lose(event.seq - 1)
-        self._steps += 1
-        self._events.append(msgspec.structs.replace(event, name=f"{self._life}{self._steps}"))
-        self._numbered = event.seq
+        self._log.append_numbered(event)
 
     def restore(self, seq: int) -> None:
         """Lose what came after an event, as a restored backup has: its rows, too."""
-        self._lose(seq)
-        self._numbered = seq
-        self._notified = min(self._notified, seq)
-        self._trimmed = min(self._trimmed, seq)
-        latest = {str(msgspec.json.decode(event.data, type=_Named).uid): event.data for event in self._events}
-        self._invoices = {
-            uid: msgspec.json.decode(latest[str(uid)], type=Invoice)
-            for uid in self._invoices
-            if str(uid) in latest
+        self._log.restore(seq)
+        latest = {msgspec.json.decode(event.data, type=_Named).uid: event.data for event in self.written}
+        invoices = {
+            uid: _as_it_was(row, msgspec.json.decode(latest[uid], type=Invoice))
+            for uid, row in self._tables.rows.invoices.items()
+            if uid in latest
         }
-        self._prices, self._last_price = {}, 0
-        for event in self._events:
+        prices: dict[PriceKey, PriceRow] = {}
+        last_price = 0
+        for event in self.written:
             if event.type == "price.updated":
-                price = msgspec.json.decode(event.data, type=Price)
-                self._prices[price.account_id, price.currency, price.base_currency] = price
-                self._last_price = max(self._last_price, price.id)
+                price = _price_row(msgspec.json.decode(event.data, type=Price))
+                prices[price_key(price)] = price
+                last_price = max(last_price, price.id)
             elif event.type == "price.deleted":
                 gone = msgspec.json.decode(event.data, type=_Numbered).id
-                self._prices = {key: price for key, price in self._prices.items() if price.id != gone}
+                prices = {key: price for key, price in prices.items() if price.id != gone}
+        self._tables.restore(invoices, prices, last_price)
         self._first_due = EPOCH
-        self._keys = {key: made for key, made in self._keys.items() if made[0] in self._invoices}
 
     def copy(self, seq: int) -> "SimulatedDatabase":
         """Return another database that has the log up to an event, and goes on by itself."""
         other = copy.copy(self)
-        containers = {name: value for name, value in vars(self).items() if isinstance(value, dict | set)}
+        webhooks = SimulatedQueue(self._now)
         vars(other).update(
-            {name: value.copy() for name, value in containers.items()},
-            webhooks=SimulatedQueue(self._now),
-            _events=self._events[:seq],
-            _numbered=seq,
-            _trimmed=min(self._trimmed, seq),
-            _life=f"{self._life}'",
+            webhooks=webhooks,
             _watchers={},
             _batches=other._open_batches(),  # noqa: SLF001 - ours
+            _log=self._log.copy(seq, webhooks, other._notify),  # noqa: SLF001
+            _tables=self._tables.copy(other._commit),  # noqa: SLF001
         )
         return other
-
-    def _lose(self, seq: int) -> None:
-        del self._events[seq:]
-        self._webhook_ids = {number: id_ for number, id_ in self._webhook_ids.items() if number <= seq}
-
-    def create_invoice(self, **fields: Any) -> uuid.UUID:
-        """Insert an invoice, and return its uid.
-
-        Raises:
-            CheckViolation: a value is over its limit.
-        """
-        _refuse_faults(fields)
-        invoice = self._insert_invoice(CreateInvoice(**fields))
-        self._notify()
-        return msgspec.json.decode(invoice, type=Invoice).uid
-
-    def update_invoice(self, uid: uuid.UUID, **changes: Any) -> None:
-        """Change an invoice.
-
-        Raises:
-            CheckViolation: what changes may not.
-        """
-        if uid in self.stuck:
-            raise CheckViolation("a trigger of another program")
-        old = self._invoices[uid]
-        _refuse_faults({name: value for name, value in changes.items() if value != getattr(old, name)})
-        status = changes.get("status", old.status)
-        if status != old.status and status not in MAY_BECOME[old.status]:
-            raise CheckViolation(f"invoice {old.id} is {old.status} and cannot become {status}")
-        if any(getattr(old, name) != changes.get(name, getattr(old, name)) for name in UNCHANGEABLE):
-            raise CheckViolation(
-                f"only the status, memo, address, URLs and time to pay of invoice {old.id} can change"
-            )
-        self._update(uid, **{name: UNSET if value is None else value for name, value in changes.items()})
-        self._notify()
-
-    def set_price(self, currency: str, value: Decimal, base_currency: str = "USD") -> None:
-        """Insert or change a price."""
-        self._upsert_price(1, currency, base_currency, value)
-        self._notify()
-
-    def delete_price(self, currency: str, base_currency: str = "USD") -> None:
-        """Delete a price."""
-        price = self._prices.pop((1, currency, base_currency))
-        self._note("price.deleted", "prices", price.id)
-        self._notify()
-
-    # What triggers do
-
-    def _upsert_price(
-        self,
-        account_id: int,
-        currency: str,
-        base_currency: str,
-        value: Decimal,
-        *,
-        is_said_again: bool = False,
-    ) -> Price:
-        old = self._prices.get((account_id, currency, base_currency))
-        if old and old.value == value and not is_said_again:
-            return old
-        self._last_price += not old
-        new = Price(
-            id=old.id if old else self._last_price,
-            currency=currency,
-            amount=in_minor_units(value, base_currency),
-            account_id=account_id,
-            created_at=old.created_at if old else self._now(),
-            updated_at=self._now(),
-            base_currency=base_currency,
-            value=value,
-        )
-        self._prices[account_id, currency, base_currency] = new
-        self._log("price.updated", (f"price:{currency}", "price:*", f"account:{account_id}"), old, new)
-        return new
-
-    def _update(self, uid: uuid.UUID, **changes: Any) -> Raw:
-        old = self._invoices[uid]
-        new = msgspec.structs.replace(old, **changes)
-        if new != old:
-            new.version += 1
-            new.updated_at = self._now()
-            self._invoices[uid] = new
-            self._first_due = min(self._first_due, _due_at(new))
-            topics = dict.fromkeys((*_invoice_topics(new), *_invoice_topics(old)))
-            self._log("invoice.updated", tuple(topics), old, new)
-        return _json(new)
-
-    def _insert_invoice(self, action: CreateInvoice) -> Raw:
-        if action.account_id is UNSET or action.account_id not in self._accounts:
-            raise NotFound("Account not found")
-        key = (action.account_id, action.idempotency_key)
-        if action.idempotency_key is not None and key in self._keys:
-            uid, fingerprint = self._keys[key]
-            if fingerprint != action.fingerprint():
-                raise IdempotencyMismatch("The idempotency key stands for another request")
-            return _json(self._invoices[uid])
-        now = self._now()
-        invoice = Invoice(
-            id=len(self._invoices) + 1,
-            uid=self._new_uuid(),
-            amount=action.amount,
-            currency=action.currency,
-            status="unpaid",
-            account_id=action.account_id,
-            created_at=now,
-            updated_at=now,
-            memo=UNSET if action.memo is None else action.memo,
-            webhook_url=UNSET if action.webhook_url is None else action.webhook_url,
-            redirect_url=UNSET if action.redirect_url is None else action.redirect_url,
-            address=UNSET if action.address is None else action.address,
-            expires_at=UNSET
-            if action.expires_in_seconds is None
-            else now + timedelta(seconds=action.expires_in_seconds),
-            version=1,
-        )
-        self._invoices[invoice.uid] = invoice
-        self._first_due = min(self._first_due, _due_at(invoice))
-        self._keys[key] = invoice.uid, action.fingerprint()
-        self._log("invoice.created", _invoice_topics(invoice), None, invoice)
-        return _json(invoice)
-
-    def _log(
-        self, type_: str, topics: tuple[str, ...], old: Invoice | Price | None, new: Invoice | Price
-    ) -> None:
-        previous = NOTHING
-        if old is not None:
-            before, after = _wire(old), _wire(new)
-            names = dict.fromkeys((*before, *after))
-            changed = [name for name in names if before.get(name) != after.get(name)]
-            shown = {name: before.get(name) for name in changed if name not in NOT_SHOWN}
-            previous = Raw(codec.encode(shown))
-        at = self._now().timestamp()
-        seq = len(self._events) + 1
-        self._events.append(Event(seq, type_, topics, _json(new), previous, at))
-        if isinstance(new, Invoice) and new.webhook_url is not UNSET:
-            self._webhook_ids[seq] = str(self._new_uuid())
-
-    def _new_uuid(self) -> uuid.UUID:
-        return uuid.UUID(int=self._random.getrandbits(128), version=4)
-
-    def _note(self, type_: str, topic: str, row: int | None) -> None:
-        data, at = Raw(codec.encode({"id": row})), self._now().timestamp()
-        self._events.append(Event(len(self._events) + 1, type_, (topic,), data, NOTHING, at))
 
     def _notify(self, upto: float = math.inf) -> None:
         if not self.lose_wakes:
@@ -647,38 +438,15 @@ class SimulatedDatabase:
         return EPOCH + timedelta(seconds=trio.current_time())
 
 
-def _refuse_faults(values: dict[str, Any]) -> None:
-    """Raise CheckViolation where one is over the protocol's limit: see the schema's refuse()."""
-    for name, value in values.items():
-        if name in LIMITS and value is not None:
-            try:
-                msgspec.convert(value, LIMITS[name])
-            except msgspec.ValidationError as error:
-                raise CheckViolation(f"{name}: {error}") from None
+def _due_at(invoice: InvoiceRow) -> datetime:
+    return NEVER if invoice.expires_at is None else invoice.expires_at
 
 
-def _invoice_topics(invoice: Invoice) -> tuple[str, ...]:
-    topics = (f"invoice:{invoice.uid}", f"account:{invoice.account_id}")
-    return topics if invoice.address is UNSET else (*topics, f"address:{invoice.address}")
+def _as_it_was(row: InvoiceRow, shown: Invoice) -> InvoiceRow:
+    """Return an invoice's row as it was when this was said of it."""
+    then = {name: None if value is UNSET else value for name, value in msgspec.structs.asdict(shown).items()}
+    return msgspec.structs.replace(row, **then)
 
 
-def _due_at(invoice: Invoice) -> datetime:
-    return NEVER if invoice.expires_at is UNSET else invoice.expires_at
-
-
-def _json(row: Invoice | Price) -> Raw:
-    return Raw(codec.encode(_wire(row)))
-
-
-def _wire(row: Invoice | Price) -> dict[str, object]:
-    """Return the row's fields as they go on the wire; times are RFC 3339 in UTC, six digits.
-
-    What a price is goes as its digits: PostgreSQL writes no exponents.
-    """
-    fields: dict[str, object] = msgspec.to_builtins(row, builtin_types=(Decimal, datetime))
-    for name, value in fields.items():
-        if isinstance(value, datetime):
-            fields[name] = value.astimezone(UTC).isoformat(timespec="microseconds")
-        elif isinstance(value, Decimal):
-            fields[name] = Raw(f"{value:f}".encode())
-    return fields
+def _price_row(shown: Price) -> PriceRow:
+    return PriceRow(**msgspec.structs.asdict(shown), set_at=shown.updated_at)

@@ -11,7 +11,7 @@ import trio
 
 from trio_ws.database import event_log
 from trio_ws.errors import ActionError
-from trio_ws.testing.database import CheckViolation
+from trio_ws.testing.refusals import CheckViolation, NoData
 from trio_ws.testing.simulation.client import Client
 from trio_ws.testing.simulation.scenario import ACCOUNTS, Step
 from trio_ws.testing.simulation.truth import Violation
@@ -121,7 +121,7 @@ class Actors:
     async def update(self, step: Step, own: Random) -> None:
         """Change an invoice."""
         changes = {"memo": str(own.random())} if step.value == "memo" else {"status": step.value}
-        with suppress(CheckViolation, KeyError):  # from where it is; where there is none
+        with suppress(CheckViolation, NoData):  # from where it is; where there is none
             self._run.database.update_invoice(self._some_invoice(own), **changes)
 
     async def burst(self, _: Step, own: Random) -> None:
@@ -131,7 +131,7 @@ class Actors:
             client.pause(BURST_SECONDS)
         uids = [self._some_invoice(own) for _ in range(3)]
         for number in range(BURST):
-            with suppress(KeyError):
+            with suppress(NoData):
                 self._run.database.update_invoice(own.choice(uids), memo="x" * own.randint(1, 200))
             if number % 10 == 0:
                 self._run.database.set_price("ETH", Decimal(own.randint(1, 10**6)) / 100)
