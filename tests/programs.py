@@ -1,6 +1,7 @@
 """Another program that writes to the database, in a test's own thread or, on PostgreSQL, in another one."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
@@ -25,11 +26,24 @@ class OtherProgram:
     """A payment processor, an import, a person at psql: see `Session`.
 
     Args:
-        run: Runs a function on a session.
+        open_session: Opens one, until the block ends.
+        is_remote: Whether its statements take a thread.
     """
 
-    def __init__(self, run: Callable[[Callable[[Session], Any]], Awaitable[Any]]) -> None:
-        self.run = run
+    def __init__(
+        self, open_session: Callable[[], AbstractContextManager[Session]], *, is_remote: bool
+    ) -> None:
+        self.open_session = open_session
+        self._is_remote = is_remote
+
+    async def run(self, write: Callable[[Session], T]) -> T:
+        """Run a function on a session of its own."""
+
+        def run() -> T:
+            with self.open_session() as session:
+                return write(session)
+
+        return await trio.to_thread.run_sync(run) if self._is_remote else run()
 
     async def create_invoice(self, **columns: Any) -> UUID:
         """Insert an invoice, and return its uid."""
@@ -65,21 +79,15 @@ class OtherProgram:
 
 def simulated_program(database: SimulatedDatabase) -> OtherProgram:
     """Return one that writes to a simulated database."""
-
-    async def run(write: Callable[[Session], T]) -> T:
-        return write(database.session())
-
-    return OtherProgram(run)
+    return OtherProgram(lambda: nullcontext(database.session()), is_remote=False)
 
 
 def postgres_program(conninfo: str) -> OtherProgram:
     """Return one that writes to PostgreSQL."""
 
-    def run(write: Callable[[Session], T]) -> T:
+    @contextmanager
+    def open_session() -> Iterator[Session]:
         with psycopg.connect(conninfo, autocommit=True) as connection:
-            return write(PostgresSession(connection))
+            yield PostgresSession(connection)
 
-    async def run_in_thread(write: Callable[[Session], T]) -> T:
-        return await trio.to_thread.run_sync(run, write)
-
-    return OtherProgram(run_in_thread)
+    return OtherProgram(open_session, is_remote=True)

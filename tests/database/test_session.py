@@ -11,14 +11,16 @@ from uuid import UUID
 import msgspec
 import psycopg
 import pytest
+import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import DataError, Error, Rollback
+from trio.testing import MockClock
 
 from tests.programs import OtherProgram
-from trio_ws.database import event_log, queries
+from trio_ws.database import event_log, expiry, queries
 from trio_ws.database.gateway import Database
-from trio_ws.errors import IdempotencyMismatch, NotFound
+from trio_ws.errors import IdempotencyMismatch, NotFound, Timeout
 from trio_ws.messages import CreateInvoice, Event
 from trio_ws.testing import PostgresSession, Session, SimulatedDatabase
 from trio_ws.testing.refusals import (
@@ -28,6 +30,7 @@ from trio_ws.testing.refusals import (
     ForeignKeyViolation,
     InFailedSqlTransaction,
     InvalidTextRepresentation,
+    LockNotAvailable,
     NoData,
     NotNullViolation,
     NumericValueOutOfRange,
@@ -216,6 +219,47 @@ async def test_a_transaction_is_done_whole_or_not_at_all(serverless: Serverless)
     assert await statuses(database, uids) == ["paid", "paid", "cancelled"]
     booked = [msgspec.json.decode(event.data)["id"] for event in (await new_events(database))[len(before) :]]
     assert booked == [1, 1, 2, 2], "in the order in which they were written"
+
+
+async def test_a_transaction_sees_what_it_has_written_and_nobody_else_does(serverless: Serverless) -> None:
+    database, program = serverless
+    (uid,) = uids = [await program.create_invoice(**INVOICE)]
+    with program.open_session() as session, session.transaction():
+        session.update_invoice(uid, status="confirming")
+        assert session.lock_invoice(uid)["status"] == "confirming"
+        with pytest.raises(NoData):
+            session.lock_invoice(OTHER)
+        another = session.create_invoice(**INVOICE)
+        assert await statuses(database, uids) == ["unpaid"]
+        with pytest.raises(NotFound):
+            await database.run(queries.fetch_invoice, another, None)
+        assert len(await new_events(database)) == 1
+        with pytest.raises(Timeout):
+            await database.run(queries.change_status, uid, "cancelled", None)
+        await program.create_invoice(**INVOICE)
+        assert len(await new_events(database)) == 2
+    assert await statuses(database, [uid, another]) == ["confirming", "unpaid"]
+    ids = [msgspec.json.decode(event.data)["id"] for event in await new_events(database)]
+    assert ids == [1, 3, 1, 2], "what was committed later comes later"
+
+
+async def test_who_waits_for_what_a_transaction_has_changed_goes_on_once_it_has_ended(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    uid = database.create_invoice(**INVOICE)
+    expired = database.create_invoice(**INVOICE, expires_in_seconds=0)
+    async with trio.open_nursery() as nursery:
+        session = database.session()
+        with session.transaction():
+            session.update_invoice(uid, memo="x")
+            session.update_invoice(expired, memo="x")
+            nursery.start_soon(database.run, queries.change_status, uid, "cancelled", None)
+            await trio.sleep(1)
+            assert await database.run(expiry.expire_invoices, ALL) == 0, "it passes by what is locked"
+            with pytest.raises(LockNotAvailable):
+                database.update_invoice(uid, memo="y")
+    assert await statuses(database, [uid]) == ["cancelled"]
+    assert await database.run(expiry.expire_invoices, ALL) == 1
 
 
 async def test_a_part_of_a_transaction_can_be_undone_alone(serverless: Serverless) -> None:

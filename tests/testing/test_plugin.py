@@ -10,7 +10,9 @@ import pytest
 def run(folder: Path, test: str, *options: str) -> str:
     (folder / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--strict-markers", *options]
-    done = subprocess.run([*command, folder], check=False, capture_output=True, text=True, cwd=folder)
+    done = subprocess.run(
+        [*command, folder], check=False, capture_output=True, text=True, cwd=folder, timeout=120
+    )
     return done.stdout
 
 

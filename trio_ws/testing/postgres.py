@@ -38,6 +38,12 @@ class PostgresSession:
         statement = sql.SQL("UPDATE invoices SET {} WHERE uid = {} RETURNING id")
         self._run(statement.format(sql.SQL(", ").join(settings), sql.Placeholder()), *columns.values(), uid)
 
+    def lock_invoice(self, uid: UUID) -> dict[str, Any]:
+        """See `Session`."""
+        statement = sql.SQL("SELECT invoice_json(i) FROM invoices i WHERE uid = %s FOR UPDATE")
+        found: dict[str, Any] = self._run(statement, uid)
+        return found
+
     def set_price(
         self, currency: str, value: Decimal | None, base_currency: str = "USD", account_id: int = 1
     ) -> None:

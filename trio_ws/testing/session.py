@@ -16,7 +16,7 @@ from psycopg import Error, Rollback
 from trio_ws.identity import SCOPES, Scope
 from trio_ws.testing.refusals import InFailedSqlTransaction, NoData, refusal
 from trio_ws.testing.rules import check_texts
-from trio_ws.testing.tables import Tables, Transaction
+from trio_ws.testing.tables import Tables, Transaction, wire
 
 
 class Session(Protocol):
@@ -33,6 +33,13 @@ class Session(Protocol):
 
     def update_invoice(self, uid: UUID, **columns: Any) -> None:
         """Change an invoice.
+
+        Raises:
+            NoData: there is none with that uid.
+        """
+
+    def lock_invoice(self, uid: UUID) -> dict[str, Any]:
+        """Return an invoice as the protocol shows it; nobody else changes it before the transaction ends.
 
         Raises:
             NoData: there is none with that uid.
@@ -95,6 +102,11 @@ class Statements(ABC):
         """See `Session`."""
         with self._with(*columns.values()) as statement:
             statement.update_invoice(uid, columns)
+
+    def lock_invoice(self, uid: UUID) -> dict[str, Any]:
+        """See `Session`."""
+        with self._statement() as statement:
+            return wire(statement.lock_invoice(uid))
 
     def set_price(
         self, currency: str, value: Decimal | None, base_currency: str = "USD", account_id: int = 1

@@ -251,6 +251,17 @@ class Transaction:
         self._log("invoice.created", invoice_topics(new), None, new)
         return new
 
+    def lock_invoice(self, uid: uuid.UUID) -> InvoiceRow:
+        """Lock a row until the transaction ends, and return it.
+
+        Raises:
+            NoData: there is none with that uid.
+        """
+        if (found := self.rows.invoices.get(uid)) is None:
+            raise refusal(NoData, f"no invoice has the uid {uid}")
+        self._lock("invoices", uid)
+        return found
+
     def update_invoice(self, uid: uuid.UUID, values: Mapping[str, Any]) -> InvoiceRow:
         """Change a row, and return it.
 
@@ -258,9 +269,7 @@ class Transaction:
             NoData: there is none with that uid.
         """
         given = cast(InvoiceRow, values)
-        if (old := self.rows.invoices.get(uid)) is None:
-            raise refusal(NoData, f"no invoice has the uid {uid}")
-        self._lock("invoices", uid)
+        old = self.lock_invoice(uid)
         check_domains(InvoiceRow, given)
         if uid in self._tables.stuck:
             raise refusal(CheckViolation, "a trigger of another program")
@@ -449,7 +458,7 @@ def wire_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def wire(row: InvoiceRow | PriceRow) -> dict[str, object]:
+def wire(row: InvoiceRow | PriceRow) -> dict[str, Any]:
     """Return the row's fields as `invoice_json` and `price_json` of the schema do.
 
     What a price is goes as its digits: PostgreSQL writes no exponents.
