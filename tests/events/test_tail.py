@@ -317,6 +317,19 @@ async def test_an_outage_is_sat_out(autojump_clock: MockClock, database: Simulat
         assert dispatcher.times[-1] <= back + BACKOFF_MOST_SECONDS + POLL_SECONDS
 
 
+async def test_a_step_that_failed_is_tried_again_soon_however_seldom_it_polls(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with following(database, poll_seconds=60) as (dispatcher, _):
+        await trio.sleep(1)  # now it would poll again in a minute
+        database.away = True
+        write(database)  # which wakes it, and is forgotten with the step that fails
+        await trio.sleep(5)
+        database.away = False
+        await trio.sleep(BACKOFF_MOST_SECONDS)
+        assert dispatcher.seqs == [database.numbered]
+
+
 @pytest.mark.logs_errors
 async def test_what_nobody_foresaw_is_logged_and_sat_out_too(
     autojump_clock: MockClock,

@@ -105,6 +105,7 @@ class Tail:
             while self._upto <= self._dispatcher.log.end.seq:
                 await self._woken.park()
         self._upto = 0
+        self._pause = 0.0  # a step that fails has used up what woke it, and `forever` waits before the next
         self._pause = await self._step()
         self._looked.unpark_all()
         return 0.0
