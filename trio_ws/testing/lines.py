@@ -5,6 +5,7 @@
     line.hold()             # a black hole: what is sent arrives when it heals
     line.heal()
     line.cut()              # gone, at both ends and at once
+    line.trickle = Random(7)  # the kernel takes a part of what it is given, and the rest later
 
 Bytes are in order, whole, and each there once, as TCP has them; when they come, and in which pieces, is the
 line's to say. A send ends when all but `room_bytes` of it has been taken at the other end: with none, which
@@ -31,11 +32,13 @@ class SimulatedLine:
     Attributes:
         ends: The two streams.
         delay: How long bytes are on their way, in seconds, from now on.
+        trickle: Says how much is taken at a time of what is sent; None: all that there is room for.
         is_cut: Whether it is gone.
     """
 
     def __init__(self, room_bytes: int = 0, split: Random | None = None) -> None:
         self.delay = 0.0
+        self.trickle: Random | None = None
         self.is_cut = False
         self._is_held = False
         ways = _Way(self, room_bytes, split), _Way(self, room_bytes, split)
@@ -100,6 +103,18 @@ class _Way:
         self._size += len(data)
         self._count += 1
         self.wake()
+
+    def put_some(self, data: bytes) -> int:
+        """Send what there is room for, and return how much: all of it or nothing, or as it trickles."""
+        most = min(len(data), self._room_bytes - self._size)
+        if self.line.trickle is not None:
+            most = self.line.trickle.randint(0, max(0, most))
+        elif most < len(data):
+            return 0
+        if most <= 0 or self.line.is_cut or self.is_abandoned or self._ends_at < math.inf:
+            return 0
+        self.put(data[:most])
+        return most
 
     async def room(self) -> None:
         """Wait until all but what there is room for has been taken."""
@@ -203,11 +218,24 @@ class SimulatedStream(Stream):
         return self._outwards.line
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes, and wait until the line has room for them; see `trio.abc.SendStream`."""
+        """Send bytes, and wait until the line has room for them; see `trio.abc.SendStream`.
+
+        Where they trickle, who is cancelled meanwhile has sent a part.
+        """
         self._check_sending()
-        if data:
-            self._outwards.put(bytes(data))
+        rest = bytes(data)
+        while (trickle := self.line.trickle) is not None and len(rest) > 1:
+            size = trickle.randint(1, len(rest))
+            self._outwards.put(rest[:size])
+            rest = rest[size:]
+            await self.wait_send_all_might_not_block()
+        if rest:
+            self._outwards.put(rest)
         await self.wait_send_all_might_not_block()
+
+    def send_some(self, data: bytes) -> int:
+        """Send what the line has room for, at once, and return how much: as a kernel does."""
+        return 0 if self._is_closed or self._has_ended else self._outwards.put_some(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room; see `trio.abc.SendStream`."""

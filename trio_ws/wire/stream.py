@@ -23,6 +23,8 @@ HANG_UP_BYTES = 65536
 FLOOD = 64  # frames, or bytes that were not looked at, that come at once
 FLOOD_PAUSE_SECONDS = 0.02  # so that who sends all it can is read at 1 MB/s, and costs 5 % of a core
 NONE = -1  # no descriptor
+
+SendSome = Callable[[bytes], int]
 PROGRESS_BYTES = 16384  # what must go out in `write_seconds`; who takes less counts as not reading
 # What the kernel may hold for a client that reads slowly; left alone, it lets that grow to some 4 MB
 # (net.ipv4.tcp_wmem), behind which our pings stand, and which no limit of ours counts.
@@ -54,6 +56,7 @@ class Wire:
         "_parked",
         "_read",
         "_rest",
+        "_send_some",
         "_settings",
         "_stream",
         "_take",
@@ -79,6 +82,8 @@ class Wire:
         self._rest = b""  # what has come and was not looked at yet
         self._only_head = False  # is what HEAD is answered
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else NONE
+        # Takes what it has room for where there is no descriptor: only a simulated socket has it.
+        self._send_some: SendSome = getattr(stream, "send_some", _take_nothing)
         self._ear: Ear
         self._take: Callable[[list[Frame]], int] | None = None
         self._read: Read | None = None  # while the ear listens
@@ -208,10 +213,9 @@ class Wire:
         Not while `send_all` is at it. Under TLS, 0. A frame costs 6 µs this way, nearly all of them the
         kernel's, and 20 where a task is woken to send it (`scripts/bench fanout`).
         """
-        if self._descriptor == NONE:
-            return 0
         try:
-            sent = os.write(self._descriptor, frames)  # trio's sockets never block
+            is_socket = self._descriptor != NONE  # trio's never block
+            sent = os.write(self._descriptor, frames) if is_socket else self._send_some(frames)
         except OSError:  # no room, or no line: who waits for it finds out
             return 0
         self.sent_bytes += sent
@@ -241,7 +245,7 @@ class Wire:
     def _let_go(self) -> None:
         """Use its descriptor no more, which another connection may have soon."""
         self.listen_no_more()
-        self._descriptor = NONE
+        self._descriptor, self._send_some = NONE, _take_nothing
 
     async def refuse(self, refusal: Refusal) -> None:
         """Tell a caller that it is turned away, if it is still there."""
@@ -254,7 +258,7 @@ class Wire:
         A socket closed with bytes unread answers them with a reset, which may overtake our close frame. So
         say that we are done, and read on until the peer is, or the caller's patience ends.
         """
-        self._descriptor = NONE  # which another connection may have soon
+        self._descriptor, self._send_some = NONE, _take_nothing  # another connection may have it soon
         try:
             await self._stream.send_eof()
             while data := await self._stream.receive_some(HANG_UP_BYTES):
@@ -289,6 +293,10 @@ class Wire:
             return b""
         finally:
             self.is_waited_for = False
+
+
+def _take_nothing(_: bytes) -> int:
+    return 0
 
 
 def _set_up(stream: trio.SocketStream, seconds: float) -> None:
