@@ -14,6 +14,7 @@ stands still while nobody sleeps, so a test that asks for much at once lifts a l
 """
 
 from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.testing.gateway import SimulatedGateway
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
 from trio_ws.testing.postgres import PostgresSession
 from trio_ws.testing.session import Session
@@ -25,6 +26,7 @@ __all__ = [
     "Session",
     "SimulatedClient",
     "SimulatedDatabase",
+    "SimulatedGateway",
     "SimulatedNetwork",
     "SimulatedReceiver",
     "World",

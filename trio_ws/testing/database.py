@@ -41,6 +41,8 @@ __all__ = ["EPOCH", "CheckViolation", "SimulatedDatabase"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
+# Of a query and what it is asked, by one or by several at once.
+Cost = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], float]
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 STATEMENT_SECONDS = 2.0  # the server's default
@@ -76,6 +78,8 @@ class SimulatedDatabase(Statements):
         lose_answers: While true, queries are done, and then fail, as where the connection is lost.
         lose_wakes: While true, notifications do not arrive.
         stuck: Invoices that another program's trigger lets nobody change.
+        costs: Say how long a query takes by what it is asked, beside `delay`.
+        written_at: When other programs write what they commit now, on trio's clock; None: now.
         webhooks: The queue of what is to be POSTed.
     """
 
@@ -87,6 +91,8 @@ class SimulatedDatabase(Statements):
         self.statement_seconds = STATEMENT_SECONDS
         self.lose_answers = False
         self.lose_wakes = False
+        self.costs: list[Cost] = []
+        self.written_at: float | None = None
         self._first_due = NEVER  # or earlier: before it, nothing expires
         self._watchers: dict[Wake, None] = {}
         self._batches = self._open_batches()
@@ -138,17 +144,18 @@ class SimulatedDatabase(Statements):
     ) -> list[T | Exception]:
         """Return what comes of each, one after the other, in one statement."""
         await trio.lowlevel.cancel_shielded_checkpoint()  # a thread can't be cancelled either
-        if self.gate is not None or self.delay:
+        seconds = self.delay + sum(cost(query, many) for cost in self.costs)
+        if self.gate is not None or seconds:
             with trio.CancelScope(shield=True):
                 if self.gate is not None:
                     await self.gate.wait()
-                if self.delay:
-                    await trio.sleep(min(self.delay, self.statement_seconds))
+                if seconds:
+                    await trio.sleep(min(seconds, self.statement_seconds))
         if self.away:
             raise Outage("The database can't be reached")
         if self.only_reads and query in queries.WRITES:
             raise Outage("The database failed; whether this was done is not known")
-        if self.delay > self.statement_seconds:
+        if seconds > self.statement_seconds:
             raise Timeout("The database took too long")
         outcomes = [await self._wait_for_answer(query, args) for args in many]
         if self.lose_answers:
@@ -416,6 +423,13 @@ class SimulatedDatabase(Statements):
         self._tables.restore(invoices, prices, last_price)
         self._first_due = EPOCH
 
+    def unnumber(self, seq: int) -> None:
+        """Have events after one wait for their numbers again: a standby had the rows, and not the step.
+
+        They are in another order then, but for those of the same row.
+        """
+        self._log.unnumber(seq)
+
     def copy(self, seq: int) -> "SimulatedDatabase":
         """Return another database that has the log up to an event, and goes on by itself."""
         other = copy.copy(self)
@@ -435,7 +449,8 @@ class SimulatedDatabase(Statements):
                 wake(upto)
 
     def _now(self) -> datetime:
-        return EPOCH + timedelta(seconds=trio.current_time())
+        at = trio.current_time() if self.written_at is None else self.written_at
+        return EPOCH + timedelta(seconds=at)
 
 
 def _due_at(invoice: InvoiceRow) -> datetime:

@@ -44,6 +44,7 @@ class SimulatedLog:
         self._webhook_ids: dict[int, str] = {}  # of events that are to be POSTed
         self._steps = 0  # that have numbered events, those that a restore has lost included
         self._life = "step"  # what they are called by: a copy goes on with other ones
+        self._copies = 0
         self._notified = 0
         self._notified_at = -math.inf
 
@@ -81,12 +82,25 @@ class SimulatedLog:
         self._notified = min(self._notified, seq)
         self.trimmed = min(self.trimmed, seq)
 
+    def unnumber(self, seq: int) -> None:
+        """Have events after one wait for their numbers again, in another order, but for those of a row."""
+        order = sorted(range(seq, self.numbered), key=lambda place: self.events[place].topics[0])
+        again = [*order, *range(self.numbered, len(self.events))]
+        moved = {place + 1: number for number, place in enumerate(again, start=seq + 1)}
+        self._webhook_ids = {moved.get(number, number): id_ for number, id_ in self._webhook_ids.items()}
+        self.events[seq:] = [
+            msgspec.structs.replace(self.events[place], seq=number, name="", frame=b"")
+            for number, place in enumerate(again, start=seq + 1)
+        ]
+        self.numbered, self._notified = seq, min(self._notified, seq)
+
     def copy(self, seq: int, webhooks: SimulatedQueue, notify: Callable[[float], None]) -> "SimulatedLog":
         """Return the log up to an event, to go on by itself."""
+        self._copies += 1
         other = SimulatedLog(self._now, webhooks, notify)
         other.events, other.numbered, other.trimmed = self.events[:seq], seq, min(self.trimmed, seq)
         other._webhook_ids, other._steps = self._webhook_ids.copy(), self._steps
-        other._life = f"{self._life}'"
+        other._life = f"{self._life}-{self._copies}-"
         other._notified, other._notified_at = self._notified, self._notified_at
         return other
 

@@ -1,6 +1,9 @@
 """A network of simulated lines: a listener to serve from, and clients that connect to it."""
 
+import errno
 import json
+import os
+from collections import deque
 from random import Random
 from typing import Any, cast
 
@@ -21,19 +24,29 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         room_bytes: How much each new line holds of what nobody read; 0: who does not is felt at once.
         delay: How long bytes are under way on each new line, in seconds.
         split: Says in which pieces they come on new lines; None: as they were sent.
+        lacks_descriptors: While true, the server can't accept: the process has no descriptor left.
     """
 
     def __init__(self) -> None:
         self.room_bytes = 0
         self.delay = 0.0
         self.split: Random | None = None
+        self.lacks_descriptors = False
+        self._trickle: Random | None = None
+        self._backlog: deque[SimulatedStream] = deque()  # whom the kernel has let in, and nobody has accepted
         self._lines: list[SimulatedLine] = []
-        self._calls, self._accepted = trio.open_memory_channel[Stream](0)
+        self._calls, self._accepted = trio.open_memory_channel[SimulatedStream](0)
 
     def listen(self) -> None:
         """Take lines again, for a server that starts anew."""
         self._accepted.close()
-        self._calls, self._accepted = trio.open_memory_channel[Stream](0)
+        self._calls, self._accepted = trio.open_memory_channel[SimulatedStream](0)
+
+    def trickle(self, sizes: Random | None) -> None:
+        """Have the kernel take as much of what is sent as this says, on all lines and new ones; None: all."""
+        self._trickle = sizes
+        for line in self.lines:
+            line.trickle = sizes
 
     @property
     def lines(self) -> list[SimulatedLine]:
@@ -42,15 +55,27 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         return self._lines
 
     async def accept(self) -> Stream:
-        """Return the server's end of the next line."""
-        try:
-            return await self._accepted.receive()
-        except trio.EndOfChannel:
-            raise trio.ClosedResourceError from None
+        """Return the server's end of the next line.
+
+        Raises:
+            OSError: there is no descriptor for it; it waits for one.
+        """
+        if self._backlog:
+            await trio.lowlevel.checkpoint()
+        else:
+            try:
+                self._backlog.append(await self._accepted.receive())
+            except trio.EndOfChannel:
+                raise trio.ClosedResourceError from None
+        if self.lacks_descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._backlog.popleft()
 
     def close(self) -> None:
         """Take no more lines: whoever calls is refused, and who waits for it to accept, too."""
         self._accepted.close()
+        while self._backlog:
+            self._backlog.popleft().line.cut()
 
     async def aclose(self) -> None:
         """Do the same, as listeners do."""
@@ -64,7 +89,7 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
             ConnectionRefusedError: the server does not listen any more.
         """
         line = SimulatedLine(self.room_bytes, self.split)
-        line.delay = self.delay
+        line.delay, line.trickle = self.delay, self._trickle
         ours, theirs = line.ends
         self._lines.append(line)
         try:

@@ -1,10 +1,12 @@
 """A server in this process, its network and its database, and the clients that call it."""
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
+import msgspec
 import trio
 
 from trio_ws import client, server
@@ -13,6 +15,7 @@ from trio_ws.identity import SCOPES, Scope
 from trio_ws.settings import Settings
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.ear import SimulatedEar
+from trio_ws.testing.gateway import SimulatedGateway
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
 from trio_ws.testing.webhooks import SimulatedReceiver
 from trio_ws.wire.ear import Ear
@@ -52,12 +55,14 @@ class World:
         self._life = trio.CancelScope()
         self._over = trio.Event()
         self._over.set()
+        self._to_reloads, self._reloads = trio.open_memory_channel[Settings](math.inf)
 
     @property
     def database(self) -> SimulatedDatabase:
         """What is served from, to change rows as other programs do, and to fail as PostgreSQL does."""
-        assert isinstance(self._source, SimulatedDatabase), "the server runs on another one"  # noqa: S101
-        return self._source
+        source = self._source.database if isinstance(self._source, SimulatedGateway) else self._source
+        assert isinstance(source, SimulatedDatabase), "the server runs on another one"  # noqa: S101
+        return source
 
     @property
     def is_running(self) -> bool:
@@ -128,6 +133,11 @@ class World:
         self.shutdown.set()
         await self._over.wait()
 
+    def reload(self, **changes: Any) -> None:
+        """Have settings come into force for new connections, as SIGHUP does."""
+        self.settings = msgspec.structs.replace(self.settings, **changes)
+        self._to_reloads.send_nowait(self.settings)
+
     async def start(self) -> None:
         """Start the server anew, after its end, on the same network and database.
 
@@ -141,12 +151,18 @@ class World:
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         source = self._source
-        now = source.now if isinstance(source, SimulatedDatabase) else None
-        serve = partial(server.serve, post=self.receiver.post, now=now, ear=self._ear())
+        now = source.now if isinstance(source, SimulatedDatabase | SimulatedGateway) else None
+        serve = partial(
+            server.serve, post=self.receiver.post, now=now, ear=self._ear(), reloads=self._reloads
+        )
+        has_started = False
         try:
             async with trio.open_nursery() as nursery:
                 self._life = nursery.cancel_scope
                 await nursery.start(serve, self.settings, source, [self.network], self.shutdown)
+                task_status.started()
+                has_started = True
+            if not has_started:  # it was killed meanwhile
                 task_status.started()
         finally:
             self.network.close()  # also where it never came to listen
@@ -164,7 +180,7 @@ async def simulated_server(
     """Run a server until the block ends, and drain it then.
 
     Args:
-        database: What it serves from; None: a `SimulatedDatabase`.
+        database: What it serves from; None: a `SimulatedDatabase`. A `SimulatedGateway` fails for it alone.
         receiver: Whom its webhooks go to; None: one that takes them all.
         ear: Hears the clients; with `Deaf`, each reader waits for its own line, as under TLS.
         settings: Those that differ from the defaults; with `auth="token"`, clients need one.
