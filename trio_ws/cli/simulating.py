@@ -41,19 +41,19 @@ def simulate(
         first: The first of them.
         hours: How long each is, in simulated hours.
         clients: How many there are.
-        faults: What breaks, of clients, network, database, servers; all, or none.
+        faults: What breaks: a kind of faults, or some of them by name; all, or none.
         replay: A file that `--save` wrote, in place of seeds.
         save: Where the scenario that fails goes, shrunk, as JSON; or the last one.
         trace: Print all that happens.
         plot: Where a picture of the last run goes, as SVG.
     """
     given = faults or ["all"]
-    kinds = FAULTS if "all" in given else tuple(fault for fault in FAULTS if fault in given)
+    chosen = FAULTS if "all" in given else [fault for fault in given if fault != "none"]
     if replay is not None:
         scenarios = [_read(replay)]
     else:
         numbers = range(first, first + seeds) if seed is None else [seed]
-        scenarios = [imagine(number, hours, kinds, clients) for number in numbers]
+        scenarios = [imagine(number, hours, chosen, clients) for number in numbers]
     failed = _play_all(scenarios, trace=trace)
     last = scenarios[-1] if failed is None else _shrink(failed)
     if save is not None:

@@ -18,10 +18,29 @@ request and its reply, `is told …` an event with its position, `has a line` an
 Begin at the end, where the violation is, and look for the last fault before it that bears that client's
 number or none.
 
-**How to write a fault.** A method of `Actors`, and a row of `FAULT_STEPS` that says how often it comes. It
-takes the step, which says for how long, and undoes at the end what it has done; it says whom it troubles,
-and so for how long lateness is excused. Nothing excuses what is lost, doubled, out of order or not asked
-for.
+**Which faults there are.** `FAULT_STEPS` lists them by what breaks, with how often an hour each comes, and
+`Actors` says beside each what it does. `trio-ws simulate --faults servers` plays all of a kind, and
+`--faults crawl --faults hang_up` some by name. Each has chance of its own: whatever else is chosen, it comes
+at the same moments.
+
+* clients: `pause` reads nothing, `leave` says goodbye, `hang_up` does not, `vanish` tells nobody.
+* network: `cut`, `hold` and `delay`, of a client's line.
+* database: `away`, `slow`, `deaf` (notifications are lost), `lose_answers`, `trim`; `restore` of a backup,
+  and perhaps others take the numbers of what was lost; `fail_over` to a standby that is whole, or lacks the
+  last events, or their numbers; `clone`, a copy that takes over and goes on by itself, and then the first one
+  again; `crawl`, where each row and KB takes its time, so that the statement timeout ends what asks for much.
+* programs: `bulk`, 5 000 changes in one transaction; `hold_open`, a transaction that stays open, which others
+  wait for: for its rows, or for the log that it is numbering.
+* servers: `kill`, `stop` and `reload` are signals; `cut_off`, one server alone without the database, while
+  others go on and trim; `descriptors`, none is left; `sessions`, they end, and PostgreSQL has none left for
+  one lane or for any; `trickle`, the kernel takes a part of what is sent. Two at once, or nearly so, are
+  joined by `+`, as in `descriptors+sessions`: each is a step, so shrinking leaves out the one that is not
+  needed.
+
+**How to write a fault.** A method of `Actors`, a row of `FAULT_STEPS`, and a bug in
+`tests/testing/test_world_faults.py` that it alone finds. It takes the step, which says for how long, and
+undoes at the end what it has done; it says whom it troubles, and so for how long lateness is excused. Nothing
+excuses what is lost, doubled, out of order or not asked for.
 """
 
 from trio_ws.testing.simulation.run import Outcome, play

@@ -10,17 +10,25 @@ from uuid import UUID
 import trio
 
 from trio_ws.database import event_log
+from trio_ws.database.lanes import Lane
 from trio_ws.errors import ActionError
+from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.refusals import CheckViolation, NoData
 from trio_ws.testing.simulation.client import Client
-from trio_ws.testing.simulation.scenario import ACCOUNTS, Step
+from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, Step
 from trio_ws.testing.simulation.truth import Violation
+from trio_ws.testing.work import Locks, Work
+from trio_ws.testing.world import World
 
 if TYPE_CHECKING:
     from trio_ws.testing.simulation.run import Run
 
-STUCK_SECONDS = 20.0  # beyond `drain_seconds`: a server that has not ended by then is waited for no more
+STUCK_SECONDS = 20.0  # beyond what it may take: a server that has not ended by then is waited for no more
 RESTART_SECONDS = 1.0  # until a server is started again that could not
+BULK = 5000  # changes in one transaction
+HELD = 5  # invoices that are made in one that stays open
+CRAWL_SECONDS = 60.0  # which the log has for what takes CRAWL_WORK_SECONDS, tries that are too large included
+CRAWL_WORK_SECONDS = 3.0
 BURST, BURST_SECONDS = 100, 8.0  # changes of few invoices, soon after each other
 TOGETHER = 3  # fetches that a client asks for at once
 RECENT = 12  # of all invoices, those that steps are about
@@ -35,7 +43,8 @@ class Actors:
 
     def __init__(self, run: "Run") -> None:
         self._run = run
-        self._suffered: Counter[str] = Counter()
+        self._suffered: Counter[tuple[object, str]] = Counter()  # what is suffered now, by whom
+        self._hindrances = 0  # to numbering that have begun
 
     # Clients
 
@@ -131,7 +140,7 @@ class Actors:
             client.pause(BURST_SECONDS)
         uids = [self._some_invoice(own) for _ in range(3)]
         for number in range(BURST):
-            with suppress(NoData):
+            with suppress(CheckViolation, NoData):
                 self._run.database.update_invoice(own.choice(uids), memo="x" * own.randint(1, 200))
             if number % 10 == 0:
                 self._run.database.set_price("ETH", Decimal(own.randint(1, 10**6)) / 100)
@@ -145,6 +154,44 @@ class Actors:
         """Delete a price."""
         if self._run.database.has_price(step.value):
             self._run.database.delete_price(step.value)
+
+    async def bulk(self, step: Step, own: Random) -> None:
+        """Change thousands of rows in one transaction: many invoices, or a few rows again and again."""
+        self._write(own, BULK, step.value)
+
+    async def hold_open(self, step: Step, own: Random) -> None:
+        """Keep a transaction open: others wait for its rows, or for the log, and its events come late."""
+        database, until = self._run.database, trio.current_time() + step.seconds
+        held = database.newest(RECENT // 2)
+        locks = Locks(database, until, held, log=step.value == "log")
+        if step.value == "log":
+            self._hinder(step.seconds)
+        began = trio.current_time()
+        database.costs.append(locks)
+        database.stuck.update(held)
+        await trio.sleep(step.seconds)
+        database.costs.remove(locks)
+        database.stuck.difference_update(held)
+        self._run.trouble(0.0)  # it wrote long ago
+        database.written_at = began
+        for uid in held:
+            with suppress(NoData):
+                database.update_invoice(uid, memo=f"held {own.random()}")
+        if database is self._run.database:
+            self._write(own, HELD, "invoices")
+        database.written_at = None
+
+    def _write(self, own: Random, many: int, what: str) -> None:
+        """Change rows, all of them at one moment."""
+        database, uids = self._run.database, self._run.database.newest(RECENT)
+        for number in range(many):
+            if what == "prices":
+                database.set_price(own.choice(CURRENCIES), Decimal(own.randint(1, 10**6)) / 100)
+            elif what == "versions" and uids:
+                with suppress(CheckViolation):
+                    database.update_invoice(own.choice(uids), memo=f"version {number}")
+            else:
+                database.create_invoice(amount=1, currency="EUR", account_id=own.randint(1, ACCOUNTS))
 
     # The database
 
@@ -164,39 +211,99 @@ class Actors:
         """Have the database take its time for a while."""
         await self._suffer("delay", step.seconds, float(step.value))
 
-    async def _suffer(self, name: str, seconds: float, value: float | bool = True) -> None:  # noqa: FBT001, FBT002
-        """Set an attribute of the database for a while; of two at once the later one ends it."""
+    async def crawl(self, step: Step, own: Random) -> None:
+        """Have each row and KB take its time, while many rows come: what asks for much gets nothing."""
+        database, work = self._run.database, Work(self._run.database, float(step.value))
+        seconds = max(step.seconds, CRAWL_SECONDS)
         self._run.trouble(seconds)
-        self._suffered[name] += 1
-        setattr(self._run.database, name, value)
+        is_hindered, hindrances = any(self._suffered.values()), self._hindrances
+        database.costs.append(work)
+        self._write(own, round(CRAWL_WORK_SECONDS / float(step.value)), "invoices")
+        due = len(database.written)
         await trio.sleep(seconds)
-        self._suffered[name] -= 1
-        if not self._suffered[name]:
-            setattr(self._run.database, name, type(value)())
+        database.costs.remove(work)
+        if not is_hindered and hindrances == self._hindrances and database.numbered < due:
+            raise Violation(f"event {database.numbered + 1} has no number after {seconds:.1f} s")
+
+    async def _suffer(self, name: str, seconds: float, value: float | bool = True) -> None:  # noqa: FBT001, FBT002
+        """Set an attribute of the database for a while."""
+        await self._set(self._run.database, name, seconds, value)
+
+    async def _set(self, whose: object, name: str, seconds: float, value: object = True) -> None:  # noqa: FBT002
+        """Set an attribute for a while; of two at once the later one ends it."""
+        self._hinder(seconds)
+        self._suffered[whose, name] += 1
+        setattr(whose, name, value)
+        await trio.sleep(seconds)
+        self._suffered[whose, name] -= 1
+        if not self._suffered[whose, name]:
+            setattr(whose, name, type(value)())
+
+    def _hinder(self, seconds: float) -> None:
+        """Excuse everybody for a while, and also that events wait for their numbers."""
+        self._run.trouble(seconds)
+        self._hindrances += 1
 
     async def trim(self, _: Step, __: Random) -> None:
         """Forget the older half of the log."""
         self._run.trouble(0.0)
-        self._run.database.trim(self._run.database.numbered // 2)
+        database = self._run.database
+        database.trim(max(database.first - 1, database.numbered // 2))
 
-    async def restore(self, _: Step, __: Random) -> None:
-        """Lose the last events, as a restored backup has."""
-        self._run.trouble(0.0)
-        self._run.was_restored = True
-        self._run.truth.keep()
-        self._run.database.restore(self._run.database.numbered * 9 // 10)
+    async def restore(self, step: Step, own: Random) -> None:
+        """Lose the last events, as a restored backup has; perhaps others take their numbers at once."""
+        before = self._run.database.numbered
+        self._lose(before * 9 // 10)
+        if step.value:
+            self._write(own, 1 + before - self._run.database.numbered, "invoices")
+            self._number()
 
     async def fail_over(self, step: Step, own: Random) -> None:
-        """Have a standby take over that lacks the last events, or none, and goes on before anybody looks."""
-        database, lost = self._run.database, own.choice([0, 0, 1, 3])
-        if lost:
-            self._run.was_restored = True
+        """Have a standby take over: a whole one, or one that lacks the last events, or their numbers.
+
+        It goes on before anybody looks.
+        """
+        database, last = self._run.database, own.choice([1, 3])
+        before = max(0, database.numbered - last)
+        if step.value == "without numbers":
             self._run.truth.keep()
-            database.restore(max(0, database.numbered - lost))
-        for _ in range(own.randint(0, 2 * lost)):
+            database.unnumber(before)
+        elif step.value == "without events":
+            self._lose(before)
+        for _ in range(own.randint(0, 2 * last)):
             await self.insert(step, own)
-        database.answers[event_log.number_events](database, database.numbered)
+        self._number()
         await self.away(step, own)
+
+    async def clone(self, step: Step, own: Random) -> None:
+        """Have a copy take over that goes on by itself, and then the first one again, which went on, too."""
+        self._number()
+        first = self._run.database
+        copy = first.copy(first.numbered)
+        copy.away = copy.lose_answers = copy.lose_wakes = False  # what the first one suffers is not its own
+        copy.delay, copy.costs = 0.0, []
+        copy.stuck.clear()
+        await self._move(copy, own)
+        await trio.sleep(step.seconds)
+        if self._run.database is copy:  # else one that was made of it took over
+            await self._move(first, own)
+
+    async def _move(self, database: SimulatedDatabase, own: Random) -> None:
+        self._hinder(0.0)
+        self._run.move(database)
+        self._write(own, 3, "invoices")
+        await trio.lowlevel.checkpoint()
+
+    def _lose(self, seq: int) -> None:
+        self._hinder(0.0)
+        self._run.was_restored = True
+        self._run.truth.keep()
+        self._run.database.restore(seq)
+
+    def _number(self) -> None:
+        """Number events before a server does."""
+        database = self._run.database
+        database.answers[event_log.number_events](database, len(database.written))
 
     # Servers
 
@@ -208,14 +315,56 @@ class Actors:
         """Have a server drain, and start it again after a while."""
         await self._end(step, kill=False)
 
+    async def reload(self, step: Step, own: Random) -> None:
+        """Have a server read its settings again: others are in force for connections that come."""
+        self._world(step).reload(outbox_bytes=own.choice([1000, 2000]), ping_seconds=300.0)
+
+    async def trickle(self, step: Step, own: Random) -> None:
+        """Have a server's kernel take a part of what is sent, now more and now less, on all lines."""
+        network = self._world(step).network
+        network.trickle(own)
+        await trio.sleep(step.seconds)
+        network.trickle(None)
+
+    async def cut_off(self, step: Step, own: Random) -> None:
+        """Cut a server alone off from the database; others go on, and perhaps trim the log beyond it."""
+        gateway, database = self._run.gateways[step.number], self._run.database
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._set, gateway, "is_cut", step.seconds)
+            await trio.sleep(step.seconds / 2)
+            self._write(own, 3, "invoices")
+            self._number()
+            upto = self._run.database.numbered
+            await trio.sleep(step.seconds / 3)  # others have read it by then, mostly
+            if step.value == "trim" and database is self._run.database:
+                database.trim(max(database.first - 1, min(upto, database.numbered)))
+
+    async def descriptors(self, step: Step, _: Random) -> None:
+        """Have a server find no descriptor: nobody gets in, and it can open no session."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._set, self._world(step).network, "lacks_descriptors", step.seconds)
+            nursery.start_soon(self._set, self._run.gateways[step.number], "lacks_descriptors", step.seconds)
+
+    async def sessions(self, step: Step, _: Random) -> None:
+        """End all sessions of a server; for some of its work PostgreSQL has none left for a while."""
+        gateway = self._run.gateways[step.number]
+        refused = frozenset(Lane) if step.value == "all" else frozenset({Lane[step.value]})
+        gateway.end_sessions()
+        await self._set(gateway, "refused", step.seconds, refused)
+
     async def _end(self, step: Step, *, kill: bool) -> None:
-        world = self._run.worlds[step.number]
-        self._run.trouble(step.seconds + world.settings.drain_seconds)
+        world = self._world(step)
+        self._hinder(step.seconds + world.settings.drain_seconds)
         began = trio.current_time()
-        with trio.move_on_after(world.settings.drain_seconds + STUCK_SECONDS):
+        most = world.settings.drain_seconds
+        with trio.move_on_after(most + STUCK_SECONDS):
             if world.is_running:
                 await (world.kill() if kill else world.stop())
-        if trio.current_time() - began > world.settings.drain_seconds:
+        if self._run.database.delay or self._run.database.costs:
+            most += (
+                world.settings.statement_seconds
+            )  # for one in its thread when time is up, which is waited for
+        if trio.current_time() - began > most:
             raise Violation(f"server {step.number} took {trio.current_time() - began:.1f} s to end, or more")
         await trio.sleep(step.seconds)
         while not world.is_running:
@@ -223,6 +372,9 @@ class Actors:
                 await world.start()
             except* ActionError:  # the database is away
                 await trio.sleep(RESTART_SECONDS)
+
+    def _world(self, step: Step) -> World:
+        return self._run.worlds[step.number]
 
     def _client(self, step: Step) -> Client:
         return self._run.clients[step.number]

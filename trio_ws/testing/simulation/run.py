@@ -15,12 +15,15 @@ from trio.testing import MockClock
 from trio_ws import metrics
 from trio_ws.errors import leaves
 from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.testing.ear import SimulatedEar
+from trio_ws.testing.gateway import SimulatedGateway
 from trio_ws.testing.simulation.actors import Actors
 from trio_ws.testing.simulation.chance import seeded
 from trio_ws.testing.simulation.client import Client
 from trio_ws.testing.simulation.scenario import ACCOUNTS, Scenario
 from trio_ws.testing.simulation.truth import Truth, Violation
 from trio_ws.testing.world import World, simulated_server
+from trio_ws.wire.ear import Deaf
 
 # At the end, when all is well again: the last servers start, clients come back and catch up.
 SETTLE_SECONDS = 120.0
@@ -56,6 +59,7 @@ class Run:
         for _ in range(ACCOUNTS - 1):
             self.database.create_account()
         self.truth = Truth(self.database)
+        self.gateways = [SimulatedGateway(self.database) for _ in range(scenario.servers)]
         self.worlds: list[World] = []
         self.troubled_until = 0.0
         self.was_restored = False
@@ -76,6 +80,14 @@ class Run:
     def trouble(self, seconds: float) -> None:
         """Excuse everybody for a while."""
         self.troubled_until = max(self.troubled_until, trio.current_time() + seconds)
+
+    def move(self, database: SimulatedDatabase) -> None:
+        """Have all servers and programs go on with another database, whose log counts from now on."""
+        self.was_restored = True
+        self.truth.keep()
+        self.database = self.truth._database = database  # noqa: SLF001 - it is this run's
+        for gateway in self.gateways:
+            gateway.move(database)
 
     def check_absence(self, uid: str) -> None:
         """Raise unless an invoice that a client was told is not there is not, or may not have been."""
@@ -98,8 +110,8 @@ class Run:
     async def live(self) -> None:
         """Play the scenario to its end."""
         async with AsyncExitStack() as servers:
-            for _ in range(self.scenario.servers):
-                self.worlds.append(await servers.enter_async_context(self._server()))
+            for gateway in self.gateways:
+                self.worlds.append(await servers.enter_async_context(self._server(gateway)))
             async with trio.open_nursery() as self.nursery:
                 for client in self.clients:
                     self.nursery.start_soon(client.live)
@@ -115,8 +127,9 @@ class Run:
                 if count := _value(left):
                     raise Violation(f"{count:.0f} {what} are left, and no client")
 
-    def _server(self) -> AbstractAsyncContextManager[World]:
-        return simulated_server(self.database, **self.scenario.settings)
+    def _server(self, gateway: SimulatedGateway) -> AbstractAsyncContextManager[World]:
+        ear = SimulatedEar if self.scenario.has_ear else Deaf
+        return simulated_server(gateway, ear=ear, **self.scenario.settings)
 
     async def _play(self) -> None:
         for world in self.worlds:

@@ -4,14 +4,13 @@ A scenario is data. So it can be written to a file, replayed to the byte, and sh
 what is left still fails. A fault is one step with its end, so that leaving it out leaves nothing behind.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-Fault = Literal["clients", "network", "database", "servers"]
-FAULTS: tuple[Fault, ...] = get_args(Fault)
+from trio_ws.database.lanes import Lane
 
 HOUR = 3600.0
 ACCOUNTS = 10
@@ -20,7 +19,8 @@ CURRENCIES = ("BTC", "ETH", "EUR")
 CLIENT_STEPS = {"create": 1.5, "fetch": 1, "cancel": 1, "follow": 1.5, "unfollow": 0.5, "ask_nonsense": 0.5}
 PROGRAM_STEPS = {"insert": 3, "update": 12, "set_price": 1}
 RARE_STEPS = {"burst": 2, "delete_price": 1}  # and in all
-FAULT_STEPS: dict[Fault, dict[str, float]] = {
+# What breaks, by what it happens to. Those joined by `+` happen at once, or nearly so, to the same server.
+FAULT_STEPS: dict[str, dict[str, float]] = {
     "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6},
     "network": {"cut": 16, "hold": 12, "delay": 12},
     "database": {
@@ -31,14 +31,34 @@ FAULT_STEPS: dict[Fault, dict[str, float]] = {
         "trim": 1,
         "restore": 0.5,
         "fail_over": 1,
+        "clone": 0.5,
+        "crawl": 0.5,
     },
-    "servers": {"kill": 1, "stop": 1},
+    "programs": {"bulk": 0.15, "hold_open": 1},
+    "servers": {
+        "kill": 1,
+        "stop": 1,
+        "reload": 1,
+        "trickle": 4,
+        "cut_off": 1,
+        "descriptors": 1,
+        "sessions": 1,
+        "stop+kill": 0.5,
+        "stop+reload": 0.5,
+        "descriptors+sessions": 0.5,
+    },
 }
-KNOWN_STEPS = {
-    *(CLIENT_STEPS.keys() | PROGRAM_STEPS.keys() | RARE_STEPS.keys()),
-    *(what for steps in FAULT_STEPS.values() for what in steps),
-}
+FAULTS = tuple(FAULT_STEPS)
+if TYPE_CHECKING:
+    Fault: TypeAlias = str
+else:  # a kind of them, or one, as the command line lists them
+    Fault = Literal[(*FAULTS, *(what for steps in FAULT_STEPS.values() for what in steps))]
+FAULT_NAMES = {part for steps in FAULT_STEPS.values() for what in steps for part in what.split("+")}
+OF_CLIENTS = {*CLIENT_STEPS, *FAULT_STEPS["clients"], *FAULT_STEPS["network"]}
+OF_SERVERS = {part for what in FAULT_STEPS["servers"] for part in what.split("+")}
+KNOWN_STEPS = {*CLIENT_STEPS, *PROGRAM_STEPS, *RARE_STEPS, *FAULT_NAMES}
 LONGEST_SECONDS = 120.0  # of a fault
+SESSIONS = [lane.name for lane in (Lane.AHEAD, Lane.CATCH_UP, Lane.CLIENTS)]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -59,9 +79,10 @@ class Step(msgspec.Struct, frozen=True):
     value: str = ""
 
     @property
-    def is_of_client(self) -> bool:
-        """Tell whether it is a client's, or its line's."""
-        return self.what in (*CLIENT_STEPS, *FAULT_STEPS["clients"], *FAULT_STEPS["network"])
+    def lane(self) -> str:
+        """Whose it is: a client's, or its line's, a server's, or nobody's by name."""
+        of = "client" if self.what in OF_CLIENTS else "server" if self.what in OF_SERVERS else ""
+        return f"{of} {self.number}" if of else ""
 
     def __str__(self) -> str:
         lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
@@ -80,6 +101,7 @@ class Scenario(msgspec.Struct, frozen=True):
         room_bytes: How much a line holds of what nobody reads.
         splits: Whether bytes come in pieces.
         steps: What happens, in order.
+        has_ear: Whether servers hear clients by the ear; else each reader waits for its own line.
     """
 
     seed: int
@@ -90,6 +112,7 @@ class Scenario(msgspec.Struct, frozen=True):
     room_bytes: int
     splits: bool
     steps: tuple[Step, ...]
+    has_ear: bool = True
 
     def check(self) -> None:
         """Raise `ValueError` unless it can be played: it may have been written by hand."""
@@ -98,29 +121,34 @@ class Scenario(msgspec.Struct, frozen=True):
         for step in self.steps:
             if step.what not in KNOWN_STEPS:
                 raise ValueError(f"there is no step {step.what!r}")
-            many = self.servers if step.what in FAULT_STEPS["servers"] else self.clients
+            many = self.servers if step.what in OF_SERVERS else self.clients
             if not 0 <= step.number < many:
                 raise ValueError(f"step {step} is about one of {many}, from 0 on")
 
 
-def imagine(
-    seed: int, hours: float = 1.0, faults: tuple[Fault, ...] = FAULTS, clients: int = 100
-) -> Scenario:
-    """Return what a seed says."""
+def imagine(seed: int, hours: float = 1.0, faults: Sequence[Fault] = FAULTS, clients: int = 100) -> Scenario:
+    """Return what a seed says.
+
+    Args:
+        seed: Any number.
+        hours: How long it lasts.
+        faults: What breaks: kinds of faults, or some by their names.
+        clients: How many.
+    """
     own = Random(seed)
     seconds = hours * HOUR
     servers = own.choice([1, 1, 1, 2, 3])
+    often = {what: rate * hours * clients for what, rate in CLIENT_STEPS.items()}
+    often |= {what: rate * hours * clients / 10 for what, rate in PROGRAM_STEPS.items()}
+    often |= {what: rate * hours for what, rate in RARE_STEPS.items()}
+    for kind, rates in FAULT_STEPS.items():
+        often |= {what: rate * hours for what, rate in rates.items() if {kind, what} & {*faults}}
+    many = dict.fromkeys(OF_CLIENTS, clients) | dict.fromkeys(OF_SERVERS, servers)
     steps: list[Step] = []
-    for what, often in CLIENT_STEPS.items():
-        steps += [_step(own, seconds, what, clients) for _ in range(round(often * hours * clients))]
-    for what, often in PROGRAM_STEPS.items():
-        steps += [_step(own, seconds, what, 1) for _ in range(round(often * hours * clients / 10))]
-    for what, often in RARE_STEPS.items():
-        steps += [_step(own, seconds, what, 1) for _ in range(_about(own, often * hours))]
-    for fault in faults:
-        many = servers if fault == "servers" else clients
-        for what, rate in FAULT_STEPS[fault].items():
-            steps += [_step(own, seconds, what, many) for _ in range(_about(own, rate * hours))]
+    for what, mean in often.items():
+        chance = Random(f"{seed} {what}")  # its own: whatever else there is, it comes at the same moments
+        for _ in range(_about(chance, mean)):
+            steps += _steps(chance, seconds, what, many)
     settings = {
         "outbox_bytes": own.choice([2000, 10_000, 100_000]),
         "log_memory_bytes": own.choice([20_000, 1_000_000]),
@@ -144,6 +172,7 @@ def imagine(
                 (step for step in steps if step.at < last.get(step.what, seconds)), key=lambda step: step.at
             )
         ),
+        has_ear=own.choice([True, True, False]),
     )
 
 
@@ -152,15 +181,15 @@ def _about(own: Random, mean: float) -> int:
     return int(mean) + (own.random() < mean % 1)
 
 
-def _step(own: Random, seconds: float, what: str, many: int) -> Step:
-    lasts = any(what in steps for steps in FAULT_STEPS.values())
-    return Step(
-        at=round(own.uniform(0, seconds), 3),
-        what=what,
-        number=own.randrange(many),
-        seconds=round(own.expovariate(0.1) % LONGEST_SECONDS, 3) if lasts else 0.0,
-        value=_VALUES[what](own) if what in _VALUES else "",
-    )
+def _steps(own: Random, seconds: float, what: str, many: dict[str, int]) -> Iterator[Step]:
+    """Say when something happens; of two at once each is a step, so that one can be left out."""
+    at, parts = round(own.uniform(0, seconds), 3), what.split("+")
+    number = own.randrange(many.get(parts[0], 1))
+    for part in parts:
+        lasts = round(own.expovariate(0.1) % LONGEST_SECONDS, 3) if part in FAULT_NAMES else 0.0
+        value = _VALUES[part](own) if part in _VALUES else ""
+        yield Step(at, part, number, lasts, value)
+        at = round(at + own.choice([0, 0.001, 0.1]), 3)
 
 
 def _topic(own: Random) -> str:
@@ -177,6 +206,13 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "update": lambda own: own.choice(["memo", "memo", "confirming", "paid", "unpaid"]),
     "set_price": lambda own: own.choice(CURRENCIES),
     "delete_price": lambda own: own.choice(CURRENCIES),
+    "restore": lambda own: own.choice(["", "and more"]),
+    "fail_over": lambda own: own.choice(["whole", "without events", "without numbers"]),
+    "crawl": lambda own: str(own.choice([0.01, 0.02, 0.05])),
+    "bulk": lambda own: own.choice(["invoices", "versions", "prices"]),
+    "hold_open": lambda own: own.choice(["rows", "log"]),
+    "cut_off": lambda own: own.choice(["", "trim"]),
+    "sessions": lambda own: own.choice(["all", *SESSIONS]),
     "slow": lambda own: str(own.choice([0.05, 0.5, 10.0])),
     "delay": lambda own: str(own.choice([0.05, 0.3, 2.0])),
 }

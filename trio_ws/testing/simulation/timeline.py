@@ -36,7 +36,8 @@ class Entry(NamedTuple):
 
 def draw(scenario: Scenario, entries: Sequence[Entry], violation: str | None = None) -> str:
     """Return a run as an SVG."""
-    who = sorted({entry.who for entry in entries if entry.who}, key=lambda name: (len(name), name))
+    acting = {entry.who for entry in entries} | {f"server {number}" for number in range(scenario.servers)}
+    who = sorted(acting - {""}, key=lambda name: (name.startswith("client"), len(name), name))
     lanes = {name: TOP + LANE * place for place, name in enumerate(["all", *who])}
     end = max([entry.at for entry in entries] + [scenario.seconds, 1.0])
     height = TOP + LANE * len(lanes) + LANE
@@ -71,8 +72,8 @@ def _x(at: float, end: float) -> float:
 
 
 def _bar(step: Step, lanes: dict[str, int], end: float) -> str:
-    """Return a fault: in its client's lane, or in the one of all."""
-    y = lanes.get(f"client {step.number}", lanes["all"]) if step.is_of_client else lanes["all"]
+    """Return a fault: in the lane of its client or server, or in the one of all."""
+    y = lanes.get(step.lane, lanes["all"])
     x, until = _x(step.at, end), _x(min(end, step.at + step.seconds), end)
     return (
         f'<rect class="fault" x="{x:.1f}" y="{y - LANE / 2:.0f}" width="{max(2, until - x):.1f}"'
