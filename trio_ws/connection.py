@@ -90,7 +90,7 @@ class Connection:
         self._log_fields["connection"] = self.number
         self._answers = Answers(self, self._outbox)
         self._ending: _Ending | None = None
-        self._waiting = trio.CancelScope()
+        self._waiting = trio.CancelScope(deadline=trio.current_time() + self._settings.head_seconds)
         self._reading = trio.CancelScope()
         self._running = trio.CancelScope()  # until all is answered and out
         self._opened_at: float | None = None
@@ -168,14 +168,14 @@ class Connection:
 
     async def _open(self) -> bool:
         """Tell whether it has come to a WebSocket, and in time."""
-        head = key = refusal = None
+        head = answer = refusal = None
         with self._waiting:
             try:
                 head = await receive_handshake(
                     self._wire, self._services.pages, self._settings.head_seconds, self._waiting
                 )
                 if head is not None:
-                    key = await self._admit(head)
+                    answer = await self._admit(head)
             except Refusal as reason:
                 refusal = reason
         deadline = self._waiting.deadline
@@ -184,17 +184,16 @@ class Connection:
         elif self._waiting.cancelled_caught and self._ending is None and self._wire.has_begun_head:
             refusal = Refusal(408, "The request took too long")
             deadline += self._settings.close_seconds
-        with trio.move_on_at(deadline):
-            if refusal is not None:
-                await self._refuse(refusal)
-            elif head is not None and key is not None:
-                with suppress(trio.BrokenResourceError):
-                    await self._wire.send_all(await answer_handshake(key, choose_subprotocol(head)))
-                    return True
+        if refusal is not None:
+            await self._refuse(refusal, deadline)
+        elif answer is not None:
+            with suppress(trio.BrokenResourceError):
+                await self._wire.send_all(answer, by=deadline)
+                return True
         return False
 
-    async def _admit(self, head: Head) -> str:
-        """Return the handshake's key, if the caller may come in.
+    async def _admit(self, head: Head) -> bytes:
+        """Return the answer to a handshake, if the caller may come in.
 
         Raises:
             Refusal: it may not.
@@ -207,12 +206,12 @@ class Connection:
         if (token := find_token(head)) is not None:
             with refusing(self._settings):
                 await self._session.authenticate(token)
-        return key
+        return await answer_handshake(key, choose_subprotocol(head))
 
-    async def _refuse(self, refusal: Refusal) -> None:
+    async def _refuse(self, refusal: Refusal, by: float) -> None:
         logger.debug("refused with %d: %s", refusal.status, refusal.reason)
         metrics.REFUSED.labels(refusal.status).inc()
-        await self._wire.refuse(refusal)
+        await self._wire.refuse(refusal, by=by)
 
     def _expire_at(self, moment: float) -> None:
         self._reading.deadline = moment

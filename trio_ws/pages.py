@@ -3,7 +3,6 @@
 GET and HEAD, connections that are kept, and for all else the status that says what is wrong.
 """
 
-import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -100,15 +99,14 @@ async def receive_handshake(
     Args:
         wire: The client's.
         pages: What plain requests find.
-        head_seconds: Time for each head to come.
-        waiting: The scope that this is called in.
+        head_seconds: Time for each of the next ones.
+        waiting: The scope that this is called in; its deadline is the first head's.
 
     Raises:
         Refusal: what is asked for is not there; nothing follows that.
     """
     not_before = trio.current_time()
     while True:
-        waiting.deadline = min(waiting.deadline, trio.current_time() + head_seconds)
         head = await wire.receive_head()
         if head is None or head.asks_for_websocket:
             return head
@@ -122,7 +120,7 @@ async def receive_handshake(
             return None  # it has gone, whatever it asked besides
         if not is_kept:
             return None
-        waiting.deadline = math.inf
+        waiting.deadline = trio.current_time() + head_seconds
         not_before = trio.current_time() + PAGE_PAUSE_SECONDS
 
 

@@ -245,7 +245,7 @@ class _Server:
         told: Refusal | None = None
         try:
             wire = Wire(stream, settings)
-            with trio.CancelScope() as waiting:
+            with trio.move_on_after(head_seconds) as waiting:
                 try:
                     if await receive_handshake(wire, pages, head_seconds, waiting) is not None:
                         told = refusal

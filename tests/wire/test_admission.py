@@ -28,7 +28,7 @@ PROXIES = [ipaddress.ip_network(network) for network in ("10.0.0.0/8", "127.0.0.
     ],
 )
 def test_a_client_is_where_the_last_proxy_that_we_trust_says(peer: str, told: list[str], client: str) -> None:
-    head = Head("GET", "/", "1.1", [("x-forwarded-for", value) for value in told])
+    head = Head("GET", "/", "1.1", {"x-forwarded-for": told})
     assert str(find_client(head, ipaddress.ip_address(peer), PROXIES)) == client
 
 
@@ -50,7 +50,7 @@ def test_without_tokens_a_name_that_anybody_may_lead_here_is_not_our_own(
     origin: str,
     welcome: bool,  # noqa: FBT001
 ) -> None:
-    head = Head("GET", "/", "1.1", [("host", host), ("origin", origin)])
+    head = Head("GET", "/", "1.1", {"host": [host], "origin": [origin]})
     origins = ["https://shop.example"]
     if welcome:
         check_origin(head, origins, is_open=True)

@@ -5,6 +5,7 @@ the socket is closed, because half a frame may be out. Each wait on a client tha
 `write_seconds`; each other wait is the caller's to end.
 """
 
+import math
 import os
 import socket
 from collections.abc import Callable, Sized
@@ -221,16 +222,21 @@ class Wire:
         self.sent_bytes += sent
         return sent
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes, *, by: float = math.inf) -> None:
         """Send all of this, or close the socket.
+
+        Args:
+            data: What is sent; nothing waits for what the kernel has room for.
+            by: When it must be out, on trio's clock, if that is sooner than `write_seconds` have it.
 
         Raises:
             trio.BrokenResourceError: nothing goes out any more.
         """
-        self.sent_bytes += len(data)
+        sent = self.send_now(data)
+        self.sent_bytes += len(data) - sent
         try:
-            for start in range(0, len(data), PROGRESS_BYTES):
-                with trio.fail_after(self._settings.write_seconds):
+            for start in range(sent, len(data), PROGRESS_BYTES):
+                with trio.fail_at(min(by, trio.current_time() + self._settings.write_seconds)):
                     await self._stream.send_all(memoryview(data)[start : start + PROGRESS_BYTES])
         except (trio.TooSlowError, trio.ClosedResourceError) as error:
             self.gave_up = isinstance(error, trio.TooSlowError)
@@ -247,10 +253,10 @@ class Wire:
         self.listen_no_more()
         self._descriptor, self._send_some = NONE, _take_nothing
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: Refusal, *, by: float = math.inf) -> None:
         """Tell a caller that it is turned away, if it is still there."""
         with suppress(trio.BrokenResourceError):
-            await self.send_all(refusal.encode(only_head=self._only_head))
+            await self.send_all(refusal.encode(only_head=self._only_head), by=by)
 
     async def hang_up(self) -> None:
         """Close the socket so that the peer reads what was sent last, and can say goodbye.
