@@ -138,7 +138,7 @@ def _check_room(count: int, services: Services) -> None:
 async def _come_to(after: Position, services: Services) -> bool:
     """Wait for what another process told of; tell whether all after it, and nothing else, is to be had."""
     log = services.dispatcher.log
-    if log.is_ahead(after) and not await services.tail.reach(after.seq, AHEAD_SECONDS):
+    if log.is_ahead(after) and not await services.tail.find_out(after.seq, AHEAD_SECONDS):
         raise Unavailable("The event log is behind")
     return await log.prove(after)
 
