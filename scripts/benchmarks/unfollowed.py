@@ -3,6 +3,11 @@
 Of many servers on one PostgreSQL each reads all events, and most of them have no follower there. Events are
 committed by another program, a few or many at a time: the fewer come with a read, the more of it each bears.
 What the server does while nothing is written counts for none of them.
+
+Where it goes: an event takes 1.5 µs where nothing else does, 0.6 to decode it and 0.9 to note it and look for
+followers. All else is the read's, however many it brings. It takes four turns of the event loop, some 0.5 ms
+(NOTIFY, the numbering, its answer, our own NOTIFY), none of which is most of it. Of more than 7 KB of events
+the answer has none, and a thread reads them: some 0.7 ms more.
 """
 
 import time
