@@ -481,6 +481,24 @@ async def test_many_topics_resume_from_one_position_in_one_order_each_event_once
     await assert_nothing_more(second)
 
 
+async def test_topics_that_come_in_several_messages_resume_as_those_of_one(contract: Contract) -> None:
+    world, program = contract
+    first, second = await world.connect(), await world.connect()
+    start = (await request(first, action="subscribe", type="account", id=1))["data"]["position"]
+    for address in ("here", "there", "here", "there"):
+        await program.create_invoice(amount=1, currency="EUR", account_id=1, address=address)
+    seen = [await receive(first) for _ in range(4)]
+    here, there = {"type": "address", "id": "here"}, {"type": "address", "id": "there"}
+    reply = await request(second, action="resume", after=start, topics=[here, there], more=True)
+    assert reply == {"status": "success", "message": "Noted 2 topics"}
+    await assert_nothing_more(second)
+    account = {"type": "account", "id": 1}
+    reply = await request(second, action="resume", after=start, topics=[account, here])
+    assert (reply["message"], reply["data"]["recovered"]) == ("Resumed 3 topics", True)
+    assert [await receive(second) for _ in range(4)] == seen
+    await assert_nothing_more(second)
+
+
 @pytest.mark.parametrize("after", ["4f3c9a-1.1029", "{epoch}.999999"])
 async def test_a_replay_that_cannot_be_exact_is_refused_out_loud_and_delivery_is_live(
     contract: Contract, after: str

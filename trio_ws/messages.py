@@ -74,10 +74,12 @@ class Resume(_Action, tag="resume"):
     Args:
         after: The position: all that came after it is told first.
         topics: What to follow, as `{"type": …, "id": …}` each.
+        more: Whether the next `resume` names more of them: the last one follows all, as one message would.
     """
 
     after: str
     topics: list[WantedTopic]
+    more: bool = False
 
 
 class Unsubscribe(_Action, tag="unsubscribe"):

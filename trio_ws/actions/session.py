@@ -42,6 +42,7 @@ class Session:
 
     Attributes:
         identity: Who it is.
+        named: The topics that a `resume` in several messages has named so far, as type and id.
         log_fields: What each log line about it says.
     """
 
@@ -54,6 +55,7 @@ class Session:
     ) -> None:
         self.identity = ANYBODY if services.settings.auth == "open" else NOBODY
         self.follower = follower
+        self.named: dict[tuple[str, str | int], None] = {}
         self.log_fields: dict[str, object] = {}
         self._services = services
         self._end = end

@@ -41,13 +41,17 @@ def subscribe(action: Subscribe, services: Services, session: Session) -> Succes
 
 
 def resume(action: Resume, services: Services, session: Session) -> Success | Later:
-    """Follow many topics from one position on."""
-    topics: dict[Topic, None] = {}
-    for type_, id_ in dict.fromkeys((wanted.type, wanted.id) for wanted in action.topics):
-        topics[_allowed(type_, id_, session)] = None
-        _check_room(len(topics), services)  # each topic takes µs, and a message may name 2 500
-    message = f"Resumed {len(action.topics)} topics"
-    return _follow(list(topics), _position(action.after), message, services, session)
+    """Follow many topics from one position on; where more are to come, begin once all are named."""
+    named, session.named = session.named, {}
+    for wanted in action.topics:
+        named[wanted.type, wanted.id] = None
+        _check_room(len(named), services)  # each topic takes µs, and a message may name 2 500
+    after = _position(action.after)
+    if action.more:
+        session.named = named
+        return Success(message=f"Noted {len(action.topics)} topics")
+    topics = dict.fromkeys(_allowed(type_, id_, session) for type_, id_ in named)
+    return _follow(list(topics), after, f"Resumed {len(named)} topics", services, session)
 
 
 def unsubscribe(action: Unsubscribe, services: Services, session: Session) -> Success:
