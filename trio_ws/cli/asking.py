@@ -4,8 +4,10 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from decimal import Decimal
+from typing import Annotated, Any
 
+import msgspec
 import trio
 from cyclopts import Parameter
 
@@ -56,13 +58,13 @@ def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = No
         if not equals:
             raise SettingsError(f"{field!r} is not name=value")
         try:
-            given[name] = json.loads(value)
+            given[name] = json.loads(value, parse_float=Decimal)
         except ValueError:
             given[name] = value
 
     async def ask() -> None:
         async with client.connect(url, token=token) as server:
-            print(json.dumps(await server.call(action, **given), ensure_ascii=False))
+            print(_json(await server.call(action, **given)))
 
     _ask(ask)
 
@@ -77,14 +79,18 @@ def print_event(event: client.Event | client.Gap, *, as_json: bool) -> None:
 
 
 def _as_json(event: client.Event | client.Gap) -> str:
-    return json.dumps({"gap": isinstance(event, client.Gap), **event._asdict()}, ensure_ascii=False)
+    return _json({"gap": isinstance(event, client.Gap), **event._asdict()})
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(client.encode(value), indent=0)
 
 
 def _as_text(event: client.Event | client.Gap) -> str:
     if isinstance(event, client.Gap):
         return f"{event.position}  something may have been missed before this"
-    changed = "" if event.previous is None else f"  was {json.dumps(event.previous, ensure_ascii=False)}"
-    return f"{event.position}  {event.type}  {json.dumps(event.data, ensure_ascii=False)}{changed}"
+    changed = "" if event.previous is None else f"  was {_json(event.previous)}"
+    return f"{event.position}  {event.type}  {_json(event.data)}{changed}"
 
 
 def _ask(question: Callable[[], Awaitable[None]]) -> None:

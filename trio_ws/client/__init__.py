@@ -1,13 +1,14 @@
-"""The Python client: asks and follows, comes back after any loss of line, and goes on where it was.
+"""The Python client: asks, watches and follows, comes back after any loss of line, and goes on where it was.
 
     async with connect("ws://localhost:8080", token=TOKEN) as client:
         invoice = await client.create_invoice(amount=1000, currency="USD", account_id=1)
-        async for event in client.follow(("invoice", invoice["uid"])):
-            if event.data["status"] == "paid":
+        async for invoice in client.watch("invoice", invoice["uid"]):
+            if invoice["status"] == "paid":
                 break
 
-Requests share one line. Each `follow` has a line of its own, so that a consumer who takes his time slows down
-that line alone: the server then catches it up from its log, and nothing is lost or queued up here.
+Requests share one line. Each `watch` and `follow` has a line of its own, so that a consumer who takes his
+time slows down that line alone: the server then catches it up from its log, and nothing is lost or queued up
+here. Numbers with a decimal point are `Decimal`s.
 """
 
 from collections.abc import AsyncIterator
@@ -17,11 +18,32 @@ from typing import Any
 import trio
 
 from trio_ws.client.errors import Disconnected, Refused
-from trio_ws.client.following import Event, Follower, Following, Gap, TopicName
-from trio_ws.client.line import Line
+from trio_ws.client.following import (
+    Event,
+    Events,
+    Follower,
+    Following,
+    Gap,
+    Source,
+    State,
+    States,
+    T,
+    TopicName,
+)
+from trio_ws.client.line import Line, encode
 from trio_ws.client.opening import Address, OpenStream, open_nursery, open_patiently
 
-__all__ = ["Client", "Disconnected", "Event", "Following", "Gap", "OpenStream", "Refused", "connect"]
+__all__ = [
+    "Client",
+    "Disconnected",
+    "Event",
+    "Following",
+    "Gap",
+    "OpenStream",
+    "Refused",
+    "connect",
+    "encode",
+]
 
 REPLY_SECONDS = 30.0  # the server answers within 5 s or so, or its line is dead
 
@@ -87,7 +109,20 @@ class Client:
         prices: list[dict[str, Any]] = await self.call("list_prices")
         return prices
 
-    def follow(self, *topics: TopicName, after: str | None = None) -> "Following":
+    def watch(self, type_: str, id_: str | int) -> "Following[State]":
+        """Iterate over the state of what a topic is about, as it is now, and then over each newer one.
+
+        Lost lines make no difference. Where something may have been missed, as after a restore, the state as
+        it is then comes, which may be an older one. It ends as `follow` does.
+
+        Args:
+            type_: `invoice`, for one invoice; `account` or `address`, for each of its open invoices and those
+                to come; `price`, for prices.
+            id_: Which of that type.
+        """
+        return self._start(States(type_, id_))
+
+    def follow(self, *topics: TopicName, after: str | None = None) -> "Following[Event | Gap]":
         """Follow topics: iterate over what comes, each event once and in order, across lost lines.
 
         It ends when nobody holds on to the iterator any more, so `break` will do; in other Pythons than
@@ -97,10 +132,13 @@ class Client:
             topics: `(type, id)` of each.
             after: A position to go on from; None: from now on.
         """
-        to_consumer, events = trio.open_memory_channel[Event | Gap | Refused](0)
+        return self._start(Events(topics, after))
+
+    def _start(self, source: Source[T]) -> "Following[T]":
+        to_consumer, found = trio.open_memory_channel[T | Refused](0)
         following = trio.CancelScope()
-        self._nursery.start_soon(Follower(self._address, topics, after, to_consumer).run, following)
-        return Following(events, following)
+        self._nursery.start_soon(Follower(self._address, source, to_consumer).run, following)
+        return Following(found, following)
 
     async def _hold_line(self, *, task_status: trio.TaskStatus["Line"]) -> None:
         async with open_patiently(self._address) as socket:

@@ -1,5 +1,6 @@
 """What can go wrong for one who asks or follows."""
 
+from decimal import Decimal
 from typing import Any
 
 
@@ -9,14 +10,15 @@ class Refused(Exception):
     Attributes:
         code: The protocol's, section 5.
         detail: Which field, and why; None: the server did not say.
-        retry_after_seconds: When to try again; None: not without a change.
+        retry_after_seconds (float | None): When to try again; None: not without a change.
     """
 
     def __init__(self, reply: dict[str, Any]) -> None:
         super().__init__(reply.get("message", ""))
         self.code: str = reply.get("code", "internal")
         self.detail: str | None = reply.get("detail")
-        self.retry_after_seconds: float | None = reply.get("retry_after_seconds")
+        seconds = reply.get("retry_after_seconds")
+        self.retry_after_seconds = float(seconds) if isinstance(seconds, (int, float, Decimal)) else None
 
 
 class Disconnected(Exception):

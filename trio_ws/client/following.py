@@ -1,18 +1,33 @@
 """A line of its own that follows topics, again and again from where it was."""
 
-from typing import Any, NamedTuple, Self
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
+import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from trio_ws.client.errors import Refused
-from trio_ws.client.line import encode, next_message
+from trio_ws.client.line import encode, next_message, understood
 from trio_ws.client.opening import Address, open_patiently, pauses
 from trio_ws.errors import CloseCode
 
-FINAL_CODES = range(4400, 5000)  # the protocol's section 6: not again without a change
+# The protocol's section 6: not again without a change.
+FINAL_CODES = {
+    CloseCode.PROTOCOL_ERROR,
+    CloseCode.INVALID_TEXT,
+    CloseCode.MESSAGE_TOO_BIG,
+    *range(4400, 5000),
+}
+HELD_SECONDS = 10.0  # a line that was lost sooner is no reason to come back sooner
+MOST_SECONDS = 300.0  # that a server can have us wait
+BATCH_BYTES = 32768  # of topics in one message; a server takes 64 KiB by default
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 TopicName = tuple[str, str | int]
+State = dict[str, Any]
 
 
 class Event(NamedTuple):
@@ -30,24 +45,36 @@ class Gap(NamedTuple):
     position: str
 
 
-class Following:
-    """What `Client.follow` returns: an iterator over `Event`s and, where something may be missing, `Gap`s.
+class _Received(msgspec.Struct):
+    type: str
+    data: dict[str, Any]
+    position: str
+    previous: dict[str, Any] | None = None
+
+
+class _Followed(msgspec.Struct):
+    position: str
+    recovered: bool
+    snapshot: Any = None
+    next: str | None = None
+
+
+class Following(Generic[T]):
+    """What `Client.follow` and `Client.watch` return: an iterator over what comes.
 
     Iterating raises `Refused` where the server will not have us follow.
     """
 
-    def __init__(
-        self, events: "trio.MemoryReceiveChannel[Event | Gap | Refused]", following: trio.CancelScope
-    ) -> None:
-        self._events = events
+    def __init__(self, found: "trio.MemoryReceiveChannel[T | Refused]", following: trio.CancelScope) -> None:
+        self._found = found
         self._following = following
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event | Gap:
+    async def __anext__(self) -> T:
         try:
-            found = await self._events.receive()
+            found = await self._found.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
         if isinstance(found, Refused):
@@ -57,7 +84,7 @@ class Following:
     async def aclose(self) -> None:
         """Follow no more."""
         self._following.cancel()
-        await self._events.aclose()
+        await self._found.aclose()
 
     def __del__(self) -> None:
         """Follow no more, as after a `break`."""
@@ -71,75 +98,188 @@ class Following:
         await self.aclose()
 
 
-class Follower:
-    """A line of its own that follows topics, again and again from where it was."""
+class Asker:
+    """Asks on a line of events, before these begin."""
+
+    def __init__(self, socket: WebSocketConnection) -> None:
+        self._socket = socket
+
+    async def ask(self, action: str, **fields: object) -> dict[str, Any]:
+        """Return a reply; events that come before it are dropped.
+
+        Raises:
+            Refused: it is an error.
+        """
+        await self._socket.send_message(encode({"action": action, **fields}))
+        while "status" not in (reply := await next_message(self._socket)):
+            pass
+        if reply["status"] != "success":
+            raise Refused(reply)
+        return reply
+
+    async def resume(self, after: str, topics: Sequence[dict[str, object]]) -> _Followed:
+        """Follow topics from a position on, named in as many messages as it takes."""
+        *first, last = _batches(topics)
+        for batch in first:
+            await self.ask("resume", after=after, topics=batch, more=True)
+        reply = await self.ask("resume", after=after, topics=last)
+        return understood(reply.get("data"), _Followed)
+
+
+class Source(Protocol[T_co]):
+    """What is made of a line's messages."""
+
+    async def begin(self, asker: Asker) -> Sequence[T_co]:
+        """Follow on a new line, and return what is to be handed on before its events."""
+
+    def take(self, event: Event) -> Sequence[T_co]:
+        """Return what is to be handed on of an event."""
+
+
+class Events:
+    """Topics' events, and gaps between them."""
+
+    def __init__(self, topics: tuple[TopicName, ...], after: str | None) -> None:
+        self._topics: list[dict[str, object]] = [{"type": type_, "id": id_} for type_, id_ in topics]
+        self._after = after
+
+    async def begin(self, asker: Asker) -> Sequence[Event | Gap]:
+        """Resume; where that is not exact, say so, unless we begin only now."""
+        after = self._after or "none.0"  # from no log's position: it begins at the end of this one
+        followed = await asker.resume(after, self._topics)
+        if followed.recovered:
+            return []  # and our own position stays until its events have come
+        was_following, self._after = self._after is not None, followed.position
+        return [Gap(followed.position)] if was_following else []
+
+    def take(self, event: Event) -> Sequence[Event | Gap]:
+        """Hand it on as it is."""
+        self._after = event.position
+        return [event]
+
+
+class States:
+    """A topic's states: those of now, and then each newer one. After a gap, those of now again.
+
+    A list that is longer than a page is read to its end before its events are: a state of a later page may
+    be newer than the first events, which are older states then, and are left out.
+    """
+
+    def __init__(self, type_: str, id_: str | int) -> None:
+        self._topic: dict[str, Any] = {"type": type_, "id": id_}
+        self._kind = "price." if type_ == "price" else "invoice."
+        self._after: str | None = None
+        self._versions: dict[object, int] = {}
+
+    async def begin(self, asker: Asker) -> Sequence[State]:
+        """Resume; where that is not exact, read what there is, and follow from there on."""
+        if self._after is not None:
+            if (await asker.resume(self._after, [self._topic])).recovered:
+                return []
+            self._after = None  # until there is a snapshot, it is a gap
+            await asker.ask("unsubscribe", **self._topic)
+        reply = await asker.ask("subscribe", **self._topic, snapshot=True)
+        followed = understood(reply.get("data"), _Followed)
+        found = followed.snapshot
+        states: list[State] = understood(
+            found if isinstance(found, list) else [found] if found else [], list[State]
+        )
+        self._versions = {}
+        if followed.next is not None:
+            await asker.ask("unsubscribe", **self._topic)
+            later = [state async for state in self._pages(asker, followed.next)]
+            self._versions = {state.get("uid"): state.get("version", 0) for state in later}
+            states += later
+            if not (await asker.resume(followed.position, [self._topic])).recovered:
+                raise ConnectionClosed(None)  # the log was lost meanwhile: once more, from the beginning
+        self._after = followed.position
+        return states
+
+    async def _pages(self, asker: Asker, cursor: str | None) -> Any:
+        action = "list_prices" if self._kind == "price." else "list_invoices"
+        while cursor is not None:
+            reply = await asker.ask(action, cursor=cursor)
+            for state in understood(reply.get("data"), list[State]):
+                yield state
+            cursor = reply.get("next")
+
+    def take(self, event: Event) -> Sequence[State]:
+        """Hand on the state that it brings, if it is one of ours."""
+        self._after = event.position
+        if not event.type.startswith(self._kind):
+            return []
+        known = self._versions.get(event.data.get("uid"))
+        return [event.data] if known is None or event.data.get("version", 0) > known else []
+
+
+class Follower(Generic[T]):
+    """A line of its own that follows, again and again from where it was."""
 
     def __init__(
-        self,
-        address: Address,
-        topics: tuple[TopicName, ...],
-        after: str | None,
-        consumer: "trio.MemorySendChannel[Event | Gap | Refused]",
+        self, address: Address, source: Source[T], consumer: "trio.MemorySendChannel[T | Refused]"
     ) -> None:
         self._address = address
-        self._topics = [{"type": type_, "id": id_} for type_, id_ in topics]
-        self._after = after
+        self._source = source
         self._consumer = consumer
         self._pauses = pauses()
 
     async def run(self, following: trio.CancelScope) -> None:
         """Follow until nobody listens any more, or the server will not have it."""
+        # Consumers go when they like, also while a refusal waits for them.
         async with self._consumer:
-            try:
-                with following:
+            with following, contextlib.suppress(trio.BrokenResourceError):
+                try:
                     while True:  # noqa: ASYNC110 - nobody tells us when the server is back
                         await trio.sleep(await self._follow_once())
-            except trio.BrokenResourceError:
-                pass  # The consumer has gone.
-            except Refused as error:
-                await self._consumer.send(error)
+                except Refused as error:
+                    await self._consumer.send(error)
 
     async def _follow_once(self) -> float:
         """Follow until the line is lost, and return how long to wait before the next one."""
+        begin = trio.current_time()
         try:
             async with open_patiently(self._address) as socket:
-                await self._subscribe(socket)
+                begin = trio.current_time()
+                for found in await self._source.begin(Asker(socket)):
+                    await self._consumer.send(found)
                 while True:
-                    await self._hand_on(await next_message(socket))
+                    received = understood(await next_message(socket), _Received)
+                    event = Event(received.type, received.data, received.previous, received.position)
+                    for found in self._source.take(event):
+                        await self._consumer.send(found)
         except ConnectionClosed as closed:
-            return self._pause_after(closed)
+            asked = _asked_to_wait(closed)
         except Refused as refused:
             if refused.retry_after_seconds is None:
                 raise
-            return max(refused.retry_after_seconds, next(self._pauses))
+            asked = refused.retry_after_seconds
+        if trio.current_time() - begin >= HELD_SECONDS:
+            self._pauses = pauses()
+        return min(asked, MOST_SECONDS) + next(self._pauses)
 
-    async def _subscribe(self, socket: WebSocketConnection) -> None:
-        after = self._after or "none.0"  # from no log's position: it begins at the end of this one
-        await socket.send_message(encode({"action": "resume", "after": after, "topics": self._topics}))
-        reply = await next_message(socket)
-        if reply["status"] != "success":
-            raise Refused(reply)
-        self._pauses = pauses()
-        position = reply["data"]["position"]
-        if reply["data"]["recovered"]:
-            return  # and our own position stays until its events have come
-        was_following, self._after = self._after is not None, position
-        if was_following:
-            await self._consumer.send(Gap(position))
 
-    async def _hand_on(self, message: dict[str, Any]) -> None:
-        position = message["position"]
-        event = Event(message["type"], message["data"], message.get("previous"), position)
-        await self._consumer.send(event)
-        self._after = position
+def _batches(topics: Sequence[dict[str, object]]) -> Iterator[list[dict[str, object]]]:
+    batch: list[dict[str, object]] = []
+    size = 0
+    for topic in topics:
+        size += len(encode(topic).encode()) + 1
+        if batch and size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(topic)
+    yield batch
 
-    def _pause_after(self, closed: ConnectionClosed) -> float:
-        code = closed.reason.code if closed.reason else 1006
-        reason = (closed.reason.reason if closed.reason else None) or ""
-        if code in FINAL_CODES:
-            name = "unauthorized" if code == CloseCode.UNAUTHORIZED else "forbidden"
-            raise Refused({"message": reason or f"closed with {code}", "code": name})
-        name, _, seconds = reason.partition("=")
-        if name == "retry_after" and seconds.replace(".", "", 1).isdigit():
-            return float(seconds)
-        return next(self._pauses)
+
+def _asked_to_wait(closed: ConnectionClosed) -> float:
+    """Return how long the server wants to be left alone, in seconds.
+
+    Raises:
+        Refused: for ever.
+    """
+    code = closed.reason.code if closed.reason else 1006
+    reason = (closed.reason.reason if closed.reason else None) or ""
+    if code in FINAL_CODES:
+        name = "unauthorized" if code == CloseCode.UNAUTHORIZED else "forbidden"
+        raise Refused({"message": reason or f"closed with {code}", "code": name})
+    name, _, seconds = reason.partition("=")
+    return float(seconds) if name == "retry_after" and seconds.replace(".", "", 1).isdigit() else 0.0

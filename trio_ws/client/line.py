@@ -1,7 +1,8 @@
 """Messages on an open WebSocket, and requests and their replies, which share one."""
 
 import itertools
-from typing import Any
+from decimal import Decimal
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -10,6 +11,11 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from trio_ws.client.errors import Disconnected, Refused
 
 SILENCE_SECONDS = 40.0  # the server pings each 20 s by default; we ask after so long
+
+T = TypeVar("T")
+
+_decoder = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)  # prices are exact, and stay so
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 class Line:
@@ -21,21 +27,39 @@ class Line:
         self._socket = socket
         self._numbers = itertools.count(1)
         self._waiting: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
+        # A task of its own sends: who asks may be cancelled, and half a frame would swallow the next ones.
+        self._to_send, self._requests = trio.open_memory_channel[str](0)
 
     async def run(self) -> None:
-        """Hand out replies until the line is lost."""
+        """Send requests and hand out replies until the line is lost."""
         try:
             with self._running:
-                while True:
-                    reply = await next_message(self._socket)
-                    if answered := self._waiting.get(reply.get("request_id", 0)):
-                        answered.send_nowait(reply)
-        except ConnectionClosed:
-            pass
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
         finally:
             self.is_lost = True
+            self._requests.close()
             for waiting in self._waiting.values():
                 waiting.close()
+
+    async def _write(self) -> None:
+        try:
+            async for request in self._requests:
+                await self._socket.send_message(request)
+        except ConnectionClosed:
+            pass  # Who reads finds it so, too.
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                reply = await next_message(self._socket)
+                number = reply.get("request_id")
+                if "status" in reply and isinstance(number, int) and number in self._waiting:
+                    self._waiting.pop(number).send_nowait(reply)
+        except ConnectionClosed:
+            pass
 
     def give_up(self) -> None:
         """Lose the line now."""
@@ -45,16 +69,17 @@ class Line:
     async def ask(self, request: dict[str, Any]) -> Any:
         """Send a request, and return its reply's data."""
         number = next(self._numbers)
+        text = encode({**request, "request_id": number})
         self._waiting[number], reply_channel = trio.open_memory_channel[dict[str, Any]](1)
         try:
             if self.is_lost:
                 raise Disconnected("the line was lost")
-            await self._socket.send_message(encode({**request, "request_id": number}))
+            await self._to_send.send(text)
             reply = await reply_channel.receive()
-        except (ConnectionClosed, trio.EndOfChannel):
+        except (trio.BrokenResourceError, trio.EndOfChannel):
             raise Disconnected("the line was lost before the reply came") from None
         finally:
-            del self._waiting[number]
+            self._waiting.pop(number, None)
         if reply["status"] != "success":
             raise Refused(reply)
         return reply.get("data", reply)
@@ -64,18 +89,33 @@ async def next_message(socket: WebSocketConnection) -> dict[str, Any]:
     """Return the next message; a line on which nothing comes is tried, and given up if it is dead.
 
     Raises:
-        ConnectionClosed: there is none.
+        ConnectionClosed: there is none, or what came is no message of this protocol.
     """
     while True:
         with trio.move_on_after(SILENCE_SECONDS):
             message = await socket.get_message()
-            return msgspec.json.decode(message, type=dict[str, Any])
+            try:
+                return _decoder.decode(message)
+            except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+                raise ConnectionClosed(None) from None
         with trio.move_on_after(SILENCE_SECONDS):
             await socket.ping()
             continue
         raise ConnectionClosed(None)
 
 
-def encode(message: dict[str, Any]) -> str:
-    """Return a message as it is sent."""
-    return msgspec.json.encode(message).decode()
+def understood(message: Any, type_: type[T]) -> T:
+    """Return a part of a message as what it has to be.
+
+    Raises:
+        ConnectionClosed: it is something else, so who sent it is no server of ours.
+    """
+    try:
+        return msgspec.convert(message, type_)
+    except msgspec.ValidationError:
+        raise ConnectionClosed(None) from None
+
+
+def encode(message: object) -> str:
+    """Return a message, or a part of one, as it is sent: decimals are numbers."""
+    return _encoder.encode(message).decode()

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 OPEN_SECONDS = 10.0  # for the line and its handshake
 CLOSE_SECONDS = 1.0
+MESSAGE_BYTES = 16 * 2**20  # a page is 128 KiB; older servers send lists in one piece
 NOT_OPENED = (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed, trio.BrokenResourceError)
 FINAL_STATUSES = (400, 401, 403, 404, 405, 426, 431)  # not again without a change
 
@@ -47,8 +49,11 @@ class Address(NamedTuple):
         """Take a URL apart.
 
         Raises:
-            ValueError: it is no `ws://` or `wss://` URL.
+            ValueError: it is no `ws://` or `wss://` URL, or no token can look so.
         """
+        if token is not None and not re.fullmatch("[!-~]+", token):
+            raise ValueError("the token holds a space, a line break or another character that none can")
+
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ValueError(f"{url!r} is no ws:// or wss:// URL")
@@ -59,6 +64,7 @@ class Address(NamedTuple):
             if parts.scheme == "ws":
                 return socket
             encrypted: Any = trio.SSLStream(socket, ssl.create_default_context(), server_hostname=host)
+            await encrypted.do_handshake()  # here, where its error is seen
             return encrypted  # type: ignore[no-any-return] # a Stream; it lacks send_eof, which nobody calls
 
         headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
@@ -139,7 +145,12 @@ async def _open(
             stream: Any = await address.open_stream()
             try:
                 socket = await wrap_client_stream(
-                    nursery, stream, address.host, address.path, extra_headers=address.headers
+                    nursery,
+                    stream,
+                    address.host,
+                    address.path,
+                    extra_headers=address.headers,
+                    max_message_size=MESSAGE_BYTES,
                 )
             except BaseException:
                 await trio.aclose_forcefully(stream)
