@@ -65,7 +65,7 @@ async function follow(how = {}, options = {}) {
 beforeEach(() => {
   FakeSocket.made = [];
   mock.timers.reset();
-  mock.timers.enable({ apis: ["setTimeout"] });
+  mock.timers.enable({ apis: ["setTimeout", "Date"] });
   mock.method(Math, "random", () => 1);
 });
 
@@ -138,8 +138,8 @@ test("a token that can't be looked up now is said again later", async () => {
   const { states, events } = await follow({}, { token: "T" });
   await last().open();
   await last().answer({ status: "error", message: "busy", code: "unavailable", retry_after_seconds: 3 });
-  assert.equal(states.at(-1)[1].retryInSeconds, 3);
-  await pass(3);
+  assert.equal(states.at(-1)[1].retryInSeconds, 3.2);
+  await pass(3.2);
   await last().open();
   await last().answer({ data: {} });
   await last().answer({ data: { position: "e.1", recovered: false } });
@@ -178,7 +178,7 @@ test("before its events have come, a line that was resumed keeps the position th
     assert.equal(last().sent.at(-1).after, "e.5");
     await last().answer({ data: { position: "e.9", recovered: true } });
     await last().end(1006);
-    await pass(0.2);
+    await pass(10);
   }
 });
 
@@ -193,7 +193,7 @@ test("a gap is told, and following goes on behind it", async () => {
   assert.deepEqual(events, [{ position: "e.9", isGap: true }]);
 });
 
-test("pauses grow to ten seconds, and begin anew once it was followed", async () => {
+test("pauses grow to ten seconds, and begin anew once a line has held", async () => {
   const { states } = await follow();
   const pauses = [];
   for (let line = 0; line < 9; line++) {
@@ -204,7 +204,13 @@ test("pauses grow to ten seconds, and begin anew once it was followed", async ()
   assert.deepEqual(pauses, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10]);
   await last().open();
   await last().answer({ data: { position: "e.1", recovered: false } });
-  await last().end();
+  await last().end(1011);
+  assert.equal(states.at(-1)[1].retryInSeconds, 10);
+  await pass(10);
+  await last().open();
+  await last().answer({ data: { position: "e.1", recovered: true } });
+  await pass(10);
+  await last().end(1011);
   assert.equal(states.at(-1)[1].retryInSeconds, 0.2);
 });
 
@@ -213,15 +219,15 @@ for (const code of [1001, 4008]) {
     const { states } = await follow();
     await last().open();
     await last().end(code, "retry_after=7.5");
-    assert.equal(states.at(-1)[1].retryInSeconds, 7.5);
-    await pass(7.4);
+    assert.equal(states.at(-1)[1].retryInSeconds, 7.7);
+    await pass(7.6);
     assert.equal(FakeSocket.made.length, 1);
     await pass(0.2);
     assert.equal(FakeSocket.made.length, 2);
   });
 }
 
-for (const [code, name] of [[4401, "unauthorized"], [4403, "forbidden"], [4999, "forbidden"]]) {
+for (const [code, name] of [[4401, "unauthorized"], [4403, "forbidden"], [4999, "forbidden"], [1002, "forbidden"], [1009, "forbidden"]]) {
   test(`${code} is the end, and what came before is still taken`, async () => {
     const { events, done } = await follow();
     await last().open();
@@ -244,7 +250,7 @@ test("topics that can't be followed are the end too, unless the server is busy",
   const busy = await follow();
   await last().open();
   await last().answer({ status: "error", message: "busy", code: "unavailable", retry_after_seconds: 2 });
-  await pass(2);
+  await pass(2.2);
   assert.equal(busy.states.at(-1)[0], "connecting");
 });
 
@@ -356,4 +362,105 @@ test("a line that fails is lost at once, also where nothing says that it is clos
   last().onerror();
   await settle();
   assert.equal(states.at(-1)[0], "lost");
+});
+
+test("what can't be written as JSON fails by itself, and a closed client opens no line", async () => {
+  const one = client();
+  const asked = assert.rejects(one.call("ping", { amount: 1n }), TypeError);
+  await last().open();
+  await asked;
+  await pass(100);
+  assert.equal(last().closedWith, null);
+  one.close();
+  await assert.rejects(one.call("ping"), Disconnected);
+  assert.equal(FakeSocket.made.length, 1);
+});
+
+test("who fails when told of the shared line's state is told on the console, and the line lives", async () => {
+  const error = mock.method(console, "error", () => {});
+  const one = client({
+    onState: () => {
+      throw new Error("mine");
+    },
+  });
+  const asked = one.call("ping");
+  await last().open();
+  await last().answer({ data: 1 });
+  assert.equal(await asked, 1);
+  assert.equal(error.mock.callCount(), 2);
+});
+
+for (const data of ["null", "<html>", "{}", '{"type":1}', new Uint8Array(2)]) {
+  test(`a message that is none of the protocol's is no more than a lost line: ${data}`, async () => {
+    const { states } = await follow();
+    await last().open();
+    last().onmessage({ data });
+    await settle();
+    assert.equal(states.at(-1)[0], "lost");
+  });
+}
+
+test("more topics than a message takes are followed by several", async () => {
+  const topics = Array.from({ length: 1000 }, (_, number) => ["address", `0x${number}`.padEnd(42, "f")]);
+  const following = client().follow(topics);
+  await last().open();
+  while (last().sent.at(-1).more) await last().answer({});
+  await last().answer({ data: { position: "e.1", recovered: false } });
+  assert.deepEqual(last().sent.flatMap((request) => request.topics).map(({ type, id }) => [type, id]), topics);
+  assert.ok(last().sent.every((request) => JSON.stringify(request).length < 65536 / 3));
+  following.close();
+});
+
+/** Watch one invoice, and keep what comes. */
+async function watch(...topic) {
+  const states = [];
+  const watching = client().watch(...topic);
+  (async () => {
+    for await (const state of watching) states.push(state.version);
+  })();
+  await settle();
+  return states;
+}
+
+test("watching yields the state now and each newer one over lost lines, and after a gap the state again", async () => {
+  const states = await watch("invoice", "x");
+  await last().open();
+  assert.deepEqual(last().sent.at(-1), { action: "subscribe", type: "invoice", id: "x", snapshot: true, request_id: 1 });
+  await last().answer({ data: { position: "e.1", recovered: true, snapshot: { version: 1 } } });
+  await last().tell(event(2));
+  await last().tell({ ...event(7), type: "payment.created" });
+  await last().end();
+  await pass(0.2);
+  await last().open();
+  assert.deepEqual([last().sent.at(-1).action, last().sent.at(-1).after], ["resume", "e.7"]);
+  await last().answer({ data: { position: "e.9", recovered: true } });
+  await last().tell(event(8));
+  assert.deepEqual(states, [1, 2, 8]);
+  await last().end();
+  await pass(0.4);
+  await last().open();
+  await last().answer({ data: { position: "other.3", recovered: false } });
+  await last().tell(event(4)); // before the snapshot, which holds it
+  assert.equal(last().sent.at(-1).action, "unsubscribe");
+  await last().answer({});
+  await last().end(); // before it was had
+  await pass(0.8);
+  await last().open();
+  assert.equal(last().sent.at(-1).action, "subscribe");
+  await last().answer({ data: { position: "other.3", recovered: true, snapshot: { version: 4 } } });
+  await last().tell(event(5));
+  assert.deepEqual(states, [1, 2, 8, 4, 5]);
+});
+
+test("watching an account reads all pages, and leaves out events that are older than what these say", async () => {
+  const states = await watch("account", 1);
+  await last().open();
+  await last().answer({ data: { position: "e.1", recovered: true, snapshot: [{ uid: "a", version: 1 }], next: "c" } });
+  await last().answer({});
+  assert.equal(last().sent.at(-1).cursor, "c");
+  await last().answer({ data: [{ uid: "b", version: 12 }] });
+  assert.equal(last().sent.at(-1).after, "e.1");
+  await last().answer({ data: { position: "e.9", recovered: true } });
+  for (const version of [11, 12, 13]) await last().tell({ ...event(version), data: { uid: "b", version } });
+  assert.deepEqual(states, [1, 12, 13]);
 });

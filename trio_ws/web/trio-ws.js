@@ -1,15 +1,15 @@
 /**
- * The JavaScript client: asks and follows, comes back after any loss of line, and goes on where it was.
+ * The JavaScript client: asks, watches and follows, comes back after any loss of line, and goes on where it was.
  *
  *     import { connect } from "/trio-ws.js";
  *
  *     const client = connect("wss://ws.example", { token });
  *     const invoice = await client.call("create_invoice", { amount: 1000, currency: "USD", account_id: 1 });
- *     for await (const event of client.follow([["invoice", invoice.uid]])) {
- *       if (event.data?.status === "paid") break;
+ *     for await (const { status } of client.watch("invoice", invoice.uid)) {
+ *       if (status === "paid") break;
  *     }
  *
- * Requests share one line. Each `follow` has a line of its own, so that its place in the log is its own too. It has
+ * Requests share one line. Each `watch` and `follow` has a line of its own, so that its place in the log is its own too. It has
  * no dependencies, and is for browsers, and for Node from 22 on (20 with `--experimental-websocket`).
  *
  * @module trio-ws
@@ -21,13 +21,18 @@ const LONGEST_PAUSE_S = 10;
 const OPEN_S = 10; // for a line to open
 const REPLY_S = 30; // the server answers within 5 s or so, or its line is dead
 const SILENCE_S = 30; // a browser does not show the server's pings, so after so long we ask
+const HELD_S = 10; // a line that was lost sooner is no reason to come back sooner
+const MOST_S = 300; // that a server can have us wait
+const BATCH_CHARACTERS = 10_000; // of topics in one message, three bytes each at most; a server takes 64 KiB
 const MOST_WAITING = 10_000; // events: a browser can't stop reading, so who takes them slower is caught up later
 
 // Close codes: RFC 6455 section 7.4.1, and the protocol's section 6.
 const NORMAL = 1000;
 const ABNORMAL = 1006;
 const UNAUTHORIZED = 4401;
-const isFinal = (/** @type {number} */ code) => code >= 4400 && code <= 4999; // not again without a change
+const FAULTS = [1002, 1007, 1009]; // a broken frame, bad UTF-8, a message that is too long
+// Not again without a change.
+const isFinal = (/** @type {number} */ code) => (code >= 4400 && code <= 4999) || FAULTS.includes(code);
 
 const BEGIN = "none.0"; // no log's position: following begins at the end of the one that there is
 
@@ -89,8 +94,9 @@ export function connect(url, options = {}) {
 export class Client {
   /** @type {Line | null} */
   #line = null;
-  /** @type {Set<Following>} */
+  /** @type {Set<Following<any>>} */
   #followings = new Set();
+  #isClosed = false;
   #url;
   #options;
 
@@ -121,8 +127,22 @@ export class Client {
    * @throws {Refused | Disconnected}  `Refused`: the server does not let us in.
    */
   async request(action, fields = {}) {
+    if (this.#isClosed) throw new Disconnected("the client was closed");
     if (!this.#line || this.#line.isLost) this.#line = this.#openLine();
     return this.#line.ask({ action, ...fields });
+  }
+
+  /**
+   * Iterate over the state of what a topic is about, as it is now, and then over each newer one, across lost lines.
+   * Where something may have been missed, as after a restore, the state as it is then comes, which may be an older
+   * one. Of an account or an address: the state of each open invoice. `break` ends it.
+   * @param {string} type
+   * @param {string | number} id
+   * @param {{onState?: OnState}} [options]  `onState`: as for `follow`.
+   * @returns {Following<Message>}
+   */
+  watch(type, id, { onState } = {}) {
+    return this.#start(new States(type, id), onState);
   }
 
   /**
@@ -130,9 +150,15 @@ export class Client {
    * @param {Topic[]} topics
    * @param {{after?: string, onState?: OnState}} [options]  `after`: a position to go on from, else from now on.
    *   `onState`: told of every change of its line; `open` says that it is followed, and from where.
+   * @returns {Following<Event | Gap>}
    */
-  follow(topics, options = {}) {
-    const following = new Following(this.#url, this.#options, topics, options);
+  follow(topics, { after, onState } = {}) {
+    return this.#start(new Events(topics, after), onState);
+  }
+
+  /** @template T @param {Source<T>} source @param {OnState} [onState] @returns {Following<T>} */
+  #start(source, onState) {
+    const following = new Following(this.#url, this.#options, source, onState);
     this.#followings.add(following);
     following.ended.then(() => this.#followings.delete(following));
     return following;
@@ -140,12 +166,20 @@ export class Client {
 
   /** Ask and follow no more. */
   close() {
+    this.#isClosed = true;
     this.#line?.close();
     for (const following of this.#followings) following.close();
   }
 
   #openLine() {
-    const { onState = () => {} } = this.#options;
+    /** @type {OnState} */
+    const onState = (state, detail) => {
+      try {
+        this.#options.onState?.(state, detail);
+      } catch (error) {
+        console.error(error); // whose it is nobody waits for; the line is as good as before
+      }
+    };
     onState("connecting", {});
     const line = new Line(this.#url, this.#options);
     line.opened.then((isOpen) => isOpen && onState("open", {}));
@@ -156,33 +190,185 @@ export class Client {
   }
 }
 
-/** Topics that are followed on a line of their own, again and again from where it was; made by `Client.follow`. */
+/**
+ * What is made of a line's messages.
+ * @template T
+ * @typedef {object} Source
+ * @property {string | undefined} position  Where in the log it goes on from.
+ * @property {(line: Line, follow: Follow<T>) => Promise<void>} begin  Follow on a new line.
+ * @property {(event: Event) => T[]} take  What is to be handed on of an event.
+ */
+/**
+ * Called with the reply that begins following, as it comes, for events may come together with it.
+ * @template T
+ * @typedef {(found: T[], detail: {isResumed: boolean, isGap: boolean}) => void} Follow
+ */
+
+/** Topics' events, and gaps between them. @implements {Source<Event | Gap>} */
+class Events {
+  #topics;
+
+  /** @param {Topic[]} topics @param {string} [after] */
+  constructor(topics, after) {
+    this.#topics = topics.map(([type, id]) => ({ type, id }));
+    this.position = after;
+  }
+
+  /** @param {Line} line @param {Follow<Event | Gap>} follow */
+  async begin(line, follow) {
+    await resume(line, this.position ?? BEGIN, this.#topics, ({ position, recovered }) => {
+      const isResumed = this.position !== undefined;
+      if (!recovered) this.position = position; // else our own stays until its events have come
+      const isGap = isResumed && !recovered;
+      follow(isGap ? [{ position, isGap }] : [], { isResumed, isGap });
+    });
+  }
+
+  /** @param {Event} event @returns {Event[]} */
+  take({ type, data, previous, position }) {
+    this.position = position;
+    return [{ type, data, previous, position, isGap: false }];
+  }
+}
+
+/**
+ * A topic's states: those of now, and then each newer one. After a gap, those of now again.
+ *
+ * A list that is longer than a page is read to its end before its events are: a state of a later page may be newer
+ * than the first events, which are older states then, and are left out.
+ * @implements {Source<Message>}
+ */
+class States {
+  /** @type {string | undefined} */
+  position;
+  #isGap = false;
+  /** @type {Map<string, number>} */
+  #versions = new Map();
+  #topic;
+  #kind;
+
+  /** @param {string} type @param {string | number} id */
+  constructor(type, id) {
+    this.#topic = { type, id };
+    this.#kind = type === "price" ? "price." : "invoice.";
+  }
+
+  /** @param {Line} line @param {Follow<Message>} follow */
+  async begin(line, follow) {
+    if (this.position !== undefined) {
+      await resume(line, this.position, [this.#topic], ({ recovered }) => {
+        if (recovered) return follow([], { isResumed: true, isGap: false });
+        this.position = undefined; // until there is a snapshot
+        this.#isGap = true;
+      });
+      if (this.position !== undefined) return;
+      await demand(line, { action: "unsubscribe", ...this.#topic });
+    }
+    /** @type {any} */
+    let first;
+    const begun = (/** @type {Message[]} */ states) => {
+      this.position = first.position;
+      const isGap = this.#isGap;
+      this.#isGap = false;
+      follow(states, { isResumed: isGap, isGap });
+    };
+    await demand(line, { action: "subscribe", ...this.#topic, snapshot: true }, (reply) => {
+      first = followed(reply);
+      this.#versions.clear();
+      if (!first.next) begun([first.snapshot ?? []].flat());
+    });
+    if (!first.next) return;
+    await demand(line, { action: "unsubscribe", ...this.#topic });
+    /** @type {Message[]} */
+    const later = [];
+    const action = this.#kind === "price." ? "list_prices" : "list_invoices";
+    for (let cursor = first.next; cursor; ) {
+      const { data, next } = await demand(line, { action, cursor });
+      later.push(...data);
+      cursor = next;
+    }
+    await resume(line, first.position, [this.#topic], ({ recovered }) => {
+      if (!recovered) throw new Disconnected("the log was lost meanwhile"); // once more, from the beginning
+      this.#versions = new Map(later.map(({ uid, version }) => [uid, version]));
+      begun([...first.snapshot, ...later]);
+    });
+  }
+
+  /** @param {Event} event @returns {Message[]} */
+  take({ type, data, position }) {
+    this.position = position;
+    if (!type.startsWith(this.#kind)) return [];
+    const known = this.#versions.get(data.uid);
+    return known === undefined || data.version > known ? [data] : [];
+  }
+}
+
+/**
+ * Ask for what has to be.
+ * @param {Line} line @param {Message} request @param {(reply: Message) => void} [take] @returns {Promise<Message>}
+ */
+function demand(line, request, take = () => {}) {
+  return line.ask(request, (reply) => {
+    if (reply.status !== "success") throw new Refused(reply);
+    take(reply);
+  });
+}
+
+/** What a reply says of where following begins. @param {Message} reply @returns {Message} */
+function followed({ data }) {
+  if (typeof data?.position !== "string") throw new Disconnected("what came is no message of the protocol");
+  return data;
+}
+
+/**
+ * Follow topics from a position on, named in as many messages as it takes.
+ * @param {Line} line @param {string} after @param {Message[]} topics @param {(data: Message) => void} take
+ */
+async function resume(line, after, topics, take) {
+  /** @type {Message[]} */
+  let batch = [];
+  let size = 0;
+  for (const topic of topics) {
+    size += JSON.stringify(topic).length + 1;
+    if (batch.length && size > BATCH_CHARACTERS) {
+      await demand(line, { action: "resume", after, topics: batch, more: true });
+      batch = [];
+      size = 0;
+    }
+    batch.push(topic);
+  }
+  await demand(line, { action: "resume", after, topics: batch }, (reply) => take(followed(reply)));
+}
+
+/**
+ * What is followed on a line of its own, again and again from where it was; made by `Client.follow` and `watch`.
+ * @template T
+ */
 export class Following {
-  /** @type {(Event | Gap)[]} What came and was not taken yet. */
+  /** @type {T[]} What came and was not taken yet. */
   #queue = [];
   #isFull = false;
   /** @type {Error | undefined} */
   #error;
   /** @type {Line | undefined} */
   #line;
-  /** @type {string | undefined} */
-  #position;
+  #isFollowed = false;
   #changed = new Signal();
   #closing = new AbortController();
+  #source;
   #onState;
 
   /**
    * @param {string} url
    * @param {Options} options
-   * @param {Topic[]} topics
-   * @param {{after?: string, onState?: OnState}} how
+   * @param {Source<T>} source
+   * @param {OnState} [onState]
    */
-  constructor(url, options, topics, { after, onState = () => {} }) {
-    this.#position = after;
+  constructor(url, options, source, onState = () => {}) {
+    this.#source = source;
     this.#onState = onState;
-    const wanted = topics.map(([type, id]) => ({ type, id }));
     /** Fulfilled when it is followed no more. @type {Promise<void>} */
-    this.ended = this.#run(() => new Line(url, options, (event) => this.#receive(event)), wanted)
+    this.ended = this.#run(() => new Line(url, options, (event) => this.#receive(event)))
       .catch((error) => (this.#error = error)) // as of a WebSocket that a page may not open; whoever iterates is told
       .then(() => this.close());
   }
@@ -194,7 +380,7 @@ export class Following {
     this.#changed.notify();
   }
 
-  /** @returns {AsyncIterator<Event | Gap, void>} */
+  /** @returns {AsyncIterator<T, void>} */
   [Symbol.asyncIterator]() {
     return {
       next: () => this.#next(),
@@ -205,7 +391,7 @@ export class Following {
     };
   }
 
-  /** @returns {Promise<IteratorResult<Event | Gap, void>>} */
+  /** @returns {Promise<IteratorResult<T, void>>} */
   async #next() {
     for (;;) {
       const value = this.#queue.shift();
@@ -220,53 +406,45 @@ export class Following {
     }
   }
 
-  /** @param {() => Line} open @param {{type: string, id: string | number}[]} topics */
-  async #run(open, topics) {
+  /** @param {() => Line} open */
+  async #run(open) {
     let pauses = jitter();
     while (!this.#closing.signal.aborted && !this.#error) {
       this.#onState("connecting", {});
       const line = (this.#line = open());
+      this.#isFollowed = false;
+      let begin = Infinity;
       try {
-        const request = { action: "resume", after: this.#position ?? BEGIN, topics };
-        await line.ask(request, (reply) => this.#resume(reply));
-        pauses = jitter();
+        await this.#source.begin(line, (found, detail) => {
+          begin = Date.now();
+          this.#isFollowed = true;
+          this.#put(found);
+          this.#onState("open", { position: this.#source.position, ...detail });
+        });
       } catch (error) {
-        if (error instanceof Refused) line.lose(ABNORMAL, error.message, error);
-        else if (!(error instanceof Disconnected)) throw error;
+        if (!(error instanceof Refused || error instanceof Disconnected)) throw error;
+        line.lose(ABNORMAL, error.message, error instanceof Refused ? error : undefined);
       }
       const lost = await line.lost;
+      if (Date.now() - begin >= 1000 * HELD_S) pauses = jitter();
       if (!this.#closing.signal.aborted) await this.#pauseAfter(lost, pauses);
     }
     if (!this.#error) this.#onState("closed", {});
   }
 
-  /**
-   * Begin to follow on a line: called with the reply as it comes, for events may come together with it.
-   * @param {Message} reply
-   */
-  #resume(reply) {
-    if (reply.status !== "success") throw new Refused(reply);
-    const { position, recovered } = reply.data;
-    const isResumed = this.#position !== undefined;
-    const isGap = isResumed && !recovered;
-    if (!recovered) this.#position = position; // else our own stays until its events have come
-    if (isGap) this.#put({ position, isGap });
-    this.#onState("open", { position: this.#position, isResumed, isGap });
-  }
-
   /** @param {Message} event */
-  #receive({ type, data, previous, position }) {
-    this.#position = position;
-    this.#put({ type, data, previous, position, isGap: false });
+  #receive(event) {
+    if (!this.#isFollowed) return; // a gap, behind which a snapshot comes
+    this.#put(this.#source.take(/** @type {Event} */ (event)));
     if (this.#queue.length >= MOST_WAITING) {
       this.#isFull = true;
       this.#line?.lose(ABNORMAL, "more came than was taken");
     }
   }
 
-  /** @param {Event | Gap} item */
-  #put(item) {
-    this.#queue.push(item);
+  /** @param {T[]} found */
+  #put(found) {
+    this.#queue.push(...found);
     this.#changed.notify();
   }
 
@@ -277,8 +455,8 @@ export class Following {
       this.#onState("refused", { code, reason: error.message });
       return;
     }
-    const asked = error?.retryAfterSeconds ?? Number(/^retry_after=([0-9.]+)$/.exec(reason)?.[1] ?? NaN);
-    const seconds = Number.isNaN(asked) ? pauses.next().value : asked;
+    const asked = error?.retryAfterSeconds ?? Number(/^retry_after=([0-9.]+)$/.exec(reason)?.[1] ?? 0);
+    const seconds = Math.min(asked || 0, MOST_S) + pauses.next().value; // who are told the same don't come at once
     this.#onState("lost", { code, reason, retryInSeconds: seconds });
     await sleep(seconds, this.#closing.signal);
     while (this.#isFull && !this.#closing.signal.aborted) await this.#changed.wait();
@@ -325,9 +503,10 @@ class Line {
     socket.onclose = ({ code, reason }) => this.lose(code, reason);
     socket.onerror = () => this.lose(ABNORMAL, ""); // after which Node 20 has no `close` come; that of others is 1006, too
     socket.onmessage = ({ data }) => {
-      const message = JSON.parse(data);
-      if ("status" in message) this.#answer(message);
-      else onEvent(message);
+      const message = parse(data);
+      if (message?.status !== undefined) this.#answer(message);
+      else if (isEvent(message)) onEvent(message);
+      else this.lose(ABNORMAL, "what came is no message of the protocol");
       this.#listen();
     };
   }
@@ -391,10 +570,11 @@ class Line {
   #send(request, take = () => {}) {
     const number = ++this.#number;
     return new Promise((resolve, reject) => {
+      const text = JSON.stringify({ ...request, request_id: number }); // which may fail, as of a BigInt
       if (this.isLost) return reject(new Disconnected("the line was lost"));
       const timer = setTimeout(() => this.lose(ABNORMAL, "no reply in time"), 1000 * REPLY_S);
       this.#asked.set(number, { take, resolve, reject, timer });
-      this.#socket.send(JSON.stringify({ ...request, request_id: number }));
+      this.#socket.send(text);
     });
   }
 
@@ -421,6 +601,20 @@ class Line {
   async #failure() {
     return (await this.lost).error ?? new Disconnected("the line was lost before it was open");
   }
+}
+
+/** @param {any} data @returns {any} What it says; undefined where it is no JSON. */
+function parse(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param {any} message */
+function isEvent(message) {
+  return typeof message?.type === "string" && typeof message.position === "string" && typeof message.data === "object" && message.data !== null;
 }
 
 /** Wakes all that wait for a change. */

@@ -20,13 +20,12 @@ class InvoicePage {
   /** @param {string} uid */
   constructor(uid) {
     this.uid = uid;
-    this.version = 0;
+    this.status = "";
   }
 
-  /** @param {any} invoice Shown, unless a newer state of it was. */
+  /** @param {any} invoice */
   show(invoice) {
-    if (invoice.version <= this.version) return;
-    this.version = invoice.version;
+    this.status = invoice.status;
     byId("invoice-trouble").hidden = true;
     byId("invoice-status").dataset.status = invoice.status;
     byId("invoice-status").textContent = invoice.status;
@@ -47,39 +46,24 @@ class InvoicePage {
     if (trouble.code === "unauthorized") askForToken();
   }
 
-  /** Read it: after following has begun, so that nothing passes in between. */
-  async fetch() {
-    try {
-      this.show(await client.call("fetch_invoice", { id: this.uid }));
-    } catch (error) {
-      if (this.version) return;
-      byId("invoice-status").textContent = "unknown";
-      this.complain(error);
-    }
-  }
-
   /** @param {import("/trio-ws.js").State} state @param {import("/trio-ws.js").Detail} detail */
   onState(state, detail) {
     const told = tell(state, detail);
     if (told) note(byId("history"), told[0], told[1]);
-    if (state === "open") {
-      showLine("open", "live");
-      this.fetch();
-    } else showLine(state, told ? told[1] : state);
+    showLine(state, state === "open" ? "live" : told ? told[1] : state);
+    if (detail.isGap) note(byId("history"), "gap", "something may have been missed: read again");
+    if (state === "open" && !this.status) {
+      byId("invoice-status").textContent = "unknown";
+      this.complain({ message: "Invoice not found" });
+    }
   }
 
-  async follow() {
-    const following = client.follow([["invoice", this.uid]], { onState: this.onState.bind(this) });
+  async watch() {
     try {
-      for await (const event of following) {
-        if (event.isGap) {
-          note(byId("history"), "gap", "something may have been missed: reading it anew");
-          continue; // which has begun
-        }
-        const before = event.previous?.status;
-        const now = event.data.status;
-        note(byId("history"), "event", element("b", {}, event.type), before ? ` ${before} → ${now}` : ` ${now}`);
-        this.show(event.data);
+      for await (const invoice of client.watch("invoice", this.uid, { onState: this.onState.bind(this) })) {
+        const change = ` ${this.status} → ${invoice.status}`;
+        if (this.status) note(byId("history"), "event", element("b", {}, `version ${invoice.version}`), change);
+        this.show(invoice);
       }
     } catch (error) {
       this.complain(error);
@@ -104,5 +88,5 @@ export function showInvoice(uid) {
     event.preventDefault();
     page.press(event.submitter);
   });
-  page.follow();
+  page.watch();
 }
