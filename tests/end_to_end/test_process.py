@@ -32,7 +32,7 @@ from tests.end_to_end.serving import (
     serving,
     start_process,
 )
-from trio_ws.client import Event, Following
+from trio_ws.client import Event, Following, Gap
 from trio_ws.client import connect as trio_client
 from trio_ws.database import embedded
 
@@ -305,7 +305,7 @@ def test_the_shell_asks_and_listens(tmp_path: Path) -> None:
             assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
 
 
-async def read_some(events: Following) -> list[str]:
+async def read_some(events: Following[Event | Gap]) -> list[str]:
     """The memos of what comes within a moment."""
     found: list[str] = []
     with trio.move_on_after(0.05):

@@ -26,7 +26,7 @@ from tests.end_to_end.serving import (
     serving,
     workers_of,
 )
-from trio_ws.client import Event, Following
+from trio_ws.client import Event, Following, Gap
 from trio_ws.client import connect as trio_client
 from trio_ws.database import embedded
 
@@ -114,7 +114,7 @@ async def test_a_follower_of_ours_goes_on_at_another_worker(server: Server) -> N
     assert got == [str(number) for number in range(first, 30)]
 
 
-async def take(events: Following) -> dict[str, str]:
+async def take(events: Following[Event | Gap]) -> dict[str, str]:
     """The next event's invoice, once somebody has changed it."""
     while True:
         event = await anext(events)
