@@ -672,6 +672,23 @@ async def test_a_client_that_reads_slowly_may_be_slow_with_its_pong_and_one_that
         assert 30 <= trio.current_time() - read_all <= 30 + 60
 
 
+async def test_who_was_slow_when_pinged_is_excused_from_its_pong_for_the_kernel_may_hold_what_it_has_not_read(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line(ping_seconds=20, pong_seconds=10) as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        await trio.sleep(19)
+        for _ in range(10):
+            line.publish(size=400)
+        await trio.sleep(6)
+        for _ in range(11):  # from here on nothing waits that we know of
+            await line.client.receive_frame()
+        line.client.ignores_pings = True
+        assert await line.client.receive_close() == (CloseCode.UNRESPONSIVE, "no pong")
+        assert 80 <= trio.current_time() <= 90 + 20
+
+
 @pytest.mark.usefixtures("one_by_one")
 async def test_a_client_with_half_a_ping_is_cut_off_as_one_with_half_of_anything(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture

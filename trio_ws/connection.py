@@ -304,6 +304,7 @@ class Connection:
         """Ping, or find that there was no pong in time: whichever it is time for."""
         try:
             if self._pinged is None:
+                self._excuse_if_slow(is_answered=False)  # the kernel holds what went before
                 self._pinged = os.urandom(PING_BYTES)
                 self._outbox.control(PING, self._pinged)
                 self._set_beat(self._settings.pong_seconds)
@@ -313,11 +314,9 @@ class Connection:
             self.fail(error)
 
     def _end_ping(self, *, is_answered: bool) -> None:
-        now = trio.current_time()
-        if self._takes_its_time(is_answered=is_answered):
-            self._excused_until = now + SLOW_SECONDS
+        self._excuse_if_slow(is_answered=is_answered)
         # Where it is us who do not read, the pong may stand behind messages in the socket.
-        is_excused = not self._wire.is_waited_for or now < self._excused_until
+        is_excused = not self._wire.is_waited_for or trio.current_time() < self._excused_until
         if not (is_answered or is_excused):
             self.end(CloseCode.UNRESPONSIVE, "no pong", seconds=self._settings.close_seconds)
         self._pinged = None
@@ -326,6 +325,10 @@ class Connection:
     def _set_beat(self, seconds: float) -> None:
         self._beat.leave()
         self._beat = self._pulse.beat(seconds, self._keep_alive)
+
+    def _excuse_if_slow(self, *, is_answered: bool) -> None:
+        if self._takes_its_time(is_answered=is_answered):
+            self._excused_until = trio.current_time() + SLOW_SECONDS
 
     def _takes_its_time(self, *, is_answered: bool) -> bool:
         """Tell whether it reads slowly: the ping may stand behind what it has not come to yet.
