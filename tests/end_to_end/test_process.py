@@ -305,6 +305,23 @@ def test_the_shell_asks_and_listens(tmp_path: Path) -> None:
             assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
 
 
+def test_the_shell_says_at_once_why_it_can_t_ask(tmp_path: Path, checkout: Path) -> None:
+    certificate = checkout / "tests/webhooks/keys/receiver.pem"
+    with serving(tmp_path, "--tls-cert", str(certificate), "--auth", "token") as server:
+        address = server.url.rpartition("/")[2]
+        for url, complaint in (
+            (f"ws://127.0.0.1:{free_port()}", "Connection refused"),
+            ("ws://nowhere.invalid", "can't connect to nowhere.invalid: "),
+            (f"wss://{address}", "its certificate is not trusted"),
+        ):
+            command = [sys.executable, "-m", "trio_ws", "call", "ping", "--url", url]
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+            )
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+            assert complaint in done.stderr
+
+
 async def read_some(events: Following[Event | Gap]) -> list[str]:
     """The memos of what comes within a moment."""
     found: list[str] = []

@@ -25,6 +25,7 @@ Token = Annotated[
         env_var=TOKEN_VARIABLE, help="Who you are. In the environment no other user of the machine sees it."
     ),
 ]
+Ca = Annotated[str | None, Parameter(help="PEM file of the certificates to trust, for wss://.")]
 
 
 def listen(
@@ -35,13 +36,14 @@ def listen(
     after: Annotated[str | None, Parameter(help="Position to go on from. Default: from now on.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
+    ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines."""
 
     async def follow() -> None:
         async with (
-            client.connect(url, token=token) as server,
+            client.connect(url, token=token, ca=ca) as server,
             server.follow((type_, id_), after=after) as events,
         ):
             async for event in events:
@@ -50,7 +52,7 @@ def listen(
     _ask(follow)
 
 
-def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = None) -> None:
+def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = None, ca: Ca = None) -> None:
     """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text."""
     given = {}
     for field in fields:
@@ -63,7 +65,7 @@ def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = No
             given[name] = value
 
     async def ask() -> None:
-        async with client.connect(url, token=token) as server:
+        async with client.connect(url, token=token, ca=ca, is_patient=False) as server:
             print(_json(await server.call(action, **given)))
 
     _ask(ask)
@@ -101,7 +103,7 @@ def _ask(question: Callable[[], Awaitable[None]]) -> None:
         detail = f" ({error.detail})" if error.detail else ""
         raise StartupError(f"{error}{detail}") from None
     except client.Disconnected as error:
-        raise StartupError(f"{error}: is the server running, and is --url right?") from None
+        raise StartupError(f"{error}: is the server running, and are --url and --ca right?") from None
     except ValueError as error:
         raise SettingsError(str(error)) from None
     except BaseExceptionGroup as errors:

@@ -50,7 +50,12 @@ REPLY_SECONDS = 30.0  # the server answers within 5 s or so, or its line is dead
 
 @asynccontextmanager
 async def connect(
-    url: str, *, token: str | None = None, open_stream: OpenStream | None = None
+    url: str,
+    *,
+    token: str | None = None,
+    open_stream: OpenStream | None = None,
+    ca: str | None = None,
+    is_patient: bool = True,
 ) -> AsyncIterator["Client"]:
     """Yield a client of the server at a `ws://` or `wss://` URL; its lines are opened when they are needed.
 
@@ -58,11 +63,13 @@ async def connect(
         url: Where the server is.
         token: Who we are; None: nobody, for a server that asks for none.
         open_stream: How to get there; None: TCP, and TLS for `wss://`. Tests give the simulated network's.
+        ca: PEM file of the certificates to trust for `wss://`; None: those that the system trusts.
+        is_patient: Whether to try again where no line can be opened; false: `Disconnected` says why at once.
 
     Raises:
-        ValueError: the URL is none of these.
+        ValueError: the URL is none of these, the token can be none, or `ca` can't be read.
     """
-    address = Address.of(url, token, open_stream)
+    address = Address.of(url, token, open_stream, ca=ca, is_patient=is_patient)
     async with open_nursery() as nursery:
         yield Client(address, nursery)
 

@@ -10,7 +10,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from trio_ws.client.errors import Refused
 from trio_ws.client.line import encode, next_message, understood
-from trio_ws.client.opening import Address, open_patiently, pauses
+from trio_ws.client.opening import MOST_SECONDS, Address, open_patiently, pauses
 from trio_ws.errors import CloseCode
 
 # The protocol's section 6: not again without a change.
@@ -21,7 +21,6 @@ FINAL_CODES = {
     *range(4400, 5000),
 }
 HELD_SECONDS = 10.0  # a line that was lost sooner is no reason to come back sooner
-MOST_SECONDS = 300.0  # that a server can have us wait
 BATCH_BYTES = 32768  # of topics in one message; a server takes 64 KiB by default
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
-from trio_ws.client.errors import Refused
+from trio_ws.client.errors import Disconnected, Refused
 from trio_ws.errors import leaves
 
 logger = logging.getLogger(__name__)
@@ -28,12 +28,14 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 OPEN_SECONDS = 10.0  # for the line and its handshake
 CLOSE_SECONDS = 1.0
+MOST_SECONDS = 300.0  # that a server can have us wait
 MESSAGE_BYTES = 16 * 2**20  # a page is 128 KiB; older servers send lists in one piece
-NOT_OPENED = (OSError, trio.TooSlowError, HandshakeError, ConnectionClosed, trio.BrokenResourceError)
+NOT_OPENED = (OSError, HandshakeError, ConnectionClosed, trio.BrokenResourceError)
 FINAL_STATUSES = (400, 401, 403, 404, 405, 426, 431)  # not again without a change
 
 Stream = trio.abc.HalfCloseableStream
 OpenStream = Callable[[], Awaitable[Stream]]
+Opened = tuple[WebSocketConnection, Stream]
 
 
 class Address(NamedTuple):
@@ -43,10 +45,19 @@ class Address(NamedTuple):
     path: str
     headers: list[tuple[bytes, bytes]]
     open_stream: OpenStream
+    is_patient: bool
 
     @classmethod
-    def of(cls, url: str, token: str | None, open_stream: OpenStream | None) -> "Address":
-        """Take a URL apart.
+    def of(
+        cls,
+        url: str,
+        token: str | None = None,
+        open_stream: OpenStream | None = None,
+        *,
+        ca: str | None = None,
+        is_patient: bool = True,
+    ) -> "Address":
+        """Take a URL apart; the rest is as for `connect`.
 
         Raises:
             ValueError: it is no `ws://` or `wss://` URL, or no token can look so.
@@ -58,34 +69,45 @@ class Address(NamedTuple):
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ValueError(f"{url!r} is no ws:// or wss:// URL")
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+        try:
+            trusted = ssl.create_default_context(cafile=ca) if parts.scheme == "wss" else None
+        except OSError as error:
+            raise ValueError(f"{ca} holds no certificates that can be trusted: {error}") from None
 
         async def open_socket() -> Stream:
             socket = await trio.open_tcp_stream(host, port)
-            if parts.scheme == "ws":
+            if trusted is None:
                 return socket
-            encrypted: Any = trio.SSLStream(socket, ssl.create_default_context(), server_hostname=host)
-            await encrypted.do_handshake()  # here, where its error is seen
+            encrypted: Any = trio.SSLStream(socket, trusted, server_hostname=host)
+            try:
+                await encrypted.do_handshake()  # here, where its error is seen
+            except BaseException:
+                await trio.aclose_forcefully(socket)
+                raise
             return encrypted  # type: ignore[no-any-return] # a Stream; it lacks send_eof, which nobody calls
 
         headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
-        return cls(parts.netloc.rpartition("@")[2], parts.path or "/", headers, open_stream or open_socket)
+        netloc, path = parts.netloc.rpartition("@")[2], parts.path or "/"
+        return cls(netloc, path, headers, open_stream or open_socket, is_patient)
 
 
 @asynccontextmanager
 async def open_patiently(address: Address) -> AsyncIterator[WebSocketConnection]:
-    """Yield an open WebSocket, after as many tries as it takes.
+    """Yield an open WebSocket, after as many tries as it takes; or one, where there is no patience.
 
     Raises:
         Refused: the server will not have us, however often we try.
+        Disconnected: the one try failed; the message says why.
     """
     for number, pause in enumerate(pauses()):
-        opened, least_pause = None, 0.0
+        opened: Opened | str = ""  # or why not
+        least_pause = 0.0
         # Once, where somebody may see it; after that it is no news.
         say = logger.info if number else logger.warning
         try:
             async with open_nursery() as nursery:
-                opened = await _open(address, nursery, say)
-                if opened is not None:
+                opened = await _open(address, nursery)
+                if not isinstance(opened, str):
                     socket, stream = opened
                     try:
                         yield socket
@@ -101,11 +123,16 @@ async def open_patiently(address: Address) -> AsyncIterator[WebSocketConnection]
                 code = "unauthorized" if status == HTTPStatus.UNAUTHORIZED else "forbidden"
                 message = f"The server turned us away: {status} {HTTPStatus(status).phrase}"
                 raise Refused({"message": message, "code": code}) from None
-            say("%s turns us away for now: HTTP status %d", address.host, status)
-            least_pause = _retry_after(rejected)
-        if opened is not None:
+            opened, least_pause = (
+                f"it turns us away for now, with HTTP status {status}",
+                _retry_after(rejected),
+            )
+        if not isinstance(opened, str):
             return
-        await trio.sleep(max(pause, least_pause))
+        if not address.is_patient:
+            raise Disconnected(f"can't connect to {address.host}: {opened}")
+        say("can't connect to %s: %s; trying on", address.host, opened)
+        await trio.sleep(pause + min(least_pause, MOST_SECONDS))
 
 
 @asynccontextmanager
@@ -137,9 +164,8 @@ def _retry_after(rejected: ConnectionRejected) -> float:
     return float(seconds) if seconds.isdigit() else 0.0
 
 
-async def _open(
-    address: Address, nursery: trio.Nursery, say: Callable[..., None]
-) -> tuple[WebSocketConnection, Stream] | None:
+async def _open(address: Address, nursery: trio.Nursery) -> Opened | str:
+    """Return an open WebSocket and its stream, or why there is none."""
     try:
         with trio.fail_after(OPEN_SECONDS):
             stream: Any = await address.open_stream()
@@ -156,6 +182,15 @@ async def _open(
                 await trio.aclose_forcefully(stream)
                 raise
             return socket, stream
+    except trio.TooSlowError:
+        return f"no answer within {OPEN_SECONDS:.0f} s"
     except NOT_OPENED as error:
-        say("can't connect to %s: %s; trying on", address.host, str(error) or type(error).__name__)
-        return None
+        return _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    """Say what went wrong: trio has the reasons of the network and of TLS as causes."""
+    cause = leaves(error.__cause__ or error)[0]
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({cause.verify_message})"
+    return str(cause) or type(cause).__name__
