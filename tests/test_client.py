@@ -250,16 +250,18 @@ async def test_a_message_that_is_none_of_the_protocol_s_is_no_more_than_a_lost_l
 
 
 async def test_a_request_that_is_cancelled_leaves_no_half_frame(
-    autojump_clock: MockClock, client: Client, world: World
+    autojump_clock: MockClock, world: World
 ) -> None:
-    await client.call("ping")
-    for line in world.network.lines:
-        line.hold()
-    with trio.move_on_after(1):
-        await client.call("fetch_invoice", id="x" * 60_000)
-    for line in world.network.lines:
-        line.heal()
-    assert (await client.call("ping"))["type"] == "pong"
+    async def open_slowly() -> Halting:
+        return Halting(await world.network.call())
+
+    async with connect("ws://till.example", open_stream=open_slowly) as client:
+        await client.call("ping")
+        with trio.move_on_after(1):
+            await client.call("ping")
+        begin = trio.current_time()
+        assert (await client.call("ping"))["type"] == "pong"
+        assert trio.current_time() - begin < REPLY_SECONDS
 
 
 @pytest.mark.parametrize("token", ["trio_ws_secret\n", "trio_ws_secret x", ""])
@@ -318,6 +320,42 @@ async def test_after_a_gap_watching_yields_the_state_again_though_it_is_older_an
         assert (await anext(states))["version"] == 1
         database.update_invoice(uid, memo="again")
         assert (await anext(states))["memo"] == "again"
+
+
+async def test_a_state_that_was_not_had_before_the_line_was_lost_is_asked_for_on_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    asked: list[str] = []
+    followed = {
+        "status": "success",
+        "data": {"position": "a.1", "recovered": True, "snapshot": {"version": 7}},
+    }
+    lost = {"status": "success", "data": {"position": "b.1", "recovered": False}}
+    scripts = iter([[followed], [lost], [followed]])  # and then the line is lost
+
+    async def serve(stream: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            socket = await (await wrap_server_stream(nursery, stream)).accept()
+            for reply in next(scripts, []):
+                asked.append(json.loads(await socket.get_message())["action"])
+                await socket.send_message(json.dumps(reply))
+            await trio.sleep(1)
+            await socket.aclose()
+
+    async with trio.open_nursery() as nursery:
+
+        async def open_line() -> trio.abc.HalfCloseableStream:
+            await trio.lowlevel.checkpoint()
+            ours, theirs = lockstep_stream_pair()
+            nursery.start_soon(serve, theirs)
+            return ours
+
+        async with connect("ws://till.example", open_stream=open_line) as client:
+            states = client.watch("invoice", "x")
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert [await anext(states) for _ in range(2)] == [{"version": 7}] * 2
+        nursery.cancel_scope.cancel()
+    assert asked == ["subscribe", "resume", "subscribe"]
 
 
 async def test_watching_an_account_yields_all_its_open_invoices_and_then_what_changes(
@@ -467,6 +505,16 @@ class Around(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         await self.stream.aclose()
+
+
+class Halting(Around):
+    """A line that takes two seconds for each frame, and has half of it meanwhile."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        half = len(data) // 2
+        await self.stream.send_all(data[:half])
+        await trio.sleep(2)
+        await self.stream.send_all(data[half:])
 
 
 class BlackHole(Around):
