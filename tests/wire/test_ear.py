@@ -1,5 +1,6 @@
 """One ear for all clients: who is silent is not woken, and nothing that anybody says is lost."""
 
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import trio.testing
 from tests import raw
 from trio_ws.settings import Settings
 from trio_ws.testing.ear import SimulatedEar
-from trio_ws.testing.lines import SimulatedLine
+from trio_ws.testing.lines import SimulatedLine, SimulatedStream
 from trio_ws.wire.ear import RECEIVE_BYTES, TURN_HEARD, Deaf, Ear, SocketEar, open_ear
 from trio_ws.wire.frames import Frame
 from trio_ws.wire.stream import Wire
@@ -204,6 +205,24 @@ async def test_the_end_is_seen_by_who_reads(ear: type[Ear], connect: Connect) ->
         listener, theirs = await room.connect_and_speak(connect)
         await theirs.send_eof()
         await listener.until(lambda one: one.has_ended)
+
+
+@both
+async def test_the_end_that_comes_together_with_what_was_said_last_is_seen_too(
+    ear: type[Ear], connect: Connect
+) -> None:
+    data, said = texts(2)
+    async with listening(ear()) as room:
+        listener, theirs = await room.connect_and_speak(connect)
+        if isinstance(theirs, trio.SocketStream):  # the ear has no turn between the two
+            os.write(theirs.socket.fileno(), data)
+            theirs.socket.shutdown(trio.socket.SHUT_WR)
+        else:
+            assert isinstance(theirs, SimulatedStream)
+            assert theirs.send_some(data) == len(data)
+            await theirs.send_eof()
+        await listener.until(lambda one: one.has_ended)
+        assert listener.in_order[1:] == said
 
 
 @both

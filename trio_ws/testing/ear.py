@@ -39,4 +39,4 @@ class SimulatedEar:
             while True:
                 known = await stream.news(known)
                 await trio.lowlevel.checkpoint()  # others may come before, as with a poll
-                hear()
+                hear(stream.is_over)

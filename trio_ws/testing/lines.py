@@ -166,13 +166,19 @@ class _Way:
         arrives = self._chunks[0][0] if self._chunks else self._ends_at
         return None if self.line.is_held or arrives > trio.current_time() else self._pop(max_bytes)
 
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the end has arrived, behind what was not read yet."""
+        now = trio.current_time()
+        is_whole = not self._chunks or self._chunks[-1][0] <= now
+        return self.line.is_cut or (self._ends_at <= now and is_whole)
+
     async def news(self, known: int) -> int:
         """Wait until more has arrived, or the end, than what is known; return how much."""
         while True:
             now = trio.current_time()
             to_come = [arrives for arrives, _ in self._chunks if arrives > now]
-            is_over = self.line.is_cut or (self._ends_at <= now and not to_come)
-            arrived = self._count - len(to_come) + is_over
+            arrived = self._count - len(to_come) + self.is_over
             if arrived > known and (self.line.is_cut or not self.line.is_held):
                 return arrived
             until = min([*to_come, self._ends_at if self._ends_at > now else math.inf])
@@ -265,6 +271,11 @@ class SimulatedStream(Stream):
     async def news(self, known: int) -> int:
         """Wait until more has come than what is known, which begins with 0; return how much."""
         return await self._inwards.news(known)
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the end has come, behind what was not read yet."""
+        return self._inwards.is_over
 
     async def send_eof(self) -> None:
         """Say that there is no more; see `trio.abc.HalfCloseableStream`."""

@@ -17,7 +17,7 @@ RECEIVE_BYTES = 16384
 EVENTS = 128  # from one look, which are heard before others have their turn
 TURN_HEARD = 64  # requests that are heard before that: a ms or so
 
-Hear = Callable[[], int]
+Hear = Callable[[bool], int]
 # Returns what has come: nothing at the end, None where nothing has come yet.
 Read = Callable[[], bytes | None]
 
@@ -27,6 +27,8 @@ class Ear(Protocol):
 
     def listen(self, stream: trio.abc.Stream, hear: Hear) -> Read | None:
         """Have `hear` be called whenever something new has come; it returns how many requests it took.
+
+        It is called with whether the end has come, too, behind what was not read yet.
 
         What was there before is not told of. None: this stream is to be waited for by who reads it.
         """
@@ -96,9 +98,9 @@ class SocketEar:
                 await trio.lowlevel.wait_readable(self._poll.fileno())
                 while ready := self._poll.poll(0, EVENTS):  # who was told of comes last in the next look
                     heard = 0
-                    for descriptor, _ in ready:
+                    for descriptor, events in ready:
                         if (hear := self._hear.get(descriptor)) is not None:
-                            heard += hear()
+                            heard += hear(bool(events & select.EPOLLRDHUP))
                         if heard >= TURN_HEARD:
                             heard = 0
                             await trio.lowlevel.checkpoint()

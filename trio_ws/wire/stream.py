@@ -53,6 +53,7 @@ class Wire:
         "_error",
         "_has_come",
         "_heard",
+        "_is_over",
         "_only_head",
         "_parked",
         "_read",
@@ -89,6 +90,7 @@ class Wire:
         self._take: Callable[[list[Frame]], int] | None = None
         self._read: Read | None = None  # while the ear listens
         self._has_come = False  # what nobody was told of, perhaps
+        self._is_over = False  # whether the end has come, behind what was not read yet
         self._parked: trio.lowlevel.Task | None = None  # who waits for what the ear hears
         self._heard: list[Frame] = []
         self._error: Exception | None = None
@@ -155,8 +157,9 @@ class Wire:
             self._wake([])
         self._read = self._take = None
 
-    def _hear(self) -> int:
+    def _hear(self, is_over: bool) -> int:  # noqa: FBT001 - as an ear calls it
         """Take what has come, or wake who receives; for the ear."""
+        self._is_over = self._is_over or is_over
         self._has_come = True
         if self._parked is None or self._take is None or (data := self._read_now()) is None:
             return 0
@@ -176,7 +179,8 @@ class Wire:
     def _read_now(self) -> bytes | None:
         assert self._read is not None  # noqa: S101 - it is not called else
         data = self._read()
-        self._has_come = data is not None and len(data) == RECEIVE_BYTES  # less is all that there was
+        # Less is all that there was, but for the end, which may have come with it and is told of once.
+        self._has_come = data is not None and (len(data) == RECEIVE_BYTES or self._is_over)
         return data
 
     async def _park(self) -> list[Frame]:
