@@ -520,6 +520,21 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(autojump_clock: Mock
         line.publish()
 
 
+async def test_a_client_that_vanished_is_gone_once_what_it_asked_is_done(autojump_clock: MockClock) -> None:
+    async with open_line() as line:
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        line.database.gate = trio.Event()
+        await line.client.send(action="create_invoice", amount=1, currency="USD", account_id=1)
+        await wait_all_tasks_blocked()
+        await trio.aclose_forcefully(line.client.stream)
+        line.publish()  # by which the writer finds that nobody reads
+        await wait_all_tasks_blocked()
+        line.database.gate.set()
+        await wait_all_tasks_blocked()
+        assert line.ended_at == 0
+
+
 async def test_a_client_that_has_gone_leaves_no_garbage(autojump_clock: MockClock) -> None:
     async with open_line() as line:
         await line.client.send(action="subscribe", type="account", id=1)

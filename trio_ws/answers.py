@@ -225,6 +225,7 @@ class Answers:
                 self._go_on()
         except trio.BrokenResourceError:
             self._client.stop_reading()
+            self._news.unpark_all()  # who runs here may wait for this reply alone
         except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
             self._client.fail(error)
 
