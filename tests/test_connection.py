@@ -496,6 +496,28 @@ async def _read_until_the_end(client: RawClient) -> None:
             pass
 
 
+async def test_much_that_waits_behind_a_query_goes_on_in_a_turn_of_its_own(autojump_clock: MockClock) -> None:
+    """Or a batch would keep everybody waiting for all that its clients have asked besides."""
+    async with open_line() as line:
+        turns: list[trio.lowlevel.Task] = []
+
+        def now() -> float:
+            turns.append(trio.lowlevel.current_task())
+            return 0.0
+
+        line.services.now = now
+        line.database.gate = trio.Event()
+        await line.client.send(action="create_invoice", amount=1, currency="USD", account_id=1)
+        for _ in range(2 * answers.ASKED_REQUESTS):
+            await line.client.send(action="ping")
+        await wait_all_tasks_blocked()
+        line.database.gate.set()
+        assert (await line.client.receive())["status"] == "success"
+        for _ in range(2 * answers.ASKED_REQUESTS):
+            assert (await line.client.receive())["type"] == "pong"
+        assert {turn.name.rpartition(".")[2] for turn in turns} == {"live"}
+
+
 # Endings
 
 

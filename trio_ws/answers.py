@@ -221,7 +221,9 @@ class Answers:
                 del self._asked[0]
                 self._add(begun)
             self._reply()
-            if not self._asked and (self._waiting or self._is_closed):
+            if len(self._waiting) > ASKED_REQUESTS:
+                self._pause()  # whose turn it is tells others, too: much goes on in a turn of its own
+            elif not self._asked and (self._waiting or self._is_closed):
                 self._go_on()
         except trio.BrokenResourceError:
             self._client.stop_reading()
