@@ -205,6 +205,22 @@ async def test_a_bug_is_told_to_who_asked(autojump_clock: MockClock) -> None:
     assert len(traces) == 1, "none is told of how the others were told"
 
 
+async def test_a_query_that_answers_too_few_is_a_bug_for_who_asked_and_the_work_goes_on(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(_: Kitchen, __: Sequence[tuple[int]]) -> list[int | None]:
+        await trio.sleep(1)
+        return [1]
+
+    monkeypatch.setattr(Kitchen, "run", run)
+    async with working(Kitchen()) as batches:
+        tickets = [batches.ask(number) for number in range(1, 4)]
+        for ticket in tickets:
+            with pytest.raises(ValueError, match="zip"):
+                await ticket.wait()
+        assert await batches.ask(4).wait() == 4
+
+
 async def test_who_waits_too_long_is_told_so_and_not_served_later(autojump_clock: MockClock) -> None:
     kitchen, answers = Kitchen(), dict[int, Any]()
     async with working(kitchen, workers=0) as batches:

@@ -99,17 +99,15 @@ class Batches:
         try:
             many = [ticket.arguments for ticket in batch]
             outcomes = await self._in_time(batch[0], self._run, many)
+            answered = list(zip(batch, outcomes, strict=True))
         except ActionError as error:
-            outcomes = [type(error)(error.message) for _ in batch]
+            answered = [(ticket, type(error)(error.message)) for ticket in batch]
         except Exception as error:  # noqa: BLE001 - a bug, which is for who asked to report
-            outcomes = [error for _ in batch]
-        done = []
-        for ticket, outcome in zip(batch, outcomes, strict=True):
+            answered = [(ticket, error) for ticket in batch]
+        for ticket, outcome in answered:
             if outcome is None:
                 nursery.start_soon(self._answer_alone, ticket)
-            else:
-                done.append((ticket, outcome))
-        _settle(done)
+        _settle([(ticket, outcome) for ticket, outcome in answered if outcome is not None])
 
     async def _answer_alone(self, ticket: Ticket[Any]) -> None:
         try:
