@@ -240,6 +240,8 @@ class Chaos:
                 topics = [{"type": "account", "id": follower.account}]
                 line.send(json.dumps({"action": "resume", "after": follower.after, "topics": topics}))
                 reply = json.loads(line.recv(timeout=10))
+                if reply["status"] != "success":  # as where the log can't be read just now
+                    continue
                 follower.lines += 1
                 follower.gaps += not reply["data"]["recovered"]
                 left = own.randrange(*lasts) if lasts else sys.maxsize

@@ -164,6 +164,7 @@ class HeadReader:
         self.rest = b""
         self._limit_bytes = limit_bytes
         self._come = bytearray()
+        self._lines = 0
 
     def feed(self, data: bytes) -> Head | None:
         """Take bytes as they come, and return the head once it is whole.
@@ -177,6 +178,9 @@ class HeadReader:
         size = blank.end() if blank else len(self._come)
         if self._limit_bytes is not None and size + (not blank) > self._limit_bytes:
             raise Refusal(431, "The request head is too long")
+        self._lines += data.count(b"\n", 0, len(data) if not blank else 0)
+        if self._lines > MAX_LINES:
+            raise Refusal(431, f"The request head has over {MAX_LINES} lines")
         if not blank and self._come[0] > _SPACE:  # no head begins so, but TLS does, and would wait for us
             return None
         self.rest = bytes(self._come[size:])
