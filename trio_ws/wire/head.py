@@ -172,13 +172,13 @@ class HeadReader:
         Raises:
             Refusal: it is no HTTP, or too long, or says what can't be understood.
         """
-        known = max(0, len(self._come) - 2)  # the blank line that ends it may come in pieces
+        known = len(self._come)
         self._come += data
-        blank = _BLANK_LINE.search(self._come, known)
+        blank = _BLANK_LINE.search(self._come, max(0, known - 2))  # it may come in pieces
         size = blank.end() if blank else len(self._come)
         if self._limit_bytes is not None and size + (not blank) > self._limit_bytes:
             raise Refusal(431, "The request head is too long")
-        self._lines += data.count(b"\n", 0, len(data) if not blank else 0)
+        self._lines += self._come.count(b"\n", known, size)
         if self._lines > MAX_LINES:
             raise Refusal(431, f"The request head has over {MAX_LINES} lines")
         if not blank and self._come[0] > _SPACE:  # no head begins so, but TLS does, and would wait for us
@@ -188,8 +188,6 @@ class HeadReader:
 
 
 def _parse(text: str) -> Head:
-    if text.count("\n") > MAX_LINES:
-        raise Refusal(431, f"The request head has over {MAX_LINES} lines")
     if (match := _HEAD.fullmatch(text)) is None:
         raise Refusal(400, "This is no request head that can be read")
     method, target, version, fields, *_ = match.groups()
