@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
@@ -22,14 +21,13 @@ import trio
 from msgspec import UNSET, Raw
 
 from trio_ws.database import expiry, queries, tokens
-from trio_ws.database.batches import Batches
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection, InvoiceFilter, InvoicePage, PricePart, Snapshot
-from trio_ws.database.tickets import Ticket
+from trio_ws.database.queries import InvoiceFilter, InvoicePage, PricePart, Snapshot
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
 from trio_ws.identity import NOBODY, Identity
 from trio_ws.messages import PAGE_BYTES, CreateInvoice, Event, Invoice, Position, Price, Status, Topic
+from trio_ws.testing.answering import Answering
 from trio_ws.testing.log import SimulatedLog
 from trio_ws.testing.refusals import CheckViolation, LockNotAvailable, UniqueViolation
 from trio_ws.testing.rules import MAY_BECOME, InvoiceRow, PriceRow
@@ -67,7 +65,7 @@ def _by(part: str, query: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-class SimulatedDatabase(Statements):
+class SimulatedDatabase(Answering, Statements):
     """Accounts, invoices, prices and the event log.
 
     Attributes:
@@ -95,7 +93,7 @@ class SimulatedDatabase(Statements):
         self.written_at: float | None = None
         self._first_due = NEVER  # or earlier: before it, nothing expires
         self._watchers: dict[Wake, None] = {}
-        self._batches = self._open_batches()
+        Answering.__init__(self)
         self.webhooks = SimulatedQueue(self._now)
         self._log = SimulatedLog(self._now, self.webhooks, self._notify)
         self._tables = Tables(self._now, seed, self._commit)
@@ -105,44 +103,21 @@ class SimulatedDatabase(Statements):
 
     # As the server sees it: trio_ws.database.gateway.Database
 
-    async def run(
-        self,
-        query: Callable[[Connection, *Arguments], T],
-        *args: *Arguments,
-        lane: Lane = Lane.CLIENTS,  # noqa: ARG002 - none is ever busy
-    ) -> T:
-        """Answer the query as PostgreSQL would."""
-        (outcome,) = await self._run_together(query, [args])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
-        """Answer it with others like it, as the real one does."""
-        return self._batches[query].ask(*args)
-
     async def watch(self, wake: Wake) -> None:
         """Notify and work on batches until cancelled."""
         self._watchers[wake] = None
         try:
             async with trio.open_nursery() as nursery:
-                for batches in self._batches.values():
-                    nursery.start_soon(batches.work)
+                self._start_batches(nursery)
         finally:
             del self._watchers[wake]
 
-    def _open_batches(self) -> dict[Callable[..., Any], Batches]:
-        return {  # what waits has all the time
-            query: Batches(
-                query.__name__, partial(self._run_together, query), partial(self.run, query), math.inf
-            )
-            for query in queries.TOGETHER
-        }
-
     async def _run_together(
-        self, query: Callable[[Connection, *Arguments], T], many: Sequence[tuple[*Arguments]]
+        self,
+        query: Callable[..., T],
+        lane: Lane,  # noqa: ARG002 - none is ever busy
+        many: Sequence[tuple[Any, ...]],
     ) -> list[T | Exception]:
-        """Return what comes of each, one after the other, in one statement."""
         await trio.lowlevel.cancel_shielded_checkpoint()  # a thread can't be cancelled either
         seconds = self.delay + sum(cost(query, many) for cost in self.costs)
         if self.gate is not None or seconds:

@@ -8,25 +8,21 @@ async with simulated_server(here) as cut_off, simulated_server(there) as world:
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 
-from trio_ws.database import queries
-from trio_ws.database.batches import Batches
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import Connection
-from trio_ws.database.tickets import Ticket
 from trio_ws.errors import Outage
+from trio_ws.testing.answering import Answering
 from trio_ws.testing.database import SimulatedDatabase
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 
-class SimulatedGateway:
+class SimulatedGateway(Answering):
     """The sessions of one server, for `simulated_server`.
 
     Args:
@@ -45,15 +41,7 @@ class SimulatedGateway:
         self.refused: frozenset[Lane] = frozenset()
         self._listening = trio.CancelScope()
         self._sessions: dict[Lane, None] = {}  # the lanes that have one
-        self._batches = {
-            query: Batches(
-                query.__name__,
-                partial(self._run_together, query, joined.lane),
-                partial(self.run, query, lane=joined.lane),
-                math.inf,  # what waits has all the time
-            )
-            for query, joined in queries.TOGETHER.items()
-        }
+        super().__init__()
 
     def now(self) -> float:
         """Return what time it is, in Unix seconds."""
@@ -69,22 +57,6 @@ class SimulatedGateway:
         self.database = database
         self.end_sessions()
 
-    async def run(
-        self,
-        query: Callable[[Connection, *Arguments], T],
-        *args: *Arguments,
-        lane: Lane = Lane.CLIENTS,
-    ) -> T:
-        """Answer the query as PostgreSQL would, if it can be reached."""
-        (outcome,) = await self._run_together(query, lane, [args])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
-        """Answer it with others like it, as the real one does."""
-        return self._batches[query].ask(*args)
-
     async def watch(self, wake: Wake) -> None:
         """Notify, as long as the database can be reached, and work on batches, until cancelled."""
 
@@ -93,8 +65,7 @@ class SimulatedGateway:
                 wake(upto)
 
         async with trio.open_nursery() as nursery:
-            for batches in self._batches.values():
-                nursery.start_soon(batches.work)
+            self._start_batches(nursery)
             while True:
                 with trio.CancelScope() as self._listening:
                     await self.database.watch(pass_on)
@@ -106,7 +77,7 @@ class SimulatedGateway:
         if self.is_cut or not self._has_session(lane):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise Outage("The database can't be reached")
-        outcomes = await self.database._run_together(query, many)  # noqa: SLF001 - ours
+        outcomes = await self.database._run_together(query, lane, many)  # noqa: SLF001 - ours
         if self.is_cut or lane not in self._sessions:
             raise Outage("The database failed; whether this was done is not known")
         return outcomes
