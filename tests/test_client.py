@@ -44,6 +44,21 @@ class Lines:
         self.streams.clear()
 
 
+Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
+
+
+def lines_to(serve: Serve, nursery: trio.Nursery) -> OpenStream:
+    """Return how to open lines, at whose other ends somebody serves."""
+
+    async def open_line() -> trio.abc.HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = lockstep_stream_pair()
+        nursery.start_soon(serve, theirs)
+        return ours
+
+    return open_line
+
+
 @pytest.fixture
 def lines() -> Lines:
     return Lines()
@@ -236,13 +251,7 @@ async def test_a_message_that_is_none_of_the_protocol_s_is_no_more_than_a_lost_l
 
     assert len(await pauses_of_a_follower(babble, 100)) > 5
     async with trio.open_nursery() as nursery:
-
-        async def open_line() -> trio.abc.HalfCloseableStream:
-            await trio.lowlevel.checkpoint()
-            ours, theirs = lockstep_stream_pair()
-            nursery.start_soon(babble, theirs)
-            return ours
-
+        open_line = lines_to(babble, nursery)
         async with connect("ws://till.example", open_stream=open_line) as client:
             with pytest.raises(Disconnected):
                 await client.call("ping")
@@ -343,13 +352,7 @@ async def test_a_state_that_was_not_had_before_the_line_was_lost_is_asked_for_on
             await socket.aclose()
 
     async with trio.open_nursery() as nursery:
-
-        async def open_line() -> trio.abc.HalfCloseableStream:
-            await trio.lowlevel.checkpoint()
-            ours, theirs = lockstep_stream_pair()
-            nursery.start_soon(serve, theirs)
-            return ours
-
+        open_line = lines_to(serve, nursery)
         async with connect("ws://till.example", open_stream=open_line) as client:
             states = client.watch("invoice", "x")
             with trio.fail_after(PATIENCE_SECONDS):
@@ -689,22 +692,16 @@ async def test_pauses_between_tries_are_random_below_a_bound_that_doubles(autoju
     assert min(longest) < LONGEST_PAUSE_SECONDS * 0.1
 
 
-Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
-
-
 async def pauses_of_a_follower(serve: Serve, seconds: float) -> list[float]:
     """How long it leaves a server alone that serves each line so, each time."""
     times: list[float] = []
+
+    async def note_and_serve(stream: trio.abc.HalfCloseableStream) -> None:
+        times.append(trio.current_time())
+        await serve(stream)
+
     async with trio.open_nursery() as nursery:
-
-        async def open_line() -> trio.abc.HalfCloseableStream:
-            await trio.lowlevel.checkpoint()
-            ours, theirs = lockstep_stream_pair()
-            times.append(trio.current_time())
-            nursery.start_soon(serve, theirs)
-            return ours
-
-        await follow_for(seconds, open_line)
+        await follow_for(seconds, lines_to(note_and_serve, nursery))
         nursery.cancel_scope.cancel()
     return [later - earlier for earlier, later in itertools.pairwise(times)]
 
