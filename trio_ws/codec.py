@@ -73,7 +73,7 @@ def decode(frame: str | bytes) -> Action:
         action = _decoder.decode(frame)
     except _UNREADABLE as error:
         raise _explain(frame, error) from None
-    if _is_too_deep(frame):
+    if len(frame) > MAX_DEPTH and _is_too_deep(frame):  # hardly any is so long
         raise DecodeFailure(InvalidMessage(_TOO_DEEP), action.request_id)
     return action
 

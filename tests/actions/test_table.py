@@ -68,7 +68,7 @@ async def test_an_error_is_answered_with_its_code(
         await trio.lowlevel.checkpoint()
         raise error("said")
 
-    monkeypatch.setitem(table.ACTIONS, Ping, table.Row(fail, None))
+    monkeypatch.setitem(table.ACTIONS, Ping, table.Row(Ping, fail, None))
     reply = await ask('{"action":"ping","request_id":"r"}')
     assert (reply["status"], reply["code"], reply["request_id"]) == ("error", error.code, "r")
     assert reply.get("retry_after_seconds") == error.retry_after_seconds

@@ -60,19 +60,27 @@ class Row:
     """What there is to know of an action.
 
     Args:
+        action: Its struct.
         handler: Does it.
         scope: What a token has to allow; None: anybody may.
         cost: Returns how many of the requests that a client may send it counts for; None: for one.
 
     Attributes:
+        name: What a client calls it.
         is_later: Whether all of it is to be awaited.
     """
 
-    __slots__ = ("cost", "handler", "is_later", "scope")
+    __slots__ = ("action", "cost", "handler", "is_later", "name", "scope")
 
     def __init__(
-        self, handler: Handler, scope: Scope | None, cost: Callable[[Any], float] | None = None
+        self,
+        action: type[Action],
+        handler: Handler,
+        scope: Scope | None,
+        cost: Callable[[Any], float] | None = None,
     ) -> None:
+        self.action = action
+        self.name = str(action.__struct_config__.tag)
         self.handler: Any = handler
         self.scope = scope
         self.cost = cost
@@ -80,20 +88,23 @@ class Row:
 
 
 ACTIONS: dict[type, Row] = {
-    Subscribe: Row(topics.subscribe, "read", _of_topic),
-    Resume: Row(topics.resume, "read", _of_topics),
-    Unsubscribe: Row(topics.unsubscribe, "read", _of_topic),
-    UnsubscribeAll: Row(topics.unsubscribe_all, "read"),
-    CreateInvoice: Row(invoices.create_invoice, "write"),
-    FetchInvoice: Row(invoices.fetch_invoice, "read"),
-    CancelInvoice: Row(invoices.cancel_invoice, "write"),
-    UpdateInvoice: Row(invoices.update_invoice, "process"),
-    ListInvoices: Row(invoices.list_invoices, "read"),
-    ListPrices: Row(prices.list_prices, "read"),
-    SetPrice: Row(prices.set_price, "process"),
-    ConvertPrice: Row(prices.convert_price, "read"),
-    Authenticate: Row(identities.authenticate, None),
-    Ping: Row(identities.ping, None),
+    row.action: row
+    for row in (
+        Row(Subscribe, topics.subscribe, "read", _of_topic),
+        Row(Resume, topics.resume, "read", _of_topics),
+        Row(Unsubscribe, topics.unsubscribe, "read", _of_topic),
+        Row(UnsubscribeAll, topics.unsubscribe_all, "read"),
+        Row(CreateInvoice, invoices.create_invoice, "write"),
+        Row(FetchInvoice, invoices.fetch_invoice, "read"),
+        Row(CancelInvoice, invoices.cancel_invoice, "write"),
+        Row(UpdateInvoice, invoices.update_invoice, "process"),
+        Row(ListInvoices, invoices.list_invoices, "read"),
+        Row(ListPrices, prices.list_prices, "read"),
+        Row(SetPrice, prices.set_price, "process"),
+        Row(ConvertPrice, prices.convert_price, "read"),
+        Row(Authenticate, identities.authenticate, None),
+        Row(Ping, identities.ping, None),
+    )
 }
 
 
@@ -150,12 +161,12 @@ class Request:
             begun = handler(self._action, self._services, self._session)
         except Exception as error:  # noqa: BLE001 - each is answered
             return self.finish(error)
-        if isinstance(begun, Reply):
-            return self.finish(begun)
         if isinstance(begun, Ticket):
             return begun
-        self.later = begun
-        return None
+        if callable(begun):
+            self.later = begun
+            return None
+        return self.finish(begun)
 
     async def wait(self) -> bytes:
         """Do what takes waiting, and return the reply as a frame."""
@@ -174,8 +185,11 @@ class Request:
 
     def finish(self, done: Reply | Exception) -> bytes:
         """Return the reply as a frame."""
-        reply = self._explain(done) if isinstance(done, Exception) else done
-        metrics.count_request(self._name, getattr(reply, "code", "success"))
+        code, reply = "success", done
+        if isinstance(reply, Exception):
+            reply = self._explain(reply)
+            code = reply.code
+        metrics.count_request(self._name, code)
         if self._request_id is not None:
             reply.request_id = self._request_id
         return encode_frame(TEXT, encode(reply))
@@ -191,7 +205,7 @@ class Request:
 
     @property
     def _name(self) -> str:
-        return "unknown" if self._action is None else str(self._action.__struct_config__.tag)
+        return "unknown" if self._action is None else self.row.name
 
 
 def _failure(error: ActionError) -> Failure:

@@ -103,6 +103,8 @@ class Screen:
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes as they come, and return what they say: whole messages, pings and pongs."""
+        if self.has_ended:
+            return []
         if self._partial:
             self._partial += data
             if len(self._partial) < self._wanted:
@@ -113,7 +115,7 @@ class Screen:
         at, turn = 0, TURN_FRAMES
         self.has_more = False
         try:
-            while at < len(data) and not self.has_ended:
+            while at < len(data):
                 if not turn:
                     self.has_more, self._wanted = True, 0
                     break
@@ -123,12 +125,15 @@ class Screen:
                 elif end := self._find_end(data, at):
                     if (frame := self._take(data, at, end)) is not None:
                         said.append(frame)
+                    elif self.close is not None:
+                        return said
                 else:
                     break
                 at = end
         except Violation as violation:
             self.violation = violation
-        if not self.has_ended:
+            return said
+        if at < len(data):
             self._partial += data[at:]
         return said
 
