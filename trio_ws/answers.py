@@ -173,17 +173,16 @@ class Answers:
         begun = request.begin()
         if begun is None:
             return False
+        if isinstance(begun, Ticket) and begun.is_settled:
+            begun = request.finish(begun.outcome)
         if isinstance(begun, Ticket):
-            if begun.is_settled:
-                begun = request.finish(begun.outcome)
-            else:
-                begun.joins = self._beside is not None
-                begun.on_settled(self._tell)
-                self._beside = request
-        if self._asked or isinstance(begun, Ticket):
-            self._asked.append((request, begun))
-        else:
+            begun.joins = self._beside is not None
+            begun.on_settled(self._tell)
+            self._beside = request
+        elif not self._asked:
             self._add(begun)
+            return True
+        self._asked.append((request, begun))
         return True
 
     def _wait(self, request: Request) -> None:

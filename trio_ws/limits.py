@@ -22,8 +22,8 @@ class Bucket:
     )
 
     def __init__(self, per_second: float | None, burst: float | None) -> None:
-        self._per_second = math.inf if per_second is None else per_second
-        self._burst = math.inf if burst is None else burst
+        self._per_second = per_second or 0.0
+        self._burst = math.inf if per_second is None or burst is None else burst
         self._left = self._burst
         self._then = -math.inf
 
@@ -34,11 +34,12 @@ class Bucket:
             now: The time, in seconds, which never goes back.
             cost: How many; what costs more than the bucket holds can be taken from a full one.
         """
-        if math.inf in (self._per_second, self._burst):
+        burst = self._burst
+        if burst == math.inf:
             return 0.0
-        self._left = min(self._burst, self._left + (now - self._then) * self._per_second)
+        self._left = min(burst, self._left + (now - self._then) * self._per_second)
         self._then = now
-        lacking = min(cost, self._burst) - self._left
+        lacking = min(cost, burst) - self._left
         if lacking > ROUNDING:
             return lacking / self._per_second
         self._left -= cost

@@ -185,27 +185,24 @@ class Request:
 
     def finish(self, done: Reply | Exception) -> bytes:
         """Return the reply as a frame."""
+        name = "unknown" if self._action is None else self.row.name
         code, reply = "success", done
         if isinstance(reply, Exception):
-            reply = self._explain(reply)
+            reply = self._explain(name, reply)
             code = reply.code
-        metrics.count_request(self._name, code)
+        metrics.count_request(name, code)
         if self._request_id is not None:
             reply.request_id = self._request_id
         return encode_frame(TEXT, encode(reply))
 
-    def _explain(self, error: Exception) -> Failure:
+    def _explain(self, name: str, error: Exception) -> Failure:
         if isinstance(error, ActionError):
             return _failure(error)
         figures = {"request_id": self._request_id}  # a bug: logged whole, shown as nothing
         with logs.of(self._session.log_fields):  # whoever's task it is
-            logger.error("%s failed", self._name, exc_info=error, extra={"figures": figures})
+            logger.error("%s failed", name, exc_info=error, extra={"figures": figures})
         metrics.BUGS.inc()
         return Failure(message="Internal server error", code="internal")
-
-    @property
-    def _name(self) -> str:
-        return "unknown" if self._action is None else self.row.name
 
 
 def _failure(error: ActionError) -> Failure:

@@ -128,9 +128,9 @@ async def _follow_prices(
 
 
 def _check_room_beside_others(topics: Sequence[Topic], services: Services, session: Session) -> None:
-    followed = session.follower.topics
-    new = {name for topic in topics if (name := str(topic)) not in followed}
-    _check_room(len(followed) + len(new), services)
+    followed, most = session.follower.topics, services.settings.subscriptions
+    if most is not None and len(followed) + len(topics) > most:  # of which some may be followed already
+        _check_room(len({*followed, *map(str, topics)}), services)
 
 
 def _check_room(count: int, services: Services) -> None:

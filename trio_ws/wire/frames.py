@@ -112,30 +112,40 @@ class Screen:
             data = bytes(self._partial)
             self._partial.clear()
         said: list[Frame] = []
-        at, turn = 0, TURN_FRAMES
         self.has_more = False
         try:
-            while at < len(data):
-                if not turn:
-                    self.has_more, self._wanted = True, 0
-                    break
-                turn -= 1
-                if end := self._find_short(data, at):
-                    said.append((TEXT, _decode(unmask(data[at + 2 : at + 6], data[at + 6 : end]))))
-                elif end := self._find_end(data, at):
-                    if (frame := self._take(data, at, end)) is not None:
-                        said.append(frame)
-                    elif self.close is not None:
-                        return said
-                else:
-                    break
-                at = end
+            self._pass_on(data, said)
         except Violation as violation:
             self.violation = violation
-            return said
+        except UnicodeDecodeError:
+            self.violation = Violation(CloseCode.INVALID_TEXT, "text is not UTF-8")
+        return said
+
+    def _pass_on(self, data: bytes, said: list[Frame]) -> None:
+        """Add what the data says, up to a close frame or the end of a turn, and keep what is not whole.
+
+        Raises:
+            Violation: a frame is none that a client may send.
+            UnicodeDecodeError: what has to be text is none.
+        """
+        at, turn = 0, TURN_FRAMES
+        while at < len(data):
+            if not turn:
+                self.has_more, self._wanted = True, 0
+                break
+            turn -= 1
+            if end := self._find_short(data, at):
+                said.append((TEXT, unmask(data[at + 2 : at + 6], data[at + 6 : end]).decode()))
+            elif end := self._find_end(data, at):
+                if (frame := self._take(data, at, end)) is not None:
+                    said.append(frame)
+                elif self.close is not None:
+                    return
+            else:
+                break
+            at = end
         if at < len(data):
             self._partial += data[at:]
-        return said
 
     def _find_short(self, data: bytes, at: int) -> int:
         """Return where a short text ends that begins there, is whole and may; else 0.
@@ -210,7 +220,7 @@ class Screen:
             return opcode, payload
         if not fin or opcode == CONTINUATION:
             return self._take_fragment(opcode, payload, fin=fin)
-        return opcode, _decode(payload) if opcode == TEXT else payload
+        return opcode, payload.decode() if opcode == TEXT else payload
 
     def _take_fragment(self, opcode: int, payload: bytes, *, fin: bool) -> Frame | None:
         """Collect a message's fragments, and return it once it is whole."""
@@ -220,7 +230,7 @@ class Screen:
             return None
         self._fragments = None
         whole = bytes(message.payload)
-        return message.opcode, _decode(whole) if message.opcode == TEXT else whole
+        return message.opcode, whole.decode() if message.opcode == TEXT else whole
 
 
 class _Fragments:
@@ -235,18 +245,8 @@ class _Fragments:
     def add(self, payload: bytes, *, fin: bool) -> None:
         self.count += 1
         self.payload += payload
-        try:
-            if self._decoder is not None:
-                self._decoder.decode(payload, final=fin)
-        except UnicodeDecodeError:
-            raise Violation(CloseCode.INVALID_TEXT, "text is not UTF-8") from None
-
-
-def _decode(text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        raise Violation(CloseCode.INVALID_TEXT, "text is not UTF-8") from None
+        if self._decoder is not None:
+            self._decoder.decode(payload, final=fin)  # bad text ends it before it is whole
 
 
 def unmask(key: bytes, data: bytes) -> bytes:
@@ -279,8 +279,5 @@ def _check_close(payload: bytes) -> bytes:
     code = int.from_bytes(payload[:2], "big")
     if payload and (len(payload) == 1 or code not in CLOSE_CODES):
         raise Violation(CloseCode.PROTOCOL_ERROR, "close frame without a code that may be sent")
-    try:
-        payload[2:].decode()
-    except UnicodeDecodeError:
-        raise Violation(CloseCode.INVALID_TEXT, "close reason is not UTF-8") from None
+    payload[2:].decode()  # it is text
     return payload
