@@ -200,8 +200,6 @@ async def test_a_browser_brings_it_as_a_subprotocol(guarded: Guarded) -> None:
     [
         {"authorization": "Bearer wrong"},
         {"authorization": "Bearer"},
-        {"authorization": "Basic dG9rZW4tMTo="},
-        {"authorization": ""},
         {"sec-websocket-protocol": "trio-ws, bearer.wrong"},
     ],
 )
@@ -211,6 +209,17 @@ async def test_a_wrong_token_is_refused_before_the_upgrade(guarded: Guarded, hea
     with pytest.raises(ConnectionRejected) as refused:
         await world.connect(**headers)
     assert refused.value.status_code == 401
+
+
+@pytest.mark.parametrize("others", ["Basic dG9rZW4tMTo=", "Negotiate x", ""])
+async def test_another_scheme_is_no_token_of_ours(guarded: Guarded, others: str) -> None:
+    world, program = guarded
+    token = await program.create_token()
+    client = await world.connect(authorization=others)
+    assert (await request(client, action="list_prices"))["code"] == "unauthorized"
+    headers: dict[str, Any] = {"sec-websocket-protocol": f"trio-ws, bearer.{token}"}
+    client = await world.connect(authorization=others, **headers)
+    assert (await request(client, action="list_prices"))["status"] == "success"
 
 
 async def test_a_token_in_the_url_is_none(guarded: Guarded) -> None:

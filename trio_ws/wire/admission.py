@@ -1,6 +1,7 @@
 """Who may come in: the paths that lead here, the page that a browser calls from, the token that it brings."""
 
 import ipaddress
+import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 from trio_ws.errors import ActionError, Unauthorized
 from trio_ws.settings import Settings
 from trio_ws.wire.head import Head, Refusal
+
+logger = logging.getLogger(__name__)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -101,19 +104,37 @@ def find_client(head: Head, peer: Address, proxies: Sequence[Network]) -> Addres
     """Return where a client is: the last hop that was told by a proxy that we trust, and is none itself."""
     hops = head.items("x-forwarded-for")
     while hops and any(peer in network for network in proxies):
-        try:
-            told = ipaddress.ip_address(hops.pop())
-        except ValueError:  # "unknown", or nonsense
+        if (told := _read_hop(hops.pop())) is None:
             break
         peer = getattr(told, "ipv4_mapped", None) or told
     return peer
 
 
+def _read_hop(hop: str) -> Address | None:
+    """Return the address that a proxy wrote, with or without a port, or None where it is none."""
+    host = hop.strip('"')
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        logger.warning(
+            "a trusted proxy names a client's address unreadably", extra={"figures": {"told": hop}}
+        )
+        return None
+
+
 def find_token(head: Head) -> str | None:
-    """Return the token that comes with the request; a header that holds none counts as a wrong one."""
+    """Return the token that comes with the request; an empty one counts as a wrong one.
+
+    Another scheme's is none of ours: a proxy may ask for a password of its own.
+    """
     for value in head.values("authorization"):
-        scheme, _, token = value.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
+        scheme, _, token = value.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
     for name in head.items("sec-websocket-protocol"):
         if name.startswith(BEARER_SUBPROTOCOL):
             return name.removeprefix(BEARER_SUBPROTOCOL)
