@@ -50,6 +50,15 @@ def test_a_client_is_where_the_last_proxy_that_we_trust_says(peer: str, told: li
         ("localhost.evil.example", "http://localhost.evil.example", False),
         ("evil.example", "https://shop.example", True),  # this page is welcome by name
         ("[", "http://[", False),
+        ("localhost:443", "https://localhost", True),  # the port that need not be said
+        ("localhost", "http://localhost:80", True),
+        ("localhost:80", "https://localhost", False),
+        ("LOCALHOST:8080", "HTTP://localhost:8080", True),
+        ("evil.example", "https://shop.example:443", True),
+        ("evil.example", "https://shop.example:8443", False),
+        ("evil.example", "http://shop.example", False),
+        ("evil.example", "https://till.example", True),  # it stands in the list with a slash
+        ("", "null", False),
     ],
 )
 def test_without_tokens_a_name_that_anybody_may_lead_here_is_not_our_own(
@@ -58,7 +67,7 @@ def test_without_tokens_a_name_that_anybody_may_lead_here_is_not_our_own(
     welcome: bool,  # noqa: FBT001
 ) -> None:
     head = Head("GET", "/", "1.1", {"host": [host], "origin": [origin]})
-    origins = ["https://shop.example"]
+    origins = ["https://shop.example", "https://Till.example/"]
     if welcome:
         check_origin(head, origins, is_open=True)
     else:

@@ -106,12 +106,15 @@ def refuse_body(head: Head | None) -> Head | None:
 def read_by_h11(data: bytes) -> Head | None:
     """Read a head with h11, and refuse what we refuse besides."""
     http = h11.Connection(h11.SERVER)
+    data = re.sub(rb"\A\r?\n", b"", data)  # RFC 9112 section 2.2: one empty line before it means nothing
     http.receive_data(data)
     try:
         request = http.next_event()
     except h11.RemoteProtocolError:
         raise Refusal(400, "h11 refuses it") from None
     if not isinstance(request, h11.Request):
+        if re.match(rb"[^\n]*[^ -~\r\n]|[^\n]*\r[^\n]", data):
+            raise Refusal(400, "no request line, which need not be whole for that")
         return None
     head = data.removesuffix(http.trailing_data[0])
     if re.search(rb"\n[ \t]", head) or len(re.findall(rb"(?im)^content-length:", head)) > 1:
@@ -165,6 +168,29 @@ def test_a_head_is_read_as_h11_reads_it(data: bytes, chunk: int) -> None:
     compare(data, chunk)
 
 
+@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"\x80", b"GE\xff", b"\r\nGET /\0", b"GET / HTTP/1.1\rX"])
+def test_what_no_head_begins_with_is_refused_before_a_line_is_whole(data: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        read(data)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "data", [b"\r", b"\r\n", b"\n", b"\r\nG", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\n\xff"]
+)
+def test_what_a_head_may_begin_with_is_waited_for(data: bytes) -> None:
+    assert read(data) is None
+
+
+def test_an_absolute_target_says_which_host_is_called() -> None:
+    head = read(raw.head("http://localhost:81/ws?a=http://x/", Host="evil.example"))
+    assert head is not None
+    assert (head.host, head.path) == ("localhost:81", "/ws")
+    head = read(raw.head("/ws?a=http://x/", Host="evil.example"))
+    assert head is not None
+    assert (head.host, head.path) == ("evil.example", "/ws")
+
+
 def test_no_head_takes_longer_than_its_length() -> None:
     for byte in (b" ", b"\t", b"x", b":", b"\r"):
         with pytest.raises(Refusal):
@@ -176,6 +202,10 @@ def test_no_head_takes_longer_than_its_length() -> None:
     [
         raw.head(),
         raw.head("/ws"),
+        raw.head("http://localhost/ws?x=1"),
+        raw.head("WS://localhost"),
+        b"\r\n" + raw.head(),
+        raw.head(Origin="https://SHOP.example:443"),
         raw.head(Connection="keep-alive, Upgrade", Upgrade="WebSocket"),
         raw.head(Origin="https://shop.example"),
         raw.head(Origin="http://LOCALHOST"),
@@ -213,7 +243,7 @@ REFUSED = {
     "another origin": (403, raw.head(Origin="https://evil.example")),
     "an origin that is none": (403, raw.head(Origin="http://[")),
     "another path": (404, raw.head("/elsewhere")),
-    "a whole URL": (404, raw.head("http://localhost/")),
+    "a URL of something else": (404, raw.head("ftp://localhost/")),
     "another method": (405, raw.head(method="POST")),
     "an older version": (426, raw.head(Sec_WebSocket_Version="8")),
     "a plain GET": (426, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),

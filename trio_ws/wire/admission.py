@@ -18,6 +18,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PATHS = ("/", "/ws")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 SUBPROTOCOL = "trio-ws"
 BEARER_SUBPROTOCOL = "bearer."  # what browsers can send: they set no header
 
@@ -75,11 +76,11 @@ def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
     """
     if not (callers := head.values("origin")):
         return
-    hosts = [host.lower() for host in head.values("host")]
-    if is_open:
-        hosts = [host for host in hosts if _is_no_name(host)]
-    for origin in callers:
-        if origin not in origins and _host_of(origin) not in hosts:
+    is_ours = not is_open or _is_no_name(head.host)
+    for caller in callers:
+        scheme, host, _ = origin = _read_origin(caller)
+        is_same = is_ours and origin == _read_origin(f"{scheme}://{head.host}")
+        if not (caller in origins or (host and (is_same or origin in map(_read_origin, origins)))):
             raise Refusal(403, "Pages of this origin may not call")
 
 
@@ -93,11 +94,13 @@ def _is_no_name(host: str) -> bool:
     return True
 
 
-def _host_of(origin: str) -> str | None:
+def _read_origin(text: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port, as origins are compared: RFC 6454 section 5. No host: it is none."""
     try:
-        return urlsplit(origin).netloc.lower()
+        url = urlsplit(text)
+        return url.scheme, url.hostname or "", url.port or DEFAULT_PORTS.get(url.scheme)
     except ValueError:  # as for http://[
-        return None
+        return "", "", None
 
 
 def find_client(head: Head, peer: Address, proxies: Sequence[Network]) -> Address:

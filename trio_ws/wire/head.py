@@ -23,9 +23,12 @@ MAX_LINES = MAX_ITEMS = 100
 _TCHARS = r"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
 _FIELD = rf"({_TCHARS}):([^\0\n\v\f\r]*+)\r?\n"
 _FIELDS = re.compile(_FIELD)
-_HEAD = re.compile(rf"({_TCHARS}) ([!-~]++) HTTP/([0-9]\.[0-9])\r?\n((?:{_FIELD})*)\r?\n")
+_HEAD = re.compile(rf"(?:\r?\n)?({_TCHARS}) ([!-~]++) HTTP/([0-9]\.[0-9])\r?\n((?:{_FIELD})*)\r?\n")
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_SPACE = 0x20
+# How each head begins, as far as it has come. TLS does not, and other binary data: it would wait for us.
+_BEGINNING = re.compile(rb"(?:\r?\n)?(?:[!-~][ -~]*+\r?(?:\n|\Z)|\Z)|\r\Z")
+# A target as a proxy is asked, with the host that then counts: section 3.2.2 of RFC 9112.
+_ABSOLUTE = re.compile(r"(?:https?|wss?)://([^/?#@]+)", re.IGNORECASE)
 
 # The headers that mean something to us; in no other does it matter what they hold.
 READ_HEADERS = frozenset({"authorization", "connection", "host", "origin", "upgrade"})
@@ -80,8 +83,14 @@ class Head(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The target without its query."""
-        return self.target.partition("?")[0]
+        """The target without its query, and without a host."""
+        return _ABSOLUTE.sub("", self.target, 1).partition("?")[0] or "/"
+
+    @property
+    def host(self) -> str:
+        """Which of our names is called, and where its port is told, that."""
+        absolute = _ABSOLUTE.match(self.target)
+        return absolute[1] if absolute else "".join(self.values("host"))
 
     @property
     def asks_for_websocket(self) -> bool:
@@ -181,7 +190,7 @@ class HeadReader:
         self._lines += self._come.count(b"\n", known, size)
         if self._lines > MAX_LINES:
             raise Refusal(431, f"The request head has over {MAX_LINES} lines")
-        if not blank and self._come[0] > _SPACE:  # no head begins so, but TLS does, and would wait for us
+        if not blank and _BEGINNING.match(self._come):
             return None
         self.rest = bytes(self._come[size:])
         return _parse(self._come[:size].decode("latin-1"))
