@@ -125,8 +125,8 @@ def encoded() -> bytes:
 
 def document() -> dict[str, Any]:
     """Return the document: https://www.asyncapi.com/docs/reference/specification/v3.0.0."""
-    requests = {_tag(type(example)): _request(example) for example in _REQUESTS}
-    replies = {_reply_name(tag): _reply(tag, action) for action in ACTIONS for tag in [_tag(action)]}
+    requests = {ACTIONS[type(example)].name: _request(example) for example in _REQUESTS}
+    replies = {_reply_name(row.name): _reply(row.name, action) for action, row in ACTIONS.items()}
     events = {name: _event(name, data) for name, data in EVENTS.items()}
     failure = {"error": _message("Failure", "What any request may be answered.", Failure)}
     told = {**requests, **replies, **failure, **events}
@@ -166,7 +166,7 @@ def document() -> dict[str, Any]:
             }
         },
         "operations": {
-            **{_tag(action): _operation(_tag(action), row.scope) for action, row in ACTIONS.items()},
+            **{row.name: _operation(row.name, row.scope) for row in ACTIONS.values()},
             "events": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/socket"},
@@ -216,7 +216,7 @@ def _request(example: Struct) -> dict[str, Any]:
     asked = {name: value for name, value in _plain(example).items() if value is not None}
     asked.pop("snapshot", None)
     return {
-        "name": _tag(action),
+        "name": ACTIONS[action].name,
         "summary": _prose(action),
         "payload": _reference(action),
         "examples": [{"payload": asked}],
@@ -362,10 +362,6 @@ def _reference_to(name: str) -> Schema:
 
 
 # Words
-
-
-def _tag(action: type) -> str:
-    return str(action.__struct_config__.tag)  # type: ignore[attr-defined] # every action is a Struct
 
 
 def _reply_name(tag: str) -> str:

@@ -73,7 +73,7 @@ def decode(frame: str | bytes) -> Action:
         action = _decoder.decode(frame)
     except _UNREADABLE as error:
         raise _explain(frame, error) from None
-    if len(frame) > MAX_DEPTH and _is_too_deep(frame):  # hardly any is so long
+    if _is_too_deep(frame):
         raise DecodeFailure(InvalidMessage(_TOO_DEEP), action.request_id)
     return action
 
@@ -121,7 +121,7 @@ def encode_event(event: Event) -> bytes:
 
 def _is_too_deep(frame: str) -> bool:
     """Tell whether a frame that is JSON has too many levels."""
-    if frame.count("[") + frame.count("{") <= MAX_DEPTH:
+    if len(frame) <= MAX_DEPTH or frame.count("[") + frame.count("{") <= MAX_DEPTH:
         return False  # nearly always, and in less than a µs
     between = "".join(_mask_escapes(frame).split('"')[::2])
     steps = memoryview(between.encode().translate(_LEVELS, _NO_BRACKETS)).cast("b")

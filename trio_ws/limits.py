@@ -22,7 +22,7 @@ class Bucket:
     )
 
     def __init__(self, per_second: float | None, burst: float | None) -> None:
-        self._per_second = per_second or 0.0
+        self._per_second = per_second or 0.0  # of what is unlimited, nothing is counted
         self._burst = math.inf if per_second is None or burst is None else burst
         self._left = self._burst
         self._then = -math.inf

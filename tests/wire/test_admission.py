@@ -59,6 +59,8 @@ def test_a_client_is_where_the_last_proxy_that_we_trust_says(peer: str, told: li
         ("evil.example", "http://shop.example", False),
         ("evil.example", "https://till.example", True),  # it stands in the list with a slash
         ("", "null", False),
+        ("", "", False),
+        ("", "://", False),
     ],
 )
 def test_without_tokens_a_name_that_anybody_may_lead_here_is_not_our_own(

@@ -243,6 +243,8 @@ REFUSED = {
     "another origin": (403, raw.head(Origin="https://evil.example")),
     "an origin that is none": (403, raw.head(Origin="http://[")),
     "another path": (404, raw.head("/elsewhere")),
+    "a URL in a path": (404, raw.head("/http://localhost")),
+    "a path before a URL": (404, raw.head("/wshttp://localhost")),
     "a URL of something else": (404, raw.head("ftp://localhost/")),
     "another method": (405, raw.head(method="POST")),
     "an older version": (426, raw.head(Sec_WebSocket_Version="8")),

@@ -129,7 +129,8 @@ async def _follow_prices(
 
 def _check_room_beside_others(topics: Sequence[Topic], services: Services, session: Session) -> None:
     followed, most = session.follower.topics, services.settings.subscriptions
-    if most is not None and len(followed) + len(topics) > most:  # of which some may be followed already
+    # Of these, some may be followed already. To count them each time is a twentieth of a lone `subscribe`.
+    if most is not None and len(followed) + len(topics) > most:
         _check_room(len({*followed, *map(str, topics)}), services)
 
 

@@ -76,11 +76,11 @@ def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
     """
     if not (callers := head.values("origin")):
         return
-    is_ours = not is_open or _is_no_name(head.host)
-    for caller in callers:
-        scheme, host, _ = origin = _read_origin(caller)
-        is_same = is_ours and origin == _read_origin(f"{scheme}://{head.host}")
-        if not (caller in origins or (host and (is_same or origin in map(_read_origin, origins)))):
+    welcome = [_read_origin(origin) for origin in origins]
+    has_host = not is_open or _is_no_name(head.host)
+    for caller in map(_read_origin, callers):
+        is_own = has_host and caller == _read_origin(f"{caller[0]}://{head.host}")
+        if not is_own and caller not in welcome:
             raise Refusal(403, "Pages of this origin may not call")
 
 
@@ -95,12 +95,14 @@ def _is_no_name(host: str) -> bool:
 
 
 def _read_origin(text: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port, as origins are compared: RFC 6454 section 5. No host: it is none."""
+    """Return scheme, host and port, as origins are compared: RFC 6454 section 5; of none, the text alone."""
     try:
         url = urlsplit(text)
-        return url.scheme, url.hostname or "", url.port or DEFAULT_PORTS.get(url.scheme)
+        if url.hostname:
+            return url.scheme, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
     except ValueError:  # as for http://[
-        return "", "", None
+        pass
+    return "", text, None
 
 
 def find_client(head: Head, peer: Address, proxies: Sequence[Network]) -> Address:

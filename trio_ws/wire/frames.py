@@ -279,5 +279,8 @@ def _check_close(payload: bytes) -> bytes:
     code = int.from_bytes(payload[:2], "big")
     if payload and (len(payload) == 1 or code not in CLOSE_CODES):
         raise Violation(CloseCode.PROTOCOL_ERROR, "close frame without a code that may be sent")
-    payload[2:].decode()  # it is text
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise Violation(CloseCode.INVALID_TEXT, "close reason is not UTF-8") from None
     return payload

@@ -28,7 +28,7 @@ _BLANK_LINE = re.compile(rb"\n\r?\n")
 # How each head begins, as far as it has come. TLS does not, and other binary data: it would wait for us.
 _BEGINNING = re.compile(rb"(?:\r?\n)?(?:[!-~][ -~]*+\r?(?:\n|\Z)|\Z)|\r\Z")
 # A target as a proxy is asked, with the host that then counts: section 3.2.2 of RFC 9112.
-_ABSOLUTE = re.compile(r"(?:https?|wss?)://([^/?#@]+)", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"\A(?:https?|wss?)://([^/?#@]+)", re.IGNORECASE)
 
 # The headers that mean something to us; in no other does it matter what they hold.
 READ_HEADERS = frozenset({"authorization", "connection", "host", "origin", "upgrade"})
@@ -84,7 +84,7 @@ class Head(NamedTuple):
     @property
     def path(self) -> str:
         """The target without its query, and without a host."""
-        return _ABSOLUTE.sub("", self.target, 1).partition("?")[0] or "/"
+        return _ABSOLUTE.sub("", self.target).partition("?")[0] or "/"
 
     @property
     def host(self) -> str:
