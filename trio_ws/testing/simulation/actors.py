@@ -15,6 +15,7 @@ from trio_ws.errors import ActionError
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.refusals import CheckViolation, NoData
 from trio_ws.testing.simulation.client import Client
+from trio_ws.testing.simulation.following import CROWD
 from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, Step
 from trio_ws.testing.simulation.truth import Violation
 from trio_ws.testing.work import Locks, Work
@@ -31,6 +32,7 @@ CRAWL_SECONDS = 60.0  # which the log has for what takes CRAWL_WORK_SECONDS, tri
 CRAWL_WORK_SECONDS = 3.0
 BURST, BURST_SECONDS = 100, 8.0  # changes of few invoices, soon after each other
 TOGETHER = 3  # fetches that a client asks for at once
+MEMOS = {"memo": 0, "long memo": 980}  # how long, besides some digits: up to as much as may be
 RECENT = 12  # of all invoices, those that steps are about
 
 
@@ -50,28 +52,66 @@ class Actors:
 
     async def create(self, step: Step, own: Random) -> None:
         """Have a client make an invoice."""
-        self._client(step).create(own.randint(1, ACCOUNTS), step.value)
+        self._client(step).asking.create(own.randint(1, ACCOUNTS), step.value)
 
     async def fetch(self, step: Step, own: Random) -> None:
         """Have a client fetch some invoices at once."""
         for _ in range(TOGETHER):
-            self._client(step).fetch(self._some_invoice(own))
+            self._client(step).asking.fetch(self._some_invoice(own))
 
     async def cancel(self, step: Step, own: Random) -> None:
         """Have a client cancel an invoice."""
-        self._client(step).cancel(self._some_invoice(own))
+        self._client(step).asking.cancel(self._some_invoice(own))
+
+    async def change_status(self, step: Step, own: Random) -> None:
+        """Have a client say what became of an invoice."""
+        self._client(step).asking.change_status(self._some_invoice(own), step.value)
+
+    async def list_invoices(self, step: Step, _: Random) -> None:
+        """Have a client read some pages of invoices."""
+        self._client(step).asking.list_invoices()
+
+    async def say_price(self, step: Step, own: Random) -> None:
+        """Have a client say what a currency costs, and ask what some of it comes to."""
+        self._client(step).asking.set_price(step.value, own.randint(1, 10**6) / 100)
+        self._client(step).asking.convert(step.value)
+
+    async def convert(self, step: Step, _: Random) -> None:
+        """Have a client ask what some of a currency comes to."""
+        self._client(step).asking.convert(step.value)
+
+    async def ask_many(self, step: Step, own: Random) -> None:
+        """Have a client send many requests in one piece."""
+        self._client(step).asking.ask_many(list(self._run.database.newest(RECENT)), own)
 
     async def follow(self, step: Step, own: Random) -> None:
-        """Have a client follow a topic."""
-        self._client(step).follow(self._topic(step, own))
+        """Have a client follow a topic: from now on, from a snapshot on, or from an older position on."""
+        client, (topic, _, how) = self._client(step), step.value.partition(" ")
+        client.following.follow(self._topic(topic, client, own), how, own)
+
+    async def follow_crowd(self, step: Step, _: Random) -> None:
+        """Have a client follow many topics at once."""
+        self._client(step).following.follow_crowd()
 
     async def unfollow(self, step: Step, own: Random) -> None:
         """Have a client follow one of its topics no more."""
-        self._client(step).unfollow(own)
+        self._client(step).following.unfollow(own)
 
     async def ask_nonsense(self, step: Step, _: Random) -> None:
         """Have a client send what is no request."""
-        self._client(step).ask_nonsense()
+        self._client(step).asking.nonsense()
+
+    async def authenticate(self, step: Step, _: Random) -> None:
+        """Have a client bring another token."""
+        self._client(step).credentials.authenticate(step.value)
+
+    async def revoke(self, step: Step, _: Random) -> None:
+        """Have a client's token be good no more."""
+        self._client(step).credentials.revoke()
+
+    async def break_rules(self, step: Step, _: Random) -> None:
+        """Have a client send what breaks the protocol."""
+        self._client(step).break_rules(step.value)
 
     async def pause(self, step: Step, _: Random) -> None:
         """Have a client read nothing for a while."""
@@ -121,7 +161,9 @@ class Actors:
 
     async def insert(self, step: Step, own: Random) -> None:
         """Insert an invoice."""
-        fields: dict[str, object] = {"address": "here"} if step.value == "address" else {}
+        fields: dict[str, object] = {}
+        if step.value == "address":
+            fields["address"] = own.choice(["here", f"many-{own.randrange(CROWD)}"])
         if step.value == "soon":
             fields["expires_in_seconds"] = own.randint(1, 100)
         account = own.randint(1, ACCOUNTS)
@@ -129,7 +171,9 @@ class Actors:
 
     async def update(self, step: Step, own: Random) -> None:
         """Change an invoice."""
-        changes = {"memo": str(own.random())} if step.value == "memo" else {"status": step.value}
+        changes = {"status": step.value}
+        if step.value in MEMOS:
+            changes = {"memo": str(own.random()) + "x" * MEMOS[step.value]}
         with suppress(CheckViolation, NoData):  # from where it is; where there is none
             self._run.database.update_invoice(self._some_invoice(own), **changes)
 
@@ -153,6 +197,7 @@ class Actors:
     async def delete_price(self, step: Step, _: Random) -> None:
         """Delete a price."""
         if self._run.database.has_price(step.value):
+            self._run.lose_prices()
             self._run.database.delete_price(step.value)
 
     async def bulk(self, step: Step, own: Random) -> None:
@@ -266,7 +311,7 @@ class Actors:
         database, last = self._run.database, own.choice([1, 3])
         before = max(0, database.numbered - last)
         if step.value == "without numbers":
-            self._run.truth.keep()
+            self._run.lose_log()
             database.unnumber(before)
         elif step.value == "without events":
             self._lose(before)
@@ -296,8 +341,7 @@ class Actors:
 
     def _lose(self, seq: int) -> None:
         self._hinder(0.0)
-        self._run.was_restored = True
-        self._run.truth.keep()
+        self._run.lose_log()
         self._run.database.restore(seq)
 
     def _number(self) -> None:
@@ -383,7 +427,12 @@ class Actors:
         known = self._run.database.newest(RECENT)
         return own.choice(known) if known else UUID(int=0)
 
-    def _topic(self, step: Step, own: Random) -> str:
-        if step.value == "invoice":
-            return f"invoice:{self._some_invoice(own)}"
-        return "address:here" if step.value == "address" else step.value
+    def _topic(self, topic: str, client: Client, own: Random) -> str:
+        match topic:
+            case "invoice":
+                return f"invoice:{self._some_invoice(own)}"
+            case "address":
+                return "address:here"
+            case "account:own":
+                return f"account:{client.credentials.account or ACCOUNTS}"
+        return topic

@@ -7,11 +7,12 @@ import struct
 
 from trio_ws.testing.lines import SimulatedStream
 
-TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+CONTINUATION, TEXT, CLOSE, PING, PONG = 0x0, 0x1, 0x8, 0x9, 0xA
+FINAL = 0x80
 TWO_BYTES, EIGHT_BYTES = 126, 127
 OPENING = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2ltdWxhdGlvbnNpbXVsYQ==\r\n\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2ltdWxhdGlvbnNpbXVsYQ==\r\n"
 )
 ACCEPTED = b"HTTP/1.1 101 "
 
@@ -22,24 +23,31 @@ class NotOpenedError(Exception):
     """The server did not let us in, and says why."""
 
 
-def encode(opcode: int, payload: bytes) -> bytes:
+def encode(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
     """Return a client's frame, under a mask that changes nothing."""
-    size = len(payload)
+    size, first = len(payload), opcode | (FINAL if final else 0)
     if size < TWO_BYTES:
-        head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
+        head = struct.pack("!BB", first, 0x80 | size)
+    elif size < 1 << 16:
+        head = struct.pack("!BBH", first, 0x80 | TWO_BYTES, size)
     else:
-        head = struct.pack("!BBH", 0x80 | opcode, 0x80 | TWO_BYTES, size)
+        head = struct.pack("!BBQ", first, 0x80 | EIGHT_BYTES, size)
     return head + bytes(4) + payload
 
 
-async def open_line(stream: SimulatedStream) -> bytes:
+async def open_line(stream: SimulatedStream, token: str | None = None) -> bytes:
     """Shake hands, and return what has come of the first frames.
+
+    Args:
+        stream: The line.
+        token: What to bring; None: nothing.
 
     Raises:
         NotOpenedError: the server would not.
         trio.BrokenResourceError: the line is cut.
     """
-    await stream.send_all(OPENING)
+    bearer = b"" if token is None else b"Authorization: Bearer %s\r\n" % token.encode()
+    await stream.send_all(OPENING + bearer + b"\r\n")
     head = b""
     while b"\r\n\r\n" not in head:
         if not (data := await stream.receive_some()):

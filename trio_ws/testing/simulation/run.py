@@ -63,6 +63,8 @@ class Run:
         self.worlds: list[World] = []
         self.troubled_until = 0.0
         self.was_restored = False
+        self._has_lost_prices = False
+        self.price_losses = 0
         self.clients = [Client(self, number) for number in range(scenario.clients)]
         self.nursery: trio.Nursery
         self._trace = trace
@@ -81,17 +83,38 @@ class Run:
         """Excuse everybody for a while."""
         self.troubled_until = max(self.troubled_until, trio.current_time() + seconds)
 
-    def move(self, database: SimulatedDatabase) -> None:
-        """Have all servers and programs go on with another database, whose log counts from now on."""
+    @property
+    def are_prices_unsure(self) -> bool:
+        """Tell whether some were lost or deleted, and servers may not know of it yet."""
+        is_calm = trio.current_time() > self.troubled_until + self.after_trouble_seconds
+        self._has_lost_prices = self._has_lost_prices and not is_calm
+        return self._has_lost_prices
+
+    def lose_prices(self) -> None:
+        """Note that some are there no more."""
+        self.trouble(0.0)
+        self._has_lost_prices = True
+        self.price_losses += 1
+
+    def lose_log(self) -> None:
+        """Keep the log that is about to be lost, in part or in its order."""
         self.was_restored = True
         self.truth.keep()
+        self.lose_prices()
+
+    def move(self, database: SimulatedDatabase) -> None:
+        """Have all servers and programs go on with another database, whose log counts from now on."""
+        self.lose_log()
         self.database = self.truth._database = database  # noqa: SLF001 - it is this run's
         for gateway in self.gateways:
             gateway.move(database)
 
-    def check_absence(self, uid: str) -> None:
-        """Raise unless an invoice that a client was told is not there is not, or may not have been."""
-        if self.database.has_invoice(UUID(uid)) and not self.was_restored:
+    def check_absence(self, uid: str, account: int | None) -> None:
+        """Raise unless an invoice that a client was told is not there is not, or is another account's."""
+        if not self.database.has_invoice(UUID(uid)) or self.was_restored:
+            return
+        invoice = msgspec.json.decode(self.database.invoice(UUID(uid)), type=_Invoice)
+        if account in (None, invoice.account_id):
             raise Violation(f"invoice {uid} was not found, and is there")
 
     def check_invoice(self, uid: str, told: bytes) -> None:
@@ -158,7 +181,7 @@ class Run:
             client.paused_until = 0.0
         await trio.sleep(SETTLE_SECONDS)
         for client in self.clients:
-            client.list_prices()
+            client.asking.list_prices()
         await trio.sleep(LOOK_SECONDS)
         self.truth.check_what_is_stored()
         for client in self.clients:
@@ -175,6 +198,7 @@ def _value(gauge: Gauge) -> float:
 class _Invoice(msgspec.Struct):
     uid: str
     version: int
+    account_id: int
 
 
 class _Errors(logging.Handler):
@@ -222,7 +246,7 @@ def play(scenario: Scenario, trace: Trace = lambda *_: None) -> Outcome:
     if violation is None and errors.first is not None:
         violation = f"the server logged an error: {errors.first}"
     assert run is not None  # noqa: S101 - it was made first
-    readers = [client.reader for client in run.clients]
+    readers = [client.following.reader for client in run.clients]
     return Outcome(
         violation, sum(reader.events for reader in readers), sum(reader.gaps for reader in readers)
     )

@@ -16,12 +16,26 @@ HOUR = 3600.0
 ACCOUNTS = 10
 CURRENCIES = ("BTC", "ETH", "EUR")
 # How often in an hour: for each client, and for each ten of them.
-CLIENT_STEPS = {"create": 1.5, "fetch": 1, "cancel": 1, "follow": 1.5, "unfollow": 0.5, "ask_nonsense": 0.5}
-PROGRAM_STEPS = {"insert": 3, "update": 12, "set_price": 1}
+CLIENT_STEPS = {
+    "create": 6,
+    "fetch": 4,
+    "cancel": 4,
+    "change_status": 4,
+    "list_invoices": 1,
+    "say_price": 1,
+    "convert": 2,
+    "ask_many": 1,
+    "follow": 6,
+    "follow_crowd": 0.05,
+    "unfollow": 2,
+    "ask_nonsense": 1,
+    "authenticate": 2,
+}
+PROGRAM_STEPS = {"insert": 12, "update": 50, "set_price": 4}
 RARE_STEPS = {"burst": 2, "delete_price": 1}  # and in all
 # What breaks, by what it happens to. Those joined by `+` happen at once, or nearly so, to the same server.
 FAULT_STEPS: dict[str, dict[str, float]] = {
-    "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6},
+    "clients": {"pause": 12, "hang_up": 12, "vanish": 6, "leave": 6, "break_rules": 4, "revoke": 4},
     "network": {"cut": 16, "hold": 12, "delay": 12},
     "database": {
         "away": 2,
@@ -57,6 +71,8 @@ FAULT_NAMES = {part for steps in FAULT_STEPS.values() for what in steps for part
 OF_CLIENTS = {*CLIENT_STEPS, *FAULT_STEPS["clients"], *FAULT_STEPS["network"]}
 OF_SERVERS = {part for what in FAULT_STEPS["servers"] for part in what.split("+")}
 KNOWN_STEPS = {*CLIENT_STEPS, *PROGRAM_STEPS, *RARE_STEPS, *FAULT_NAMES}
+# How a client may break the protocol: `client.py` has the bytes.
+BROKEN = ("not masked", "text inside a text", "no such frame", "no UTF-8", "too long")
 LONGEST_SECONDS = 120.0  # of a fault
 SESSIONS = [lane.name for lane in (Lane.AHEAD, Lane.CATCH_UP, Lane.CLIENTS)]
 
@@ -149,8 +165,9 @@ def imagine(seed: int, hours: float = 1.0, faults: Sequence[Fault] = FAULTS, cli
         chance = Random(f"{seed} {what}")  # its own: whatever else there is, it comes at the same moments
         for _ in range(_about(chance, mean)):
             steps += _steps(chance, seconds, what, many)
-    settings = {
+    settings: dict[str, Any] = {
         "outbox_bytes": own.choice([2000, 10_000, 100_000]),
+        "auth": own.choice(["open", "token"]),
         "log_memory_bytes": own.choice([20_000, 1_000_000]),
         # An idle server's looks and pings are most of a run: an hour of the defaults takes some seconds.
         "poll_seconds": own.choice([5.0, 10.0]),
@@ -193,17 +210,23 @@ def _steps(own: Random, seconds: float, what: str, many: dict[str, int]) -> Iter
 
 
 def _topic(own: Random) -> str:
-    return own.choice(
-        ["account:1", "account:2", "price:*", f"price:{own.choice(CURRENCIES)}", "invoice", "address"]
+    topic = own.choice(
+        ["account:1", "account:own", "price:*", f"price:{own.choice(CURRENCIES)}", "invoice", "address"]
     )
+    return f"{topic} {own.choice(['', '', 'after', 'snapshot', 'after snapshot'])}".rstrip()
 
 
 _VALUES: dict[str, Callable[[Random], str]] = {
-    "create": lambda own: own.choice(["", "", "soon"]),
+    "create": lambda own: own.choice(["", "", "soon", "long"]),
+    "change_status": lambda own: own.choice(["confirming", "paid", "unpaid"]),
+    "say_price": lambda own: own.choice(CURRENCIES),
+    "convert": lambda own: own.choice(CURRENCIES),
+    "authenticate": lambda own: own.choice(["", "2", "60", "wrong"]),
+    "break_rules": lambda own: own.choice(BROKEN),
     "follow": _topic,
     "unfollow": _topic,
     "insert": lambda own: own.choice(["", "soon", "address"]),
-    "update": lambda own: own.choice(["memo", "memo", "confirming", "paid", "unpaid"]),
+    "update": lambda own: own.choice(["memo", "long memo", "confirming", "paid", "unpaid"]),
     "set_price": lambda own: own.choice(CURRENCIES),
     "delete_price": lambda own: own.choice(CURRENCIES),
     "restore": lambda own: own.choice(["", "and more"]),

@@ -1,0 +1,293 @@
+"""What a client asks for besides following: invoices and prices; and whether what it is told is so."""
+
+from collections.abc import Mapping
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+import trio
+
+from trio_ws.identity import Scope
+from trio_ws.messages import Event
+from trio_ws.testing.simulation.scenario import CURRENCIES
+from trio_ws.testing.simulation.truth import Told, Violation
+
+if TYPE_CHECKING:
+    from trio_ws.testing.simulation.client import Client
+
+RETRY_SECONDS = 3.0
+ASKED = ("amount", "currency", "account_id")  # what an invoice is over does not change
+LONG_MEMO = 950  # characters beside its key: with it, nearly as long as a memo may be
+PAGES, PAGE = 3, 100  # of invoices, that it reads one after the other
+
+
+class _Invoice(msgspec.Struct):
+    id: int
+    uid: str
+    status: str
+    amount: int
+    currency: str
+    account_id: int
+
+
+class _Price(msgspec.Struct):
+    id: int
+    currency: str
+    base_currency: str
+    account_id: int
+    updated_at: str = msgspec.field(name="updatedAt")
+
+
+class _Converted(msgspec.Struct):
+    timestamp: str
+
+
+class Asking:
+    """The invoices and prices of one client.
+
+    Args:
+        client: Who asks.
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._run = client.run
+        self._unsure: dict[str, dict[str, object]] = {}  # creates without an answer, by their key
+        self._made: dict[str, str] = {}  # uids by key
+        self._prices: bytes | None = None  # as they were told last
+        self._rates: dict[str, str] = {}  # by currency, how old a price may be that this line is told
+        self._losses = 0  # of prices, when that was so
+
+    def begin(self) -> None:
+        """Ask again for what was not answered, on a new line."""
+        self._rates.clear()
+        for key in self._unsure:
+            self._create(key, self._unsure[key])
+        self.list_prices()  # so that the server has them in memory, and has to keep them right
+
+    def on_event(self, event: Event) -> None:
+        """Note that it was told of an event."""
+        if event.type == "price.updated" and self._client.credentials.account is None:
+            price = msgspec.json.decode(event.data, type=_Price)
+            self._note_rate(price.currency, price.updated_at)
+
+    def check_at_the_end(self) -> None:
+        """Raise unless all is made, and all prices are as they are."""
+        if self._unsure:
+            raise Violation(f"{next(iter(self._unsure))} was never made")
+        if "read" in self._client.credentials.scopes:
+            self._check_prices()
+
+    # Invoices
+
+    def nonsense(self) -> None:
+        """Send what is no request."""
+        self._client.ask("ask_nonsense", fields={"action": "dance"}, must="invalid_message")
+
+    def create(self, account: int, value: str) -> None:
+        """Make an invoice, and see that it is made once, however often that takes asking."""
+        client = self._client
+        account = client.credentials.account or account
+        key = f"{client.name}.{next(client.numbers)}".replace(" ", "-")
+        # By its memo it is known in the log, so that what was made twice is found there.
+        memo = key + " x" * (LONG_MEMO // 2) if value == "long" else key
+        fields: dict[str, object] = {
+            "amount": account,
+            "currency": "USD",
+            "account_id": account,
+            "memo": memo,
+        }
+        if value == "soon":
+            fields["expires_in_seconds"] = 2 * account
+        if client.credentials.allow("write"):
+            self._unsure[key] = fields
+        self._create(key, fields)
+
+    def _create(self, key: str, fields: Mapping[str, object]) -> None:
+        self._client.ask(
+            "create",
+            key,
+            {"action": "create_invoice", "idempotency_key": key, **fields},
+            scope="write",
+            done=partial(self._created, key),
+            again=partial(self._run.nursery.start_soon, self._create_later, key),
+        )
+
+    async def _create_later(self, key: str) -> None:
+        await trio.sleep(RETRY_SECONDS)
+        if key in self._unsure:
+            self._create(key, self._unsure[key])
+
+    def _created(self, key: str, told: Told) -> None:
+        invoice, wanted = self._own(told), self._unsure.pop(key, None)
+        if wanted is not None and any(getattr(invoice, name) != wanted[name] for name in ASKED):
+            raise Violation(f"{key} was asked for as {wanted}, and made as {invoice}")
+        if self._made.setdefault(key, invoice.uid) != invoice.uid and not self._run.was_restored:
+            raise Violation(f"{key} made two invoices: {self._made[key]} and {invoice.uid}")
+
+    def fetch(self, uid: UUID) -> None:
+        """Fetch an invoice."""
+        self._client.ask(
+            "fetch",
+            str(uid),
+            {"action": "fetch_invoice", "id": str(uid)},
+            scope="read",
+            may={"not_found"},
+            done=partial(self._fetched, str(uid)),
+            refused=partial(self._not_found, str(uid)),
+        )
+
+    def _fetched(self, uid: str, told: Told) -> None:
+        self._own(told)
+        self._run.check_invoice(uid, bytes(told.data))
+
+    def _not_found(self, uid: str, told: Told) -> None:
+        if told.code == "not_found":
+            self._run.check_absence(uid, self._client.credentials.account)
+
+    def cancel(self, uid: UUID) -> None:
+        """Cancel an invoice."""
+        self._change("cancel", str(uid), "cancelled", {"action": "cancel_invoice"}, scope="write")
+
+    def change_status(self, uid: UUID, status: str) -> None:
+        """Say what became of an invoice."""
+        fields = {"action": "update_invoice", "status": status}
+        self._change("change_status", str(uid), status, fields, scope="process")
+
+    def _change(
+        self, what: str, uid: str, status: str, fields: Mapping[str, object], *, scope: Scope
+    ) -> None:
+        self._client.ask(
+            what,
+            uid,
+            {**fields, "uid": uid},
+            scope=scope,
+            may={"not_found", "conflict"},
+            done=partial(self._changed, uid, status),
+            refused=partial(self._not_found, uid),
+        )
+
+    def _changed(self, uid: str, status: str, told: Told) -> None:
+        invoice = self._own(told)
+        if (invoice.uid, invoice.status) != (uid, status):
+            raise Violation(f"{uid} was to be {status}, and the reply is {invoice}")
+
+    def list_invoices(self, cursor: str | None = None, before: int | None = None, page: int = 1) -> None:
+        """Read some pages of invoices."""
+        self._client.ask(
+            "list_invoices",
+            cursor or "",
+            {"cursor": cursor, "limit": PAGE},
+            scope="read",
+            done=partial(self._listed, before, page),
+        )
+
+    def _listed(self, before: int | None, page: int, told: Told) -> None:
+        for invoice in msgspec.json.decode(told.data, type=list[msgspec.Raw]):
+            shown = self._check_own(bytes(invoice))
+            if before is not None and shown.id >= before:
+                raise Violation(f"invoice {shown.id} is listed after {before}")
+            before = shown.id
+            self._run.check_invoice(shown.uid, bytes(invoice))
+        if told.next is not None and page < PAGES:
+            self.list_invoices(told.next, before, page + 1)
+
+    def _own(self, told: Told) -> _Invoice:
+        return self._check_own(bytes(told.data))
+
+    def _check_own(self, told: bytes) -> _Invoice:
+        """Return an invoice that it may see."""
+        invoice = msgspec.json.decode(told, type=_Invoice)
+        if self._client.credentials.account not in (None, invoice.account_id):
+            raise Violation(f"it is told another account's invoice: {told!r}")
+        return invoice
+
+    # Prices
+
+    def list_prices(self) -> None:
+        """Ask for all prices."""
+        self._prices = None
+        self._client.ask("list_prices", scope="read", done=self._list_prices)
+
+    def _list_prices(self, told: Told) -> None:
+        self._prices = bytes(told.data)
+        if self._client.credentials.account is None:
+            for price in msgspec.json.decode(told.data, type=list[_Price]):
+                self._check_rate(price.currency, price.updated_at)
+
+    def set_price(self, currency: str, value: float) -> None:
+        """Say what a currency costs."""
+        self._client.ask(
+            "set_price",
+            currency,
+            {"currency": currency, "base_currency": "USD", "value": value},
+            scope="process",
+            done=partial(self._price_set, currency),
+        )
+
+    def _price_set(self, currency: str, told: Told) -> None:
+        price = msgspec.json.decode(told.data, type=_Price)
+        if price.currency != currency or self._client.credentials.account not in (None, price.account_id):
+            raise Violation(f"a price of {currency} was set, and the reply is {price}")
+        if not self._client.is_troubled_since(0):
+            self._note_rate(currency, price.updated_at)
+
+    def convert(self, currency: str) -> None:
+        """Ask what some of a currency comes to."""
+        self._client.ask(
+            "convert",
+            currency,
+            {"action": "convert_price", "quote_currency": currency, "base_currency": "USD", "quote_value": 1},
+            scope="read",
+            may={"not_found"},
+            done=partial(self._converted, currency),
+        )
+
+    def _converted(self, currency: str, told: Told) -> None:
+        self._check_rate(currency, msgspec.json.decode(told.data, type=_Converted).timestamp)
+
+    def _note_rate(self, currency: str, since: str) -> None:
+        self._rates[currency] = max(since, self._rates.get(currency, since))
+
+    def _check_rate(self, currency: str, since: str) -> None:
+        """Raise if a price is older than one that this line was told of."""
+        if self._run.are_prices_unsure or self._losses != self._run.price_losses:
+            self._rates.clear()
+            self._losses = self._run.price_losses
+        if since < self._rates.get(currency, since):
+            raise Violation(f"a price of {currency} went back from {self._rates[currency]} to {since}")
+        self._rates[currency] = since
+
+    def _check_prices(self) -> None:
+        """Raise unless it was told its own prices, and the latest of each pair."""
+        account = self._client.credentials.account
+        latest: dict[tuple[str, str], tuple[str, bytes]] = {}
+        expected: dict[bytes, None] = {}
+        for price in map(bytes, self._run.database.prices):
+            shown = msgspec.json.decode(price, type=_Price)
+            if account in (None, shown.account_id):
+                expected[price] = None
+            pair, this = (shown.currency, shown.base_currency), (shown.updated_at, price)
+            latest[pair] = max(this, latest.get(pair, this))
+        expected |= dict.fromkeys(price for _, price in latest.values())
+        told = None if self._prices is None else msgspec.json.decode(self._prices, type=list[msgspec.Raw])
+        if told is None or sorted(map(bytes, told)) != sorted(expected):
+            raise Violation(f"prices are {list(expected)}, and were told as {self._prices!r}")
+
+    # Many things in one piece
+
+    def ask_many(self, uids: list[UUID], own: Random) -> None:
+        """Send many requests in one piece."""
+        with self._client.together():
+            for _ in range(own.randint(10, 60)):
+                match own.randrange(6):
+                    case 0:
+                        self.convert(own.choice(CURRENCIES))
+                    case 1:
+                        self.create(own.randint(1, 3), "")
+                    case 2:
+                        self._client.ask("ping")
+                    case _ if uids:
+                        self.fetch(own.choice(uids))

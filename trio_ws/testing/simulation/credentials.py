@@ -1,0 +1,168 @@
+"""Who a client is: no one in particular, or whom its token names, for as long as that is good."""
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from trio_ws.identity import SCOPES, Scope
+from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.testing.simulation.scenario import ACCOUNTS
+from trio_ws.testing.simulation.truth import Told, Violation
+
+if TYPE_CHECKING:
+    from trio_ws.testing.simulation.client import Client
+
+END_SECONDS = 1.01  # PROTOCOL 7: in calm times, whose token has ended is ended within 1 s
+EARLY_SECONDS = 0.001  # PostgreSQL's moments have six digits
+READERS = 5  # of so many clients one may only read
+
+
+class _Token(msgspec.Struct, eq=False):
+    """One that was made for this client.
+
+    Args:
+        text: What it brings.
+        database: Where it was made: elsewhere it may be unknown, or another's.
+        ends_at: When it is good no more.
+    """
+
+    text: str
+    database: SimulatedDatabase
+    ends_at: float = math.inf
+
+
+class _Authenticated(msgspec.Struct):
+    account_id: int
+    scopes: tuple[str, ...]
+
+
+class Credentials:
+    """Those of one client.
+
+    Args:
+        client: Whose they are.
+        number: Of the client; says its account.
+
+    Attributes:
+        account: Whose events and invoices alone it may see; None: all.
+        scopes: What it may do.
+    """
+
+    def __init__(self, client: "Client", number: int) -> None:
+        needs_token = client.run.scenario.settings.get("auth") == "token"
+        self.account = number % ACCOUNTS + 1 if needs_token else None
+        self.scopes: tuple[Scope, ...] = ("read",) if needs_token and number % READERS == 0 else SCOPES
+        self._client = client
+        self._next: _Token | None = None  # what a new line begins with
+        self._held: _Token | None = None  # what the line has
+        self._asked: list[_Token] = []  # what it may have by now: there was no reply yet
+
+    @property
+    def are_good(self) -> bool:
+        """Tell whether nothing has ended them."""
+        return self.account is None or all(map(self._is_good, (self._held, *self._asked)))
+
+    def allow(self, scope: Scope | None) -> bool:
+        """Tell whether they are good for something."""
+        return scope is None or scope in self.scopes
+
+    def bring(self) -> str | None:
+        """Return the token to open a line with; None: it comes without, or authenticates there."""
+        self._held, self._asked = None, []
+        if self.account is None:
+            return None
+        if not self._is_good(self._next):
+            self._next = self._make()
+        if self._client.own.random() < 0.5:  # noqa: PLR2004 - either way
+            return None
+        self._hold(self._next)
+        return self._held and self._held.text
+
+    def begin(self) -> None:
+        """Say who it is, where it did not while it opened the line."""
+        if self._next is not None and self._held is None:
+            self._authenticate(self._next)
+
+    def lose(self) -> None:
+        """Take it that they are refused.
+
+        Raises:
+            Violation: they are good.
+        """
+        if self.are_good:
+            raise Violation(f"{self._client.name} was refused, and its token is good")
+        self._next = None
+
+    def authenticate(self, how: str) -> None:
+        """Bring another token of the same account, which lasts for so many seconds, or no right one."""
+        if self.account is None or self._held is None:
+            return
+        if how == "wrong":
+            self._client.ask("authenticate", "wrong", {"token": "wrong"}, must="unauthorized")
+        elif self._is_good(self._held):
+            self._authenticate(self._make(float(how) if how else None), instead_of=self._held)
+
+    def revoke(self) -> None:
+        """Have its token be good no more."""
+        if self._held is not None and self._is_good(self._held):
+            self._end(self._held)
+
+    def _make(self, seconds: float | None = None) -> _Token:
+        database = self._client.run.database
+        assert self.account is not None  # noqa: S101 - else nobody asks for one
+        text = database.create_token(self.account, self.scopes, seconds)
+        return _Token(text, database, trio.current_time() + (math.inf if seconds is None else seconds))
+
+    def _end(self, token: _Token) -> None:
+        token.database.revoke_token(token.text)
+        token.ends_at = trio.current_time()
+        self._watch(token)
+
+    def _authenticate(self, token: _Token, instead_of: _Token | None = None) -> None:
+        self._asked.append(token)
+        self._client.ask(
+            "authenticate",
+            token.text,
+            {"token": token.text},
+            done=partial(self._authenticated, token, instead_of),
+            again=partial(self._failed, token),
+        )
+
+    def _authenticated(self, token: _Token, instead_of: _Token | None, told: Told) -> None:
+        became = msgspec.json.decode(told.data, type=_Authenticated)
+        if (became.account_id, became.scopes) != (self.account, self.scopes):
+            raise Violation(f"a token of account {self.account} made it {became}")
+        self._asked.remove(token)
+        self._hold(token)
+        if instead_of is not None:
+            self._next = token
+            if self._is_good(instead_of) and self._client.own.random() < 0.5:  # noqa: PLR2004 - or goes on
+                self._end(instead_of)
+
+    def _failed(self, token: _Token) -> None:
+        """Go on as before, or, where that was nobody, begin anew."""
+        self._asked.remove(token)
+        if self._held is None:
+            self._client.cut()
+
+    def _hold(self, token: _Token | None) -> None:
+        self._held = token
+        if token is not None and token.ends_at < math.inf:
+            self._watch(token)
+
+    def _watch(self, token: _Token) -> None:
+        """Have the line end soon after its token does."""
+        seconds = max(0.0, token.ends_at - trio.current_time()) + END_SECONDS
+        self._client.ends_within(
+            seconds, "has no token any more", unless=lambda: self._held is not token or bool(self._asked)
+        )
+
+    def _is_good(self, token: _Token | None) -> bool:
+        return (
+            token is not None
+            and token.database is self._client.run.database
+            and trio.current_time() < token.ends_at - EARLY_SECONDS
+        )

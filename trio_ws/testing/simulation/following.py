@@ -1,0 +1,179 @@
+"""What a client follows, on this line and the next ones, and how it asks for that."""
+
+from collections.abc import Sequence
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from trio_ws.messages import Position
+from trio_ws.testing.simulation.reader import Reader
+from trio_ws.testing.simulation.truth import Told
+
+if TYPE_CHECKING:
+    from trio_ws.testing.simulation.client import Client
+
+MOST = 3  # topics that a client follows, one by one
+CROWD = 900  # addresses that one may follow besides: with the others, no more than one connection may
+NO_SNAPSHOT = msgspec.Raw()
+
+
+class _Followed(msgspec.Struct):
+    position: str
+    recovered: bool = True
+    snapshot: msgspec.Raw = NO_SNAPSHOT
+    next: str | None = None
+
+
+class Following:
+    """The topics of one client.
+
+    Args:
+        client: Whose they are.
+
+    Attributes:
+        reader: What it must be told, and has been.
+        since: When it asked last for what was before: from then on it is told.
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self.reader = Reader(client.run.truth, client.credentials.account)
+        self.since = 0.0
+        self._client = client
+        self._wanted: dict[str, None] = {}
+
+    def begin(self) -> None:
+        """Go on from where the last line ended, or begin."""
+        self.reader.topics.clear()
+        if self._wanted and self.reader.position is not None:
+            self._resume([*self._wanted], self.reader.position, is_all=True)
+        else:
+            for topic in self._wanted:
+                self._subscribe(topic)
+
+    def follow(self, topic: str, how: str, own: Random) -> None:
+        """Follow a topic, on this line and the next ones, and one of before no more where these are many.
+
+        Args:
+            topic: Its type and id.
+            how: Whether it asks for a `snapshot`, for what was `after` a position that it was told, or both.
+            own: Says which position.
+        """
+        account = self._client.credentials.account
+        if topic.startswith("account:") and account is not None and topic != f"account:{account}":
+            self._client.ask("follow", topic, _subscribe(topic), scope="read", must="forbidden")
+        elif topic not in self._wanted:
+            few = [wanted for wanted in self._wanted if not wanted.startswith(_ADDRESS)]
+            if len(few) >= MOST:
+                self._unsubscribe(few[0])
+            after = own.choice(self.reader.told) if "after" in how and self.reader.told else None
+            self._subscribe(topic, after, snapshot="snapshot" in how)
+
+    def follow_crowd(self) -> None:
+        """Follow many addresses at once, from a position on, in two messages."""
+        crowd = [f"{_ADDRESS}{number}" for number in range(CROWD)]
+        if self.reader.position is not None and crowd[0] not in self._wanted:
+            self._wanted.update(dict.fromkeys(crowd))
+            half = len(crowd) // 2
+            self._client.ask(
+                "name",
+                f"{half} topics",
+                {
+                    "action": "resume",
+                    "more": True,
+                    "after": str(self.reader.position),
+                    "topics": _named(crowd[:half]),
+                },
+                scope="read",
+            )
+            self._resume(crowd, self.reader.position, is_all=False, left=crowd[half:])
+
+    def unfollow(self, own: Random) -> None:
+        """Follow one of its topics no more."""
+        if self._wanted:
+            self._unsubscribe(own.choice(list(self._wanted)))
+
+    def _subscribe(self, topic: str, after: Position | None = None, *, snapshot: bool = False) -> None:
+        self._wanted[topic] = None
+        fields = _subscribe(topic)
+        if after is not None:
+            fields["after"] = str(after)
+        if snapshot:
+            fields["snapshot"] = True
+        self._client.ask(
+            "follow",
+            f"{topic} {after or ''} {'snapshot' if snapshot else ''}",
+            fields,
+            scope="read",
+            done=partial(self._followed, [topic], after),
+            again=self._client.cut,
+        )
+
+    def _unsubscribe(self, topic: str) -> None:
+        del self._wanted[topic]
+        self._client.ask(
+            "unfollow",
+            topic,
+            {**_subscribe(topic), "action": "unsubscribe"},
+            scope="read",
+            done=lambda _: self.reader.unfollow(topic),
+            again=partial(self._wanted.setdefault, topic),
+        )
+
+    def _resume(
+        self, topics: Sequence[str], after: Position, *, is_all: bool, left: Sequence[str] | None = None
+    ) -> None:
+        """Follow topics from a position on.
+
+        Args:
+            topics: All of them.
+            after: The position.
+            is_all: Whether these are all that it follows.
+            left: Those that it has not named in a message before; None: all.
+        """
+        self._client.ask(
+            "resume",
+            str(after),
+            {"after": str(after), "topics": _named(topics if left is None else left)},
+            scope="read",
+            done=partial(self._resumed if is_all else self._followed, topics, after),
+            again=self._client.cut,
+        )
+
+    def _resumed(self, topics: Sequence[str], after: Position, told: Told) -> None:
+        data = msgspec.json.decode(told.data, type=_Followed)
+        self.since = trio.current_time()
+        position, is_excused = Position.parse(data.position), self._client.is_troubled_since(0)
+        self.reader.resume(topics, after, position, recovered=data.recovered, excused=is_excused)
+
+    def _followed(self, topics: Sequence[str], after: Position | None, told: Told) -> None:
+        data = msgspec.json.decode(told.data, type=_Followed)
+        self.since = trio.current_time()
+        position, is_excused = Position.parse(data.position), self._client.is_troubled_since(0)
+        self.reader.follow(
+            topics,
+            position,
+            after,
+            recovered=data.recovered,
+            excused=is_excused,
+            is_snapshot=data.snapshot is not NO_SNAPSHOT,
+        )
+        if data.snapshot is not NO_SNAPSHOT:
+            truth, account = self._client.run.truth, self._client.credentials.account
+            truth.check_snapshot(
+                topics[0], position, bytes(data.snapshot), account, is_whole=data.next is None
+            )
+
+
+_ADDRESS = "address:many-"
+
+
+def _subscribe(topic: str) -> dict[str, object]:
+    (named,) = _named([topic])
+    return {"action": "subscribe", **named}
+
+
+def _named(topics: Sequence[str]) -> list[dict[str, str]]:
+    return [dict(zip(("type", "id"), topic.split(":"), strict=True)) for topic in topics]
