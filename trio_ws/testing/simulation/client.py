@@ -15,6 +15,7 @@ from trio_ws.messages import Position
 from trio_ws.testing.database import EPOCH
 from trio_ws.testing.lines import SimulatedLine, SimulatedStream
 from trio_ws.testing.simulation import plain
+from trio_ws.testing.simulation.scenario import URLS
 from trio_ws.testing.simulation.truth import Reader, Told, Violation
 
 if TYPE_CHECKING:
@@ -261,6 +262,8 @@ class Client:
         fields: dict[str, object] = {"amount": account, "currency": "USD", "account_id": account, "memo": key}
         if value == "soon":
             fields["expires_in_seconds"] = 2 * account
+        elif value == "webhook":
+            fields["webhook_url"] = URLS[account % len(URLS)]
         self._unsure[key] = fields
         self._create(key)
 

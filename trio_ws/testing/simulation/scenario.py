@@ -15,6 +15,10 @@ from trio_ws.database.lanes import Lane
 HOUR = 3600.0
 ACCOUNTS = 10
 CURRENCIES = ("BTC", "ETH", "EUR")
+# Where webhooks go: what may take none for a while, and what takes none before all is well at the end.
+GOOD_URLS = ("https://good.example/1", "https://good.example/2", "https://other.example/")
+BAD_URL = "https://bad.example/"
+URLS = (*GOOD_URLS, BAD_URL)
 # How often in an hour: for each client, and for each ten of them.
 CLIENT_STEPS = {"create": 1.5, "fetch": 1, "cancel": 1, "follow": 1.5, "unfollow": 0.5, "ask_nonsense": 0.5}
 PROGRAM_STEPS = {"insert": 3, "update": 12, "set_price": 1}
@@ -46,6 +50,16 @@ FAULT_STEPS: dict[str, dict[str, float]] = {
         "stop+kill": 0.5,
         "stop+reload": 0.5,
         "descriptors+sessions": 0.5,
+    },
+    "receivers": {
+        "refuse": 2,
+        "dawdle": 2,
+        "break_posts": 1,
+        "crowd": 0.25,
+        "dawdle+kill": 0.5,
+        "dawdle+stop": 0.5,
+        "dawdle+away": 0.5,
+        "dawdle+slow": 0.5,
     },
 }
 FAULTS = tuple(FAULT_STEPS)
@@ -199,10 +213,10 @@ def _topic(own: Random) -> str:
 
 
 _VALUES: dict[str, Callable[[Random], str]] = {
-    "create": lambda own: own.choice(["", "", "soon"]),
+    "create": lambda own: own.choice(["", "", "soon", "webhook"]),
     "follow": _topic,
     "unfollow": _topic,
-    "insert": lambda own: own.choice(["", "soon", "address"]),
+    "insert": lambda own: own.choice(["", "soon", "address", "webhook"]),
     "update": lambda own: own.choice(["memo", "memo", "confirming", "paid", "unpaid"]),
     "set_price": lambda own: own.choice(CURRENCIES),
     "delete_price": lambda own: own.choice(CURRENCIES),
@@ -213,6 +227,9 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "hold_open": lambda own: own.choice(["rows", "log"]),
     "cut_off": lambda own: own.choice(["", "trim"]),
     "sessions": lambda own: own.choice(["all", *SESSIONS]),
+    "refuse": lambda own: own.choice(GOOD_URLS),
+    "dawdle": lambda own: own.choice(GOOD_URLS),
+    "break_posts": lambda own: own.choice(GOOD_URLS),
     "slow": lambda own: str(own.choice([0.05, 0.5, 10.0])),
     "delay": lambda own: str(own.choice([0.05, 0.3, 2.0])),
 }
