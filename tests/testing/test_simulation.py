@@ -323,7 +323,7 @@ LAST_FOUND_BY: dict[Callable[[pytest.MonkeyPatch], None], int] = {
     drop_prices_that_nothing_replaces: 15,
     tell_twice: 5,
     keep_prices_of_a_log_that_was_lost: 5,
-    resume_one_too_late: 4,
+    resume_one_too_late: 18,
 }
 
 

@@ -305,33 +305,73 @@ async def test_outcomes_that_take_too_long_together_are_noted_in_smaller_parts(
     assert len(world.receiver.posted) == 8
 
 
+def settle_none_of(url: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have no outcome of a URL be noted; return what ends that."""
+    settle = SimulatedQueue.answers[webhooks.settle]
+
+    def refuse(queue: SimulatedQueue, outcomes: list[Outcome], keep_seconds: float) -> object:
+        if any(outcome.delivery.url == url for outcome in outcomes):
+            raise error
+        return settle(queue, outcomes, keep_seconds)
+
+    monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, refuse)
+    return lambda: monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, settle)
+
+
 @pytest.mark.logs_errors
-@pytest.mark.parametrize("error", [ZeroDivisionError(), Timeout("The database took too long")])
 async def test_an_outcome_that_cannot_be_noted_keeps_no_other_waiting(
     autojump_clock: MockClock,
     database: SimulatedDatabase,
     world: World,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    *,
-    error: Exception,
 ) -> None:
-    settle = SimulatedQueue.answers[webhooks.settle]
-
-    def refuse(queue: SimulatedQueue, outcomes: list[Outcome], keep_seconds: float) -> object:
-        if any(outcome.delivery.url == HOOK for outcome in outcomes):
-            raise error
-        return settle(queue, outcomes, keep_seconds)
-
-    monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, refuse)
+    heal = settle_none_of(HOOK, ZeroDivisionError(), monkeypatch)
     for url in (HOOK, OTHER):
         database.create_invoice(**invoice(url))
     await trio.sleep(SOON)
     assert database.webhooks.waiting == [4]
     assert "settling a webhook failed; it comes again" in caplog.messages
-    monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, settle)
+    heal()
     await until(lambda: not database.webhooks.waiting)
     assert len(posted_to(OTHER, world)) == 1
+
+
+async def test_an_outcome_that_takes_too_long_is_kept_and_noted_later_and_keeps_no_other_waiting(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heal = settle_none_of(HOOK, Timeout("The database took too long"), monkeypatch)
+    for url in (HOOK, OTHER):
+        database.create_invoice(**invoice(url))
+    await trio.sleep(SOON)
+    assert database.webhooks.waiting == [4]
+    database.create_invoice(**invoice(OTHER))
+    await trio.sleep(SOON)
+    assert database.webhooks.waiting == [4]
+    assert any("webhooks: failed" in message for message in caplog.messages)
+    heal()
+    await trio.sleep(2 * LEASE_SECONDS)
+    assert database.webhooks.waiting == []
+    assert len(posted_to(HOOK, world)) == 1, "it is not sent again"
+
+
+async def test_a_database_that_is_slow_for_a_while_has_nothing_sent_twice(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    for number in range(3):
+        world.receiver.seconds[url := f"https://{number}.example/"] = 1.0
+        database.create_invoice(**invoice(url))
+    await world.receiver.receive(3)
+    database.delay = 10.0
+    await trio.sleep(15)
+    database.delay = 0.0
+    await trio.sleep(2 * LEASE_SECONDS)
+    assert database.webhooks.waiting == []
+    assert len(world.receiver.posted) == 3
 
 
 async def test_an_answer_has_to_come_in_time(

@@ -381,6 +381,7 @@ class SimulatedDatabase(Answering, Statements):
     def restore(self, seq: int) -> None:
         """Lose what came after an event, as a restored backup has: its rows, too."""
         self._log.restore(seq)
+        self.webhooks.lose(seq)
         latest = {msgspec.json.decode(event.data, type=_Named).uid: event.data for event in self.written}
         invoices = {
             uid: _as_it_was(row, msgspec.json.decode(latest[uid], type=Invoice))
@@ -406,11 +407,12 @@ class SimulatedDatabase(Answering, Statements):
         They are in another order then, but for those of the same row.
         """
         self._log.unnumber(seq)
+        self.webhooks.lose(seq)
 
     def copy(self, seq: int) -> "SimulatedDatabase":
         """Return another database that has the log up to an event, and goes on by itself."""
         other = copy.copy(self)
-        webhooks = SimulatedQueue(self._now)
+        webhooks = self.webhooks.copy()
         vars(other).update(
             webhooks=webhooks,
             _watchers={},

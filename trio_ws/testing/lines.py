@@ -51,6 +51,11 @@ class SimulatedLine:
         return self._is_held
 
     @property
+    def is_left(self) -> bool:
+        """Tell whether the second of its ends is closed: the server's."""
+        return self.is_cut or self._ways[0].is_abandoned
+
+    @property
     def is_over(self) -> bool:
         """Tell whether nothing will ever come of it again."""
         return self.is_cut or all(way.is_abandoned for way in self._ways)

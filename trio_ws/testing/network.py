@@ -94,8 +94,11 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         self._lines.append(line)
         try:
             await self._calls.send(theirs)
-        except trio.BrokenResourceError:
-            raise ConnectionRefusedError from None
+        except BaseException as error:
+            line.cut()
+            if isinstance(error, trio.BrokenResourceError):
+                raise ConnectionRefusedError from None
+            raise
         return ours
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -112,6 +112,24 @@ class SimulatedQueue:
         """The endpoints that are dead."""
         return [name for (_, name), endpoint in self._endpoints.items() if endpoint.paused_until is not None]
 
+    def copy(self) -> "SimulatedQueue":
+        """Return the same, to go on by itself; with another `origin`, it holds what it has."""
+        other = SimulatedQueue(self._now)
+        other.origin, other._last_turn = self.origin, self._last_turn
+        other._queued = {id_: replace(queued) for id_, queued in self._queued.items()}
+        other._endpoints.update((key, replace(endpoint)) for key, endpoint in self._endpoints.items())
+        other._turns = self._turns.copy()
+        return other
+
+    def lose(self, seq: int) -> None:
+        """Lose what comes after an event."""
+        self._queued = {id_: queued for id_, queued in self._queued.items() if queued.event.seq <= seq}
+
+    def hurry(self) -> None:
+        """Have all that waits be due at once, as `trio-ws webhooks retry` has one."""
+        for queued in self._open():
+            self._retry(queued.id)
+
     def add(self, id_: str, event: Event) -> None:
         """Queue an event that is to be POSTed, and has its number."""
         named = msgspec.json.decode(event.data, type=_Named)
@@ -187,11 +205,13 @@ class SimulatedQueue:
 
     def _due(self, now: datetime) -> dict[tuple[int, str], list[_Queued]]:
         """Return what may be sent now, by endpoint: no more of each than it may have besides what it has."""
-        under_way = Counter(queued.key for queued in self._open() if queued.is_under_way(now))
         due: defaultdict[tuple[int, str], list[_Queued]] = defaultdict(list)
-        for queued in sorted(self._oldest(), key=lambda queued: (queued.due_at, queued.event.seq)):
-            if queued.due_at <= now:
-                due[queued.key].append(queued)
+        oldest = [queued for queued in self._oldest() if queued.due_at <= now]
+        if not oldest:
+            return due
+        under_way = Counter(queued.key for queued in self._open() if queued.is_under_way(now))
+        for queued in sorted(oldest, key=lambda queued: (queued.due_at, queued.event.seq)):
+            due[queued.key].append(queued)
         for key, waiting in due.items():
             endpoint = self._endpoints[key]
             is_paused = endpoint.paused_until is not None and endpoint.paused_until > now

@@ -24,7 +24,7 @@ from trio_ws.database import webhooks
 from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.database.webhooks import RETRIED_AT_ONCE, Change, Delivery, Outcome, Result
-from trio_ws.errors import ActionError, Unavailable
+from trio_ws.errors import ActionError, Timeout, Unavailable
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
 from trio_ws.webhooks import signature
@@ -99,8 +99,10 @@ class Deliverer:
             await self._woken.wait()
         self._woken = trio.Event()
         self._poll_seconds = 0.0  # unless all of this is done
-        await self._settle()
+        late = await self._settle()
         has_more = await self._begin(nursery)
+        if late is not None:
+            raise late  # so that it is logged, and tried again after a pause
         self._poll_seconds = 0.0 if has_more else POLL_SECONDS
         return 0.0 if has_more else AGAIN_SECONDS
 
@@ -178,23 +180,30 @@ class Deliverer:
             return "an internal error, which the server's log has"
         return None if 200 <= status < 300 else f"answered {status}"  # noqa: PLR2004 - RFC 9110, 15.3
 
-    async def _settle(self) -> None:
-        """Note what came of deliveries. While the database is away it is kept: nothing is sent twice."""
-        size = MOST
-        while outcomes := self._outcomes[:size]:
+    async def _settle(self) -> Timeout | None:
+        """Note what came of deliveries. While the database is away it is kept: nothing is sent twice.
+
+        So is what takes too long even by itself. It keeps no other waiting; its error is returned.
+        """
+        size, kept = MOST, 0
+        late: Timeout | None = None
+        while outcomes := self._outcomes[kept : kept + size]:
             keep = self._settings.webhook_retry_seconds
             try:
                 changes = await self._database.run(webhooks.settle, outcomes, keep, lane=Lane.UPKEEP)
             except Unavailable:
                 raise
-            except Exception:
+            except Exception as error:
                 if len(outcomes) > 1:
                     size = len(outcomes) // 2  # so that none keeps the others waiting, nor all together
+                    continue
+                if isinstance(error, Timeout):
+                    kept, late = kept + 1, error
                     continue
                 figures = {"webhook": outcomes[0].delivery.id}
                 logger.exception("settling a webhook failed; it comes again", extra={"figures": figures})
                 changes = []
-            del self._outcomes[: len(outcomes)]
+            del self._outcomes[kept : kept + len(outcomes)]
             for outcome in outcomes:
                 id_ = outcome.delivery.id
                 if self._claimed.get(id_) is outcome.delivery:  # and not a later attempt, after its lease
@@ -202,6 +211,7 @@ class Deliverer:
                 metrics.WEBHOOKS.labels(outcome.result).inc()
             for change in changes:
                 _report(change)
+        return late
 
     async def _release(self) -> None:
         """Give back what was claimed and not sent, at the end."""

@@ -4,9 +4,9 @@
     assert outcome.violation is None
 
 `trio-ws simulate` plays many. `scenario.py` says what is to happen, `actors.py` does it, `client.py` is who
-asks and follows, `truth.py` knows what clients must be told, `run.py` brings them together; `chance.py`
-makes a seed decide all that is random, `shrink.py` finds the few steps that matter, and `timeline.py` draws
-them.
+asks and follows, `truth.py` knows what clients must be told, `deliveries.py` what receivers of webhooks must
+get, `run.py` brings them together; `chance.py` makes a seed decide all that is random, `shrink.py` finds the
+few steps that matter, and `timeline.py` draws them.
 
 **How it stays the same.** No wall clock (the simulated database's is trio's), no thread, no socket, and no
 order that comes of addresses in memory: dictionaries stand in for ordered sets. Whoever needs chance has a
@@ -36,6 +36,9 @@ at the same moments.
   one lane or for any; `trickle`, the kernel takes a part of what is sent. Two at once, or nearly so, are
   joined by `+`, as in `descriptors+sessions`: each is a step, so shrinking leaves out the one that is not
   needed.
+* receivers of webhooks: `refuse` answers 500, `dawdle` takes seconds, perhaps more than it has, and
+  `break_posts` breaks the line, each at one URL; `crowd` gives one account hundreds of slow endpoints, which
+  keep no other account waiting. One URL takes nothing before the end.
 
 **How to write a fault.** A method of `Actors`, a row of `FAULT_STEPS`, and a bug in
 `tests/testing/test_world_faults.py` that it alone finds. It takes the step, which says for how long, and

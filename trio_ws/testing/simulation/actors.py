@@ -4,7 +4,7 @@ from collections import Counter
 from contextlib import suppress
 from decimal import Decimal
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import trio
@@ -15,14 +15,18 @@ from trio_ws.errors import ActionError
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.refusals import CheckViolation, NoData
 from trio_ws.testing.simulation.client import Client
+from trio_ws.testing.simulation.deliveries import CROWD_URLS
 from trio_ws.testing.simulation.following import CROWD
-from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, Step
+from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, GOOD_URLS, URLS, Step
 from trio_ws.testing.simulation.truth import Violation
 from trio_ws.testing.work import Locks, Work
 from trio_ws.testing.world import World
+from trio_ws.webhooks.post import PostError
 
 if TYPE_CHECKING:
     from trio_ws.testing.simulation.run import Run
+
+T = TypeVar("T")
 
 STUCK_SECONDS = 20.0  # beyond what it may take: a server that has not ended by then is waited for no more
 RESTART_SECONDS = 1.0  # until a server is started again that could not
@@ -33,6 +37,8 @@ CRAWL_WORK_SECONDS = 3.0
 BURST, BURST_SECONDS = 100, 8.0  # changes of few invoices, soon after each other
 TOGETHER = 3  # fetches that a client asks for at once
 MEMOS = {"memo": 0, "long memo": 980}  # how long, besides some digits: up to as much as may be
+HOOKED = 3  # invoices with a webhook where a receiver begins to fail
+DAWDLES = (2.0, 8.0, 15.0)  # seconds; a POST has 10
 RECENT = 12  # of all invoices, those that steps are about
 
 
@@ -47,6 +53,7 @@ class Actors:
         self._run = run
         self._suffered: Counter[tuple[object, str]] = Counter()  # what is suffered now, by whom
         self._hindrances = 0  # to numbering that have begun
+        self._failing: Counter[str] = Counter()  # how often each URL is made to fail now
 
     # Clients
 
@@ -166,6 +173,8 @@ class Actors:
             fields["address"] = own.choice(["here", f"many-{own.randrange(CROWD)}"])
         if step.value == "soon":
             fields["expires_in_seconds"] = own.randint(1, 100)
+        elif step.value == "webhook":
+            fields["webhook_url"] = own.choice(URLS)
         account = own.randint(1, ACCOUNTS)
         self._run.database.create_invoice(amount=1, currency="EUR", account_id=account, **fields)
 
@@ -328,6 +337,7 @@ class Actors:
         copy.away = copy.lose_answers = copy.lose_wakes = False  # what the first one suffers is not its own
         copy.delay, copy.costs = 0.0, []
         copy.stuck.clear()
+        copy.webhooks.origin = own.choice(["original", "copy"])  # of the same server's files, or of a dump
         await self._move(copy, own)
         await trio.sleep(step.seconds)
         if self._run.database is copy:  # else one that was made of it took over
@@ -395,6 +405,49 @@ class Actors:
         refused = frozenset(Lane) if step.value == "all" else frozenset({Lane[step.value]})
         gateway.end_sessions()
         await self._set(gateway, "refused", step.seconds, refused)
+
+    # Receivers of webhooks
+
+    async def refuse(self, step: Step, own: Random) -> None:
+        """Have a URL answer 500 for a while."""
+        await self._fail(step, own, self._run.deliveries.answers, 500)
+
+    async def break_posts(self, step: Step, own: Random) -> None:
+        """Have the line to a URL break for a while, before it answers."""
+        await self._fail(step, own, self._run.deliveries.answers, PostError("the connection broke"))
+
+    async def dawdle(self, step: Step, own: Random) -> None:
+        """Have a URL take its time for a while, perhaps more than it has."""
+        await self._fail(step, own, self._run.deliveries.seconds, own.choice(DAWDLES))
+
+    async def crowd(self, _: Step, own: Random) -> None:
+        """Have an account have hundreds of webhooks for slow endpoints, and others one each, soon after."""
+        account = own.randint(1, ACCOUNTS)
+        for url in CROWD_URLS:
+            for _number in range(2):
+                self._hook(account, url)
+        await trio.sleep(1.0)  # then it has all places that it gets
+        for other in range(1, ACCOUNTS + 1):
+            self._hook(other, own.choice(GOOD_URLS))
+
+    async def _fail(self, step: Step, own: Random, how: dict[str, T], value: T) -> None:
+        """Have a URL be so for a while, and get some webhooks; of two at once the later one ends it."""
+        url = step.value
+        self._failing[url] += 1
+        how[url] = value
+        uids = [self._hook(own.randint(1, ACCOUNTS), url) for _ in range(HOOKED)]
+        await trio.sleep(step.seconds / 2)
+        for uid in uids:
+            with suppress(CheckViolation, NoData):
+                self._run.database.update_invoice(uid, memo=str(own.random()))
+        await trio.sleep(step.seconds / 2)
+        self._failing[url] -= 1
+        if not self._failing[url]:
+            self._run.deliveries.heal(url)
+
+    def _hook(self, account: int, url: str) -> UUID:
+        database = self._run.database
+        return database.create_invoice(amount=1, currency="EUR", account_id=account, webhook_url=url)
 
     async def _end(self, step: Step, *, kill: bool) -> None:
         world = self._world(step)

@@ -11,7 +11,7 @@ import trio
 
 from trio_ws.identity import Scope
 from trio_ws.messages import Event
-from trio_ws.testing.simulation.scenario import CURRENCIES
+from trio_ws.testing.simulation.scenario import CURRENCIES, URLS
 from trio_ws.testing.simulation.truth import Told, Violation
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ class Asking:
         }
         if value == "soon":
             fields["expires_in_seconds"] = 2 * account
+        elif value == "webhook":
+            fields["webhook_url"] = URLS[account % len(URLS)]
         if client.credentials.allow("write"):
             self._unsure[key] = fields
         self._create(key, fields)

@@ -1,18 +1,19 @@
 """A scenario, played: servers, clients, and whatever happens to them, in simulated time."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 import trio
 from prometheus_client import Gauge
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws import metrics
+from trio_ws.database import tokens
 from trio_ws.errors import leaves
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.ear import SimulatedEar
@@ -20,6 +21,7 @@ from trio_ws.testing.gateway import SimulatedGateway
 from trio_ws.testing.simulation.actors import Actors
 from trio_ws.testing.simulation.chance import seeded
 from trio_ws.testing.simulation.client import Client
+from trio_ws.testing.simulation.deliveries import Deliveries
 from trio_ws.testing.simulation.scenario import ACCOUNTS, Scenario
 from trio_ws.testing.simulation.truth import Truth, Violation
 from trio_ws.testing.world import World, simulated_server
@@ -31,6 +33,7 @@ AFTER_TROUBLE_SECONDS = 40.0  # whoever was cut off in it comes back, and catche
 
 LEAVING_SECONDS = 5.0  # for servers to notice that all clients have gone
 LOOK_SECONDS = 10.0
+LOOK_FOR_TOKENS_SECONDS = 2.0  # a server asks more often which of those that it holds have ended
 SLACK_BYTES = 4000  # beyond an outbox's limit: an event, or replies, that always find room
 
 Trace = Callable[[float, str, str], None]
@@ -66,6 +69,7 @@ class Run:
         self._has_lost_prices = False
         self.price_losses = 0
         self.clients = [Client(self, number) for number in range(scenario.clients)]
+        self.deliveries = Deliveries(self)
         self.nursery: trio.Nursery
         self._trace = trace
         self._actors = Actors(self)
@@ -135,24 +139,43 @@ class Run:
         async with AsyncExitStack() as servers:
             for gateway in self.gateways:
                 self.worlds.append(await servers.enter_async_context(self._server(gateway)))
+            tasks = await _count_tasks()
             async with trio.open_nursery() as self.nursery:
                 for client in self.clients:
                     self.nursery.start_soon(client.live)
                 self.nursery.start_soon(self._watch_memory)
+                self.nursery.start_soon(self.deliveries.watch)
                 await self._play()
                 await self._settle()
                 self.nursery.cancel_scope.cancel()
             await trio.sleep(LEAVING_SECONDS)
-            for what, left in (
-                ("connections", metrics.CONNECTIONS),
-                ("subscriptions", metrics.SUBSCRIPTIONS),
-            ):
-                if count := _value(left):
-                    raise Violation(f"{count:.0f} {what} are left, and no client")
+            await self._check_what_is_left(tasks)
+
+    async def _check_what_is_left(self, tasks: int) -> None:
+        """Raise where servers that have no client any more have anything of one: so many tasks are theirs."""
+        held: dict[object, None] = {}
+
+        def look(query: object, many: Sequence[tuple[Any, ...]]) -> float:
+            if query is tokens.find_ended:
+                held.update(dict.fromkeys(identity for (identities,) in many for identity in identities))
+            return 0.0
+
+        self.database.costs.append(look)
+        await trio.sleep(LOOK_FOR_TOKENS_SECONDS)
+        lines = [line for world in self.worlds for line in world.network.lines if not line.is_left]
+        for what, left in (
+            ("connections", _value(metrics.CONNECTIONS)),
+            ("subscriptions", _value(metrics.SUBSCRIPTIONS)),
+            ("tokens", len(held)),
+            ("lines", len(lines)),
+            ("tasks", await _count_tasks() - tasks),
+        ):
+            if left:
+                raise Violation(f"{left:.0f} {what} are left, and no client")
 
     def _server(self, gateway: SimulatedGateway) -> AbstractAsyncContextManager[World]:
         ear = SimulatedEar if self.scenario.has_ear else Deaf
-        return simulated_server(gateway, ear=ear, **self.scenario.settings)
+        return simulated_server(gateway, self.deliveries, ear=ear, **self.scenario.settings)
 
     async def _play(self) -> None:
         for world in self.worlds:
@@ -179,16 +202,28 @@ class Run:
         self.say("", "settles")
         for client in self.clients:
             client.paused_until = 0.0
+        self.deliveries.get_well()
         await trio.sleep(SETTLE_SECONDS)
         for client in self.clients:
             client.asking.list_prices()
-        await trio.sleep(LOOK_SECONDS)
+        self.database.webhooks.hurry()  # those of who failed for long come in an hour, perhaps
+        answered = -1
+        while answered < self.deliveries.answered:  # of one invoice thousands may wait, one for the other
+            answered = self.deliveries.answered
+            await trio.sleep(LOOK_SECONDS)
+        self.deliveries.check_at_the_end()
         self.truth.check_what_is_stored()
         for client in self.clients:
             try:
                 client.check_at_the_end()
             except Violation as violation:
                 raise Violation(f"{client.name}: {violation}") from None
+
+
+async def _count_tasks() -> int:
+    """Return how many tasks there are, once each waits for something."""
+    await wait_all_tasks_blocked()
+    return trio.lowlevel.current_statistics().tasks_living
 
 
 def _value(gauge: Gauge) -> float:

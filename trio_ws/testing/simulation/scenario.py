@@ -15,6 +15,10 @@ from trio_ws.database.lanes import Lane
 HOUR = 3600.0
 ACCOUNTS = 10
 CURRENCIES = ("BTC", "ETH", "EUR")
+# Where webhooks go: what may take none for a while, and what takes none before all is well at the end.
+GOOD_URLS = ("https://good.example/1", "https://good.example/2", "https://other.example/")
+BAD_URL = "https://bad.example/"
+URLS = (*GOOD_URLS, BAD_URL)
 # How often in an hour: for each client, and for each ten of them.
 CLIENT_STEPS = {
     "create": 6,
@@ -60,6 +64,16 @@ FAULT_STEPS: dict[str, dict[str, float]] = {
         "stop+kill": 0.5,
         "stop+reload": 0.5,
         "descriptors+sessions": 0.5,
+    },
+    "receivers": {
+        "refuse": 2,
+        "dawdle": 2,
+        "break_posts": 1,
+        "crowd": 0.25,
+        "dawdle+kill": 0.5,
+        "dawdle+stop": 0.5,
+        "dawdle+away": 0.5,
+        "dawdle+slow": 0.5,
     },
 }
 FAULTS = tuple(FAULT_STEPS)
@@ -217,7 +231,7 @@ def _topic(own: Random) -> str:
 
 
 _VALUES: dict[str, Callable[[Random], str]] = {
-    "create": lambda own: own.choice(["", "", "soon", "long"]),
+    "create": lambda own: own.choice(["", "", "soon", "long", "webhook"]),
     "change_status": lambda own: own.choice(["confirming", "paid", "unpaid"]),
     "say_price": lambda own: own.choice(CURRENCIES),
     "convert": lambda own: own.choice(CURRENCIES),
@@ -225,7 +239,7 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "break_rules": lambda own: own.choice(BROKEN),
     "follow": _topic,
     "unfollow": _topic,
-    "insert": lambda own: own.choice(["", "soon", "address"]),
+    "insert": lambda own: own.choice(["", "soon", "address", "webhook"]),
     "update": lambda own: own.choice(["memo", "long memo", "confirming", "paid", "unpaid"]),
     "set_price": lambda own: own.choice(CURRENCIES),
     "delete_price": lambda own: own.choice(CURRENCIES),
@@ -236,6 +250,9 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "hold_open": lambda own: own.choice(["rows", "log"]),
     "cut_off": lambda own: own.choice(["", "trim"]),
     "sessions": lambda own: own.choice(["all", *SESSIONS]),
+    "refuse": lambda own: own.choice(GOOD_URLS),
+    "dawdle": lambda own: own.choice(GOOD_URLS),
+    "break_posts": lambda own: own.choice(GOOD_URLS),
     "slow": lambda own: str(own.choice([0.05, 0.5, 10.0])),
     "delay": lambda own: str(own.choice([0.05, 0.3, 2.0])),
 }

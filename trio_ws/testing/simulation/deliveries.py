@@ -1,0 +1,209 @@
+"""What receivers of webhooks must get: each event of an invoice, in order, whole, signed, and soon.
+
+All servers of a run POST to one receiver, which knows the truth. A webhook may come more than once, but what
+was answered comes again only where something broke meanwhile.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+
+from trio_ws.messages import Event, Position
+from trio_ws.testing.database import EPOCH
+from trio_ws.testing.simulation.scenario import BAD_URL
+from trio_ws.testing.simulation.truth import Told, Violation
+from trio_ws.testing.webhooks import SECRETS, SimulatedReceiver
+from trio_ws.webhooks.delivery import MOST
+
+if TYPE_CHECKING:
+    from trio_ws.testing.simulation.run import Run
+
+PROMPT_SECONDS = 5.0  # in calm times an account has its turn within it: a server looks each 2 s, at least
+POST_SECONDS = 0.1  # which a receiver takes that is well
+# A crowd of an account's endpoints, which are slow: they would take all places of a server for a while.
+CROWD_URLS = tuple(f"https://crowd-{number}.example/" for number in range(100))
+CROWD_SECONDS = 3.0
+
+
+class _Row(msgspec.Struct):
+    uid: str = ""
+    account_id: int = 0
+    webhook_url: str | None = None
+
+
+class _Sent(msgspec.Struct):
+    """A webhook that has come."""
+
+    id: str
+    event: Event
+    row: _Row
+    endpoint: tuple[int, str]
+
+
+class Deliveries(SimulatedReceiver):
+    """Takes the webhooks of a run, and compares them with what is true.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: "Run") -> None:
+        super().__init__()
+        self._run = run
+        self._violation: Violation | None = None
+        self._went_wrong = trio.Event()
+        self._under_way = 0
+        self._data: dict[str, bytes] = {}  # of the event that a delivery is of, by its id
+        self._ids: dict[bytes, str] = {}  # the other way round
+        self._answered: dict[str, float] = {}  # when each was, last, by its id
+        self._last: dict[str, Position] = {}  # the last event of each invoice that was answered
+        self._turns: dict[int, float] = {}  # when each account's last POST began, or ended
+        self._failing: dict[tuple[int, str], None] = {}  # where the last POST failed
+        self.get_well()
+        self.answers[BAD_URL] = 500
+
+    def heal(self, url: str) -> None:
+        """Have a URL be well."""
+        self.answers.pop(url, None)
+        self.seconds.pop(url, None)
+
+    def get_well(self) -> None:
+        """Have all of them be well."""
+        self.answers.clear()
+        self.seconds = dict.fromkeys(CROWD_URLS, CROWD_SECONDS)
+
+    @property
+    def answered(self) -> int:
+        """How many have been, each once."""
+        return len(self._answered)
+
+    async def watch(self) -> None:
+        """Wait until something is wrong, and raise it: what a POST raises is the server's to bear."""
+        await self._went_wrong.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what was wrong, if anything was."""
+        if self._violation is not None:
+            raise self._violation
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Take one, and compare it."""
+        try:
+            sent = self._take(url, headers, body)
+        except Violation as violation:
+            self._violation = self._violation or violation
+            self._went_wrong.set()
+            return 500
+        status = 0
+        self._under_way += 1
+        try:
+            await trio.sleep(POST_SECONDS)
+            status = await super().post(url, headers, body)
+        finally:
+            self._under_way -= 1
+            self._note_answer(sent, status)
+        return status
+
+    def _take(self, url: str, headers: Mapping[str, str], body: bytes) -> _Sent:
+        """Return what has come.
+
+        Raises:
+            Violation: it should not have, or not so.
+        """
+        now = trio.current_time()
+        event = self._find(body)
+        row = msgspec.json.decode(event.data, type=_Row)
+        id_ = headers["trio-ws-delivery"]
+        what = f"webhook {id_} of event {event.position}"
+        if url != row.webhook_url:
+            raise Violation(f"{what} went to {url}, and not to {row.webhook_url}")
+        self._check_headers(what, headers, body)
+        is_new = id_ not in self._data
+        data = bytes(event.data)
+        if self._data.setdefault(id_, data) != data or self._ids.setdefault(data, id_) != id_:
+            raise Violation(f"{what} is called as another one was, or was called otherwise before")
+        sent = _Sent(id_, event, row, (row.account_id, urlsplit(url).netloc))
+        if (answered_at := self._answered.get(id_)) is not None:
+            if not self._is_troubled_since(answered_at):
+                raise Violation(f"{what} was answered at {answered_at:.1f} s, and came again")
+        else:
+            self._check_order(sent)
+        waiting_since = max(event.at - EPOCH.timestamp(), self._turns.get(row.account_id, 0.0))
+        is_late = is_new and now - waiting_since > PROMPT_SECONDS and sent.endpoint not in self._failing
+        if is_late and not self._is_troubled_since(waiting_since):
+            raise Violation(f"{what} was late: it came after {now - waiting_since:.1f} s")
+        if self._under_way >= MOST * len(self._run.worlds):
+            raise Violation(f"{self._under_way} webhooks are under way, and {what} came")
+        self._turns[row.account_id] = now
+        return sent
+
+    def _find(self, body: bytes) -> Event:
+        """Return the event that a body is of, and is whole."""
+        try:
+            told = msgspec.json.decode(body, type=Told)
+            position = Position.parse(told.position)
+        except ValueError as error:
+            raise Violation(f"a webhook is {body!r}: {error}") from None
+        if not position.seq or (log := self._run.truth.log_of(position)) is None:
+            raise Violation(f"the webhook of event {position} came, which is in no log")
+        event = log[position.seq - 1]
+        sent = told.type, bytes(told.data), bytes(told.previous)
+        is_so = event.type, bytes(event.data), bytes(event.previous)
+        if sent != is_so:
+            raise Violation(f"the webhook of event {position} is {sent}, and the event is {is_so}")
+        return event
+
+    def _check_headers(self, what: str, headers: Mapping[str, str], body: bytes) -> None:
+        timestamp = int(self._run.database.now())
+        message = f"{timestamp}.".encode() + body
+        digests = [hmac.new(secret.encode(), message, hashlib.sha256).hexdigest() for secret in SECRETS]
+        right = ",".join([f"t={timestamp}", *(f"v1={digest}" for digest in digests)])
+        if (signature := headers["trio-ws-signature"]) != right:
+            raise Violation(f"{what} is signed by {signature}, and not by {right}")
+        if (content := headers["content-type"]) != "application/json":
+            raise Violation(f"{what} is said to be {content}")
+
+    def _check_order(self, sent: _Sent) -> None:
+        """Raise where a later event of its invoice was answered before."""
+        last, position = self._last.get(sent.row.uid), sent.event.position
+        if (
+            last is not None
+            and last.seq > position.seq
+            and self._run.truth.log_of(last, position) is not None
+        ):
+            raise Violation(f"the webhook of event {position} came after that of {last}")
+
+    def _note_answer(self, sent: _Sent, status: int) -> None:
+        now, position = trio.current_time(), sent.event.position
+        self._turns[sent.row.account_id] = now
+        self._run.say("receiver", f"gets {sent.event.type} {position}, webhook {sent.id}: {status or 'none'}")
+        if not 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, 15.3
+            self._failing[sent.endpoint] = None
+            return
+        self._failing.pop(sent.endpoint, None)
+        if sent.id not in self._answered:
+            self._last[sent.row.uid] = position
+        self._answered[sent.id] = now
+
+    def _is_troubled_since(self, at: float) -> bool:
+        """Tell whether something broke, since then or shortly before."""
+        return self._run.troubled_until + self._run.after_trouble_seconds >= at
+
+    def check_at_the_end(self) -> None:
+        """Raise unless each webhook was answered that no copy of the database holds, and none waits."""
+        self.check()
+        database = self._run.database
+        held = {*database.webhooks.held}
+        for event in database.written:
+            if event.seq in held or b'"webhook_url"' not in bytes(event.data):
+                continue
+            if self._ids.get(bytes(event.data)) not in self._answered:
+                raise Violation(f"the webhook of event {event.seq} was never answered")
+        if waiting := database.webhooks.waiting:
+            raise Violation(f"the webhook of event {waiting[0]} waits, and was answered")
