@@ -29,6 +29,7 @@ def simulate(
     replay: Annotated[Path | None, Parameter(show_default=False)] = None,
     save: Annotated[Path | None, Parameter(show_default=False)] = None,
     trace: bool = False,
+    shrink: bool = True,
     plot: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> None:
     """Play hours of servers, clients and faults in simulated time, and check what clients are told.
@@ -45,6 +46,7 @@ def simulate(
         replay: A file that `--save` wrote, in place of seeds.
         save: Where the scenario that fails goes, shrunk, as JSON; or the last one.
         trace: Print all that happens.
+        shrink: Look for a few steps that are enough for what fails, which takes up to 200 runs.
         plot: Where a picture of the last run goes, as SVG.
     """
     given = faults or ["all"]
@@ -55,14 +57,16 @@ def simulate(
         numbers = range(first, first + seeds) if seed is None else [seed]
         scenarios = [imagine(number, hours, chosen, clients) for number in numbers]
     failed = _play_all(scenarios, trace=trace)
-    last = scenarios[-1] if failed is None else _shrink(failed)
+    last = failed or scenarios[-1]
+    if failed is not None and shrink:
+        last = _shrink(failed)
     if save is not None:
         save.write_bytes(msgspec.json.format(msgspec.json.encode(last)))
     if failed is not None or plot is not None:
         entries: list[Entry] = []
         violation = play(last, lambda *entry: entries.append(Entry(*entry))).violation
         if failed is not None:
-            _show(last, entries, violation)
+            _show(last, entries, violation, has_shrunk=shrink)
         if plot is not None:
             plot.write_text(draw(last, entries, violation))
     if failed is not None:
@@ -116,13 +120,14 @@ def _shrink(failed: Scenario) -> Scenario:
         return shrink(failed, fails)
 
 
-def _show(scenario: Scenario, entries: list[Entry], violation: str | None) -> None:
+def _show(scenario: Scenario, entries: list[Entry], violation: str | None, *, has_shrunk: bool) -> None:
     for entry in entries[-LAST_ENTRIES:]:
         print(entry)
     print(f"seed {scenario.seed} fails: {violation}")
-    print(f"{len(scenario.steps)} steps are enough for it:")
-    for step in scenario.steps:
-        print(step)
+    if has_shrunk:
+        print(f"{len(scenario.steps)} steps are enough for it:")
+        for step in scenario.steps:
+            print(step)
 
 
 def _print(at: float, who: str, what: str) -> None:
