@@ -168,11 +168,15 @@ def imagine(seed: int, hours: float = 1.0, faults: Sequence[Fault] = FAULTS, cli
     own = Random(seed)
     seconds = hours * HOUR
     servers = own.choice([1, 1, 1, 2, 3])
-    often = {what: rate * hours * clients for what, rate in CLIENT_STEPS.items()}
-    often |= {what: rate * hours * clients / 10 for what, rate in PROGRAM_STEPS.items()}
+    # Much is found where much happens. A wake-up that is lost is found where little does, and lateness where
+    # little breaks, for trouble excuses it.
+    pace, trouble = own.choice([0.2, 1.0, 1.0]), own.choice([0.2, 1.0, 1.0])
+    often = {what: rate * hours * clients * pace for what, rate in CLIENT_STEPS.items()}
+    often |= {what: rate * hours * clients * pace / 10 for what, rate in PROGRAM_STEPS.items()}
     often |= {what: rate * hours for what, rate in RARE_STEPS.items()}
     for kind, rates in FAULT_STEPS.items():
-        often |= {what: rate * hours for what, rate in rates.items() if {kind, what} & {*faults}}
+        chosen = {what: rate for what, rate in rates.items() if {kind, what} & {*faults}}
+        often |= {what: rate * hours * trouble for what, rate in chosen.items()}
     many = dict.fromkeys(OF_CLIENTS, clients) | dict.fromkeys(OF_SERVERS, servers)
     steps: list[Step] = []
     for what, mean in often.items():
