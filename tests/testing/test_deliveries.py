@@ -288,5 +288,5 @@ def test_a_server_that_is_broken_on_purpose_is_found_out(
 ) -> None:
     said = {**WEBHOOKS, **LEFT}[plant]
     plant(monkeypatch)
-    scenarios = [scene(Step(10.0, "crowd")), *map(busy, range(SEEDS))]
+    scenarios = [scene(Step(60.0, "crowd")), *map(busy, range(SEEDS))]
     assert any(said in (play(scenario).violation or "") for scenario in scenarios)

@@ -20,11 +20,11 @@ LAST_ENTRIES = 40
 
 def simulate(
     *,
-    seeds: PositiveInt = 100,
+    seeds: PositiveInt = 60,
     seed: int | None = None,
     first: int = 0,
-    hours: PositiveFloat = 1.0,
-    clients: PositiveInt = 100,
+    hours: PositiveFloat = 0.12,
+    clients: PositiveInt = 60,
     faults: Annotated[list[Fault | Literal["all", "none"]] | None, Parameter(negative_iterable=())] = None,
     replay: Annotated[Path | None, Parameter(show_default=False)] = None,
     save: Annotated[Path | None, Parameter(show_default=False)] = None,

@@ -23,7 +23,8 @@ number or none.
 `--faults crawl --faults hang_up` some by name. Each has chance of its own: whatever else is chosen, it comes
 at the same moments.
 
-* clients: `pause` reads nothing, `leave` says goodbye, `hang_up` does not, `vanish` tells nobody.
+* clients: `pause` reads nothing, `leave` says goodbye, `hang_up` does not, `vanish` tells nobody; `revoke` ends
+  its token, and `break_rules` sends what no client may.
 * network: `cut`, `hold` and `delay`, of a client's line.
 * database: `away`, `slow`, `deaf` (notifications are lost), `lose_answers`, `trim`; `restore` of a backup,
   and perhaps others take the numbers of what was lost; `fail_over` to a standby that is whole, or lacks the
@@ -39,6 +40,9 @@ at the same moments.
 * receivers of webhooks: `refuse` answers 500, `dawdle` takes seconds, perhaps more than it has, and
   `break_posts` breaks the line, each at one URL; `crowd` gives one account hundreds of slow endpoints, which
   keep no other account waiting. One URL takes nothing before the end.
+
+**Which clients there are.** In half of the seeds each needs a token, and sees its own account alone. Some
+follow hundreds of topics; all of them send some requests in fragments, and some in one piece.
 
 **How to write a fault.** A method of `Actors`, a row of `FAULT_STEPS`, and a bug in
 `tests/testing/test_world_faults.py` that it alone finds. It takes the step, which says for how long, and
