@@ -24,7 +24,7 @@ ENDLESS = ("trio-ws listen ", "trio-ws events tail")
 # What is run elsewhere, and where.
 ELSEWHERE = {
     "pytest -o trio_mode=true test_till.py": "tests/test_readme.py",
-    "trio-ws simulate --seeds 100": ".ci/run, with as many shorter ones",
+    "trio-ws simulate": ".ci/run",
     "trio-ws webhooks retry 0b0a9f0e-8f0e-4a53-9f68-0c1e7a1f6a10": (
         "tests/end_to_end/test_webhooks.py: here none has failed"
     ),
