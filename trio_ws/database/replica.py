@@ -41,6 +41,7 @@ TRY_SECONDS = 0.05  # how long new events wait for one that was of no use, to se
 # standby was good for longer than the longest. So one that comes and goes is logged twice a minute.
 RETRY_SECONDS = 5.0
 RETRY_MOST_SECONDS = 60.0
+READS = (event_log.read_events, event_log.find_events)  # which name the position that they go up to
 
 
 class Source(Protocol):
@@ -125,10 +126,13 @@ class Replicated:
         Raises:
             ActionError: what the query raises, or `Unavailable`, or `Timeout`.
         """
-        read = _READS.get(query)
-        if read is None:
-            return await self._primary.run(query, *args, lane=lane)
-        answer: T = await read(self, query, *args, lane=lane)
+        asked: Any = query
+        read: Any = self._primary.run
+        if asked is event_log.advance:
+            read = self._advance
+        elif asked in READS:
+            read = self._read
+        answer: T = await read(query, *args, lane=lane)
         return answer
 
     def ask(self, query: Callable[[Connection, *Arguments], T], *args: *Arguments) -> Ticket[T]:
@@ -228,10 +232,3 @@ def _counted(source: str, read: LogRead) -> LogRead:
     if read.events:
         metrics.LOG_READS.labels(source).inc()
     return read
-
-
-_READS: dict[Callable[..., Any], Callable[..., Any]] = {
-    event_log.advance: Replicated._advance,  # noqa: SLF001 - ours
-    event_log.read_events: Replicated._read,  # noqa: SLF001
-    event_log.find_events: Replicated._read,  # noqa: SLF001
-}

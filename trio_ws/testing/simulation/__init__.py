@@ -23,8 +23,8 @@ number or none.
 `--faults crawl --faults hang_up` some by name. Each has chance of its own: whatever else is chosen, it comes
 at the same moments.
 
-* clients: `pause` reads nothing, `leave` says goodbye, `hang_up` does not, `vanish` tells nobody; `revoke` ends
-  its token, and `break_rules` sends what no client may.
+* clients: `pause` reads nothing, `leave` says goodbye, `hang_up` does not, `vanish` tells nobody; `revoke`
+  ends its token, and `break_rules` sends what no client may.
 * network: `cut`, `hold` and `delay`, of a client's line.
 * database: `away`, `slow`, `deaf` (notifications are lost), `lose_answers`, `trim`; `restore` of a backup,
   and perhaps others take the numbers of what was lost; `fail_over` to a standby that is whole, or lacks the

@@ -109,7 +109,7 @@ class Run:
     def move(self, database: SimulatedDatabase) -> None:
         """Have all servers and programs go on with another database, whose log counts from now on."""
         self.lose_log()
-        self.database = self.truth._database = database  # noqa: SLF001 - it is this run's
+        self.database = self.truth.database = database
         for gateway in self.gateways:
             gateway.move(database)
 

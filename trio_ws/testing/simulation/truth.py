@@ -49,58 +49,53 @@ class Truth:
     """The logs that there were and the one that there is.
 
     Args:
-        database: The run's.
+        database: The run's; another one may take its place.
     """
 
     def __init__(self, database: SimulatedDatabase) -> None:
-        self._database = database
+        self.database = database
         self._past: list[list[Event]] = []
 
     @property
     def end(self) -> int:
         """The number of the last event, or the one that it will have."""
-        return len(self._database.written)
-
-    @property
-    def prices(self) -> bytes:
-        """All prices, as they are now."""
-        return b"[" + b",".join(map(bytes, self._database.prices)) + b"]"
+        return len(self.database.written)
 
     def check_what_is_stored(self) -> None:
         """Raise unless each invoice was made once, and has expired if it was to."""
         made: set[str] = set()
-        for event in self._database.written:
+        for event in self.database.written:
             if event.type == "invoice.created" and (memo := msgspec.json.decode(event.data, type=Row).memo):
                 if memo in made:
                     raise Violation(f"{memo} was made twice")
                 made.add(memo)
-        for uid in self._database.uids:
-            row = msgspec.json.decode(self._database.invoice(uid), type=Row)
-            overdue = 0.0 if row.expires_at is None else self._database.now() - row.expires_at.timestamp()
+        for uid in self.database.uids:
+            row = msgspec.json.decode(self.database.invoice(uid), type=Row)
+            overdue = 0.0 if row.expires_at is None else self.database.now() - row.expires_at.timestamp()
             if row.status == "unpaid" and overdue > EXPIRY_SECONDS:
                 raise Violation(f"invoice {uid} is overdue since {overdue:.1f} s, and has not expired")
 
     @property
     def first(self) -> int:
         """The number of the first event that is still there."""
-        return self._database.first
+        return self.database.first
 
     def keep(self) -> None:
         """Keep the log that is about to be lost."""
-        self._past.append(list(self._database.written))
+        self._past.append(list(self.database.written))
 
     @property
     def events(self) -> Sequence[Event]:
         """All events of the log that there is."""
-        return self._database.written
+        return self.database.written
 
     def has(self, position: Position) -> bool:
         """Tell whether a position is in the log that there is."""
-        return _has(self._database.written, position)
+        return _has(self.database.written, position)
 
     def log_of(self, *positions: Position) -> Sequence[Event] | None:
         """Return all events of the log that has, or had, all of these; None: there was no such one."""
-        logs = [self._database.written, *reversed(self._past)]
+        logs = [self.database.written, *reversed(self._past)]
         return next((log for log in logs if all(_has(log, position) for position in positions)), None)
 
     def check_snapshot(
