@@ -25,7 +25,6 @@ import trio_ws
 
 PROJECT = Path(__file__).parents[2]
 PACKAGE = Path(trio_ws.__file__).parent
-HOURS, CLIENTS = 0.12, 60  # of each seed: as CI plays them
 SEEDS = 200  # within which a bug must be found
 DEADLINE_SECONDS = 200.0  # for a bug: below pytest's own for a test, which ends the whole run
 TABLE_SECONDS = 900.0  # likewise, where no test waits for it
@@ -150,7 +149,6 @@ def play(bug: Bug, seeds: int = SEEDS, seconds: float = DEADLINE_SECONDS) -> Pla
 
 def _simulate(folder: Path, until: float, option: str, number: int) -> Played:
     command = [sys.executable, "-m", "trio_ws", "simulate", "--no-shrink", option, str(number)]
-    command += ["--hours", str(HOURS), "--clients", str(CLIENTS)]
     try:
         done = subprocess.run(
             command,

@@ -44,7 +44,7 @@ def test_a_bug_that_is_nowhere_is_said() -> None:
 
 @pytest.mark.parametrize("seed", sorted({*FOUND_BY.values()}))
 def test_a_seed_that_finds_bugs_finds_none_where_there_is_none(seed: int) -> None:
-    scenario = imagine(seed, hours=planted.HOURS, clients=planted.CLIENTS)
+    scenario = imagine(seed)
     assert play_scenario(scenario).violation is None
 
 

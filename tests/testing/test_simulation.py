@@ -37,7 +37,7 @@ def test_without_faults_nobody_is_told_of_a_gap() -> None:
 
 def test_two_runs_of_a_seed_are_the_same_to_the_byte_also_in_processes_of_their_own(checkout: Path) -> None:
     def trace_of(seed: int, hash_seed: str) -> bytes:
-        command = [sys.executable, "-m", "trio_ws", "simulate", "--seed", str(seed), "--hours", "0.3"]
+        command = [sys.executable, "-m", "trio_ws", "simulate", "--seed", str(seed), "--hours", "0.1"]
         return subprocess.run(
             [*command, "--trace"],
             check=True,
@@ -53,7 +53,7 @@ def test_two_runs_of_a_seed_are_the_same_to_the_byte_also_in_processes_of_their_
     assert trace_of(4, "1") != first
 
     entries: list[Entry] = []
-    scenario = imagine(3, hours=0.3)
+    scenario = imagine(3, hours=0.1)
     for _ in range(2):
         entries.clear()
         play(scenario, lambda *entry: entries.append(Entry(*entry)))

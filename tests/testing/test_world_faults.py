@@ -39,7 +39,7 @@ from trio_ws.wire.stream import Wire
 SEEDS = 20  # within which a planted bug must be found
 OTHER_SEEDS = 3  # with all other faults, within which it must not
 COMPANY = ("hang_up", "cut", "pause")  # so that clients come back, and read from the log
-SQUEEZED = 20  # as much happens in a minute as else in so many
+SQUEEZED = 10  # as much happens in a minute as else in so many
 OTHERS = [
     what for steps in FAULT_STEPS.values() for what in steps if what != "vanish"
 ]  # that takes long to be found out
@@ -52,8 +52,8 @@ def squeeze(scenario: Scenario) -> Scenario:
 
 
 def busy(seed: int, faults: Sequence[str]) -> Scenario:
-    """Twelve minutes with the steps of four hours."""
-    return squeeze(imagine(seed, hours=4.0, faults=faults, clients=15))
+    """Twelve minutes with the steps of two hours."""
+    return squeeze(imagine(seed, hours=2.0, faults=faults, clients=15))
 
 
 def scene(*steps: Step, seconds: float = 100.0, servers: int = 1) -> Scenario:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trio_ws.errors import StartupError
 from trio_ws.testing.simulation import play, shrink
-from trio_ws.testing.simulation.scenario import FAULTS, HOUR, Fault, Scenario, imagine
+from trio_ws.testing.simulation.scenario import CLIENTS, FAULTS, HOUR, HOURS, Fault, Scenario, imagine
 from trio_ws.testing.simulation.timeline import Entry, draw
 
 LAST_ENTRIES = 40
@@ -23,8 +23,8 @@ def simulate(
     seeds: PositiveInt = 60,
     seed: int | None = None,
     first: int = 0,
-    hours: PositiveFloat = 0.12,
-    clients: PositiveInt = 60,
+    hours: PositiveFloat = HOURS,
+    clients: PositiveInt = CLIENTS,
     faults: Annotated[list[Fault | Literal["all", "none"]] | None, Parameter(negative_iterable=())] = None,
     replay: Annotated[Path | None, Parameter(show_default=False)] = None,
     save: Annotated[Path | None, Parameter(show_default=False)] = None,

@@ -13,6 +13,7 @@ import msgspec
 from trio_ws.database.lanes import Lane
 
 HOUR = 3600.0
+HOURS, CLIENTS = 0.12, 60  # of a run, where nobody says: a second or two, in which most bugs show
 ACCOUNTS = 10
 CURRENCIES = ("BTC", "ETH", "EUR")
 # Where webhooks go: what may take none for a while, and what takes none before all is well at the end.
@@ -156,7 +157,9 @@ class Scenario(msgspec.Struct, frozen=True):
                 raise ValueError(f"step {step} is about one of {many}, from 0 on")
 
 
-def imagine(seed: int, hours: float = 1.0, faults: Sequence[Fault] = FAULTS, clients: int = 100) -> Scenario:
+def imagine(
+    seed: int, hours: float = HOURS, faults: Sequence[Fault] = FAULTS, clients: int = CLIENTS
+) -> Scenario:
     """Return what a seed says.
 
     Args:
