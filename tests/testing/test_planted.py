@@ -15,6 +15,7 @@ from trio_ws.testing.simulation import play as play_scenario
 
 BY_A_SEED = [bug for bug in BUGS if bug.name in FOUND_BY]
 ELSEWHERE = [bug for bug in BUGS if bug.name in FOUND_ELSEWHERE]
+EACH = 3  # of so many bugs one is played each time, for each takes three seconds
 TESTS_FAILED = 1  # pytest's exit status
 HANGS_SECONDS = 60.0  # many times what such a test takes without the bug
 NO_BUG = Bug("no_bug", "none", "connection.py", '"""One client:', '"""A client:')
@@ -70,7 +71,13 @@ def test_the_table_has_a_row_for_each_bug_and_a_line_to_paste(capsys: pytest.Cap
     assert line.startswith('    "find_nothing": ')
 
 
-@pytest.mark.parametrize("bug", BY_A_SEED, ids=named)
+@pytest.mark.parametrize(
+    "bug",
+    [
+        pytest.param(bug, id=bug.name, marks=[SLOW] if number % EACH else [])
+        for number, bug in enumerate(BY_A_SEED)
+    ],
+)
 def test_a_bug_is_found_by_a_seed(bug: Bug) -> None:
     assert planted.play(bug).seed is not None
 
