@@ -94,10 +94,11 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         self._lines.append(line)
         try:
             await self._calls.send(theirs)
-        except BaseException as error:
+        except trio.BrokenResourceError:
             line.cut()
-            if isinstance(error, trio.BrokenResourceError):
-                raise ConnectionRefusedError from None
+            raise ConnectionRefusedError from None
+        except BaseException:
+            line.cut()
             raise
         return ours
 
