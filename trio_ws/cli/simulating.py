@@ -20,7 +20,7 @@ LAST_ENTRIES = 40
 
 def simulate(
     *,
-    seeds: PositiveInt = 60,
+    seeds: PositiveInt = 40,
     seed: int | None = None,
     first: int = 0,
     hours: PositiveFloat = HOURS,

@@ -251,13 +251,16 @@ class Asking:
         self._check_rate(currency, msgspec.json.decode(told.data, type=_Converted).timestamp)
 
     def _note_rate(self, currency: str, since: str) -> None:
-        self._rates[currency] = max(since, self._rates.get(currency, since))
+        if not self._run.are_prices_unsure:
+            self._rates[currency] = max(since, self._rates.get(currency, since))
 
     def _check_rate(self, currency: str, since: str) -> None:
         """Raise if a price is older than one that this line was told of."""
-        if self._run.are_prices_unsure or self._losses != self._run.price_losses:
+        if self._losses != self._run.price_losses:
             self._rates.clear()
             self._losses = self._run.price_losses
+        if self._run.are_prices_unsure:  # what is told now may be lost already
+            return
         if since < self._rates.get(currency, since):
             raise Violation(f"a price of {currency} went back from {self._rates[currency]} to {since}")
         self._rates[currency] = since
