@@ -15,7 +15,7 @@ from trio_ws.testing.simulation import play as play_scenario
 
 BY_A_SEED = [bug for bug in BUGS if bug.name in FOUND_BY]
 ELSEWHERE = [bug for bug in BUGS if bug.name in FOUND_ELSEWHERE]
-EACH = 3  # of so many bugs one is played each time, for each takes three seconds
+EACH = 6  # of so many bugs one is played each time, for each takes three seconds
 TESTS_FAILED = 1  # pytest's exit status
 HANGS_SECONDS = 60.0  # many times what such a test takes without the bug
 NO_BUG = Bug("no_bug", "none", "connection.py", '"""One client:', '"""A client:')
