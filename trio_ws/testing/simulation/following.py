@@ -48,7 +48,7 @@ class Following:
         """Go on from where the last line ended, or begin."""
         self.reader.topics.clear()
         if self._wanted and self.reader.position is not None:
-            self._resume([*self._wanted], self.reader.position, is_all=True)
+            self._resume([*self._wanted], self.reader.position)
         else:
             for topic in self._wanted:
                 self._subscribe(topic)
@@ -88,7 +88,7 @@ class Following:
                 },
                 scope="read",
             )
-            self._resume(crowd, self.reader.position, is_all=False, left=crowd[half:])
+            self._resume(crowd, self.reader.position, left=crowd[half:])
 
     def unfollow(self, own: Random) -> None:
         """Follow one of its topics no more."""
@@ -122,15 +122,12 @@ class Following:
             again=partial(self._wanted.setdefault, topic),
         )
 
-    def _resume(
-        self, topics: Sequence[str], after: Position, *, is_all: bool, left: Sequence[str] | None = None
-    ) -> None:
+    def _resume(self, topics: Sequence[str], after: Position, *, left: Sequence[str] | None = None) -> None:
         """Follow topics from a position on.
 
         Args:
             topics: All of them.
             after: The position.
-            is_all: Whether these are all that it follows.
             left: Those that it has not named in a message before; None: all.
         """
         self._client.ask(
@@ -138,15 +135,9 @@ class Following:
             str(after),
             {"after": str(after), "topics": _named(topics if left is None else left)},
             scope="read",
-            done=partial(self._resumed if is_all else self._followed, topics, after),
+            done=partial(self._followed, topics, after),
             again=self._client.cut,
         )
-
-    def _resumed(self, topics: Sequence[str], after: Position, told: Told) -> None:
-        data = msgspec.json.decode(told.data, type=_Followed)
-        self.since = trio.current_time()
-        position, is_excused = Position.parse(data.position), self._client.is_troubled_since(0)
-        self.reader.resume(topics, after, position, recovered=data.recovered, excused=is_excused)
 
     def _followed(self, topics: Sequence[str], after: Position | None, told: Told) -> None:
         data = msgspec.json.decode(told.data, type=_Followed)

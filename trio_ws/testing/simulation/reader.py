@@ -36,24 +36,6 @@ class Reader:
         self._checked = 0  # up to here, nothing is missing
         self._versions: dict[str, int] = {}
 
-    def resume(
-        self, topics: Sequence[str], asked: Position, told: Position, *, recovered: bool, excused: bool
-    ) -> None:
-        """Note what a `resume` of all that it follows was answered.
-
-        Args:
-            topics: Those that it was for.
-            asked: After which event.
-            told: Where the log ends, as the reply says.
-            recovered: Whether nothing is missing, as the reply says.
-            excused: Whether the server may not know yet what was trimmed: what it has in memory it may tell.
-
-        Raises:
-            Violation: it says that nothing is missing where something is, or the other way round.
-        """
-        self.topics.clear()
-        self.follow(topics, told, asked, recovered=recovered, excused=excused)
-
     def follow(
         self,
         topics: Sequence[str],
@@ -64,7 +46,7 @@ class Reader:
         excused: bool,
         is_snapshot: bool = False,
     ) -> None:
-        """Note what a `subscribe` was answered, or a `resume` beside what is followed already.
+        """Note what a `subscribe` or a `resume` was answered.
 
         From an older position on, the log is told anew: of it, what was followed before has been told.
 
@@ -73,7 +55,7 @@ class Reader:
             told: The position that the reply says: the log's end, or the snapshot's.
             asked: After which event; None: after what the reply says.
             recovered: Whether nothing is missing, as the reply says.
-            excused: As in `resume`.
+            excused: Whether the server may not know yet what was trimmed: what it has in memory it may tell.
             is_snapshot: Whether it has a snapshot, which may be older than what has been told since.
 
         Raises:
