@@ -5,10 +5,11 @@ Where all of it has to be there, as in CI, `TEST_REQUIRES=chromium,node` makes t
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -41,6 +42,15 @@ def is_required(name: str) -> bool:
 
 
 SLOW = pytest.mark.skipif(not is_required("slow"), reason="takes long: TEST_REQUIRES=slow")
+ONE_IN = 6  # of the bugs that are planted in turn, each a few seconds of simulated runs
+
+
+def one_in_some(cases: Iterable[object], name: Callable[[Any], str] | None = None) -> list[ParameterSet]:
+    """Return a test's parameters: one of `ONE_IN` is for each run, the others for `.ci/run --long`."""
+    return [
+        pytest.param(case, id=name and name(case), marks=[SLOW] if number % ONE_IN else [])
+        for number, case in enumerate(cases)
+    ]
 
 
 def slow(test: Test) -> Test:

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.requirements import SLOW
+from tests.requirements import SLOW, one_in_some
 from tests.testing import planted
 from tests.testing.planted import BUGS, FOUND_BY, FOUND_ELSEWHERE, Bug
-from trio_ws.testing.simulation import imagine
-from trio_ws.testing.simulation import play as play_scenario
+from trio_ws.cli.simulating import RUNS
 
 BY_A_SEED = [bug for bug in BUGS if bug.name in FOUND_BY]
 ELSEWHERE = [bug for bug in BUGS if bug.name in FOUND_ELSEWHERE]
-EACH = 6  # of so many bugs one is played each time, for each takes three seconds
 TESTS_FAILED = 1  # pytest's exit status
 HANGS_SECONDS = 60.0  # many times what such a test takes without the bug
 NO_BUG = Bug("no_bug", "none", "connection.py", '"""One client:', '"""A client:')
@@ -43,10 +41,8 @@ def test_a_bug_that_is_nowhere_is_said() -> None:
         planted.changed(Bug("nowhere", "none", "server.py", "no such text", ""))
 
 
-@pytest.mark.parametrize("seed", sorted({*FOUND_BY.values()}))
-def test_a_seed_that_finds_bugs_finds_none_where_there_is_none(seed: int) -> None:
-    scenario = imagine(seed)
-    assert play_scenario(scenario).violation is None
+def test_the_seeds_that_find_bugs_are_those_that_are_played_where_there_is_none() -> None:
+    assert {*FOUND_BY.values()} <= {*range(RUNS)}
 
 
 def test_a_copy_without_a_bug_is_what_is_played_and_plays_well() -> None:
@@ -71,13 +67,7 @@ def test_the_table_has_a_row_for_each_bug_and_a_line_to_paste(capsys: pytest.Cap
     assert line.startswith('    "find_nothing": ')
 
 
-@pytest.mark.parametrize(
-    "bug",
-    [
-        pytest.param(bug, id=bug.name, marks=[SLOW] if number % EACH else [])
-        for number, bug in enumerate(BY_A_SEED)
-    ],
-)
+@pytest.mark.parametrize("bug", one_in_some(BY_A_SEED, named))
 def test_a_bug_is_found_by_a_seed(bug: Bug) -> None:
     assert planted.play(bug).seed is not None
 

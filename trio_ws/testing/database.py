@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from random import Random
 from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
@@ -73,6 +74,8 @@ class SimulatedDatabase(Answering, Statements):
         away: While true, queries fail, as without PostgreSQL.
         only_reads: While true, clients' writes fail, as on a full disk.
         delay: How long each query takes, in seconds; over `statement_seconds` it fails, and is undone.
+        answer_seconds: How long an answer is under way at most, after the query has seen or done
+            what it does. The seed says for each how long.
         lose_answers: While true, queries are done, and then fail, as where the connection is lost.
         lose_wakes: While true, notifications do not arrive.
         stuck: Invoices that another program's trigger lets nobody change.
@@ -86,6 +89,8 @@ class SimulatedDatabase(Answering, Statements):
         self.away = False
         self.only_reads = False
         self.delay = 0.0
+        self.answer_seconds = 0.0
+        self._own = Random(seed)
         self.statement_seconds = STATEMENT_SECONDS
         self.lose_answers = False
         self.lose_wakes = False
@@ -133,6 +138,9 @@ class SimulatedDatabase(Answering, Statements):
         if seconds > self.statement_seconds:
             raise Timeout("The database took too long")
         outcomes = [await self._wait_for_answer(query, args) for args in many]
+        if self.answer_seconds:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self._own.uniform(0, self.answer_seconds))
         if self.lose_answers:
             raise Outage("The database failed; whether this was done is not known")
         return outcomes

@@ -31,6 +31,7 @@ T = TypeVar("T")
 STUCK_SECONDS = 20.0  # beyond what it may take: a server that has not ended by then is waited for no more
 RESTART_SECONDS = 1.0  # until a server is started again that could not
 BULK = 5000  # changes in one transaction
+MANY = 1200  # events that come while a server is cut off: more than it reads in two steps
 HELD = 5  # invoices that are made in one that stays open
 CRAWL_SECONDS = 60.0  # which the log has for what takes CRAWL_WORK_SECONDS, tries that are too large included
 CRAWL_WORK_SECONDS = 3.0
@@ -386,7 +387,7 @@ class Actors:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._set, gateway, "is_cut", step.seconds)
             await trio.sleep(step.seconds / 2)
-            self._write(own, 3, "invoices")
+            self._write(own, MANY if step.value == "many" else 3, "invoices")
             self._number()
             upto = self._run.database.numbered
             await trio.sleep(step.seconds / 3)  # others have read it by then, mostly

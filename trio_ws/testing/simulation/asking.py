@@ -287,12 +287,14 @@ class Asking:
         """Send many requests in one piece."""
         with self._client.together():
             for _ in range(own.randint(10, 60)):
-                match own.randrange(6):
+                match own.randrange(7):
                     case 0:
                         self.convert(own.choice(CURRENCIES))
                     case 1:
                         self.create(own.randint(1, 3), "")
                     case 2:
                         self._client.ask("ping")
+                    case 3:
+                        self.nonsense()
                     case _ if uids:
                         self.fetch(own.choice(uids))

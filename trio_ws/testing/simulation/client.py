@@ -65,6 +65,7 @@ class _Asked(NamedTuple):
     number: int
     what: str
     at: float
+    scope: Scope | None
     must: str | None
     may: Collection[str]
     done: Callable[[Told], None]
@@ -216,15 +217,16 @@ class Client:
             raise Violation(f"{asked.number} was asked, and {told.request_id} answered")
         self.say(f"is answered {asked.what}: {told.status} {told.code}")
         self._check_promptness("reply", asked.at, ANSWER_SECONDS)
+        must = asked.must if self.credentials.allow(asked.scope) else "forbidden"
         if told.code in WORTH_A_RETRY or (told.code == "unauthorized" and not self.credentials.are_good):
             asked.again()
-        elif asked.must is not None and told.code != asked.must:
-            raise Violation(f"{asked.what} was answered {told.code or told.status}, not {asked.must}")
+        elif must is not None and told.code != must:
+            raise Violation(f"{asked.what} was answered {told.code or told.status}, not {must}")
         elif told.status == "success":
             asked.done(told)
         elif told.code in asked.may:
             asked.refused(told)
-        elif told.code != asked.must:
+        elif told.code != must:
             raise Violation(f"{asked.what} was answered {told.code}: {told.message}")
 
     def _hear_pong(self, payload: bytes) -> None:
@@ -324,10 +326,9 @@ class Client:
             return
         message = {"action": what, **fields}
         what = f"{what} {about}".rstrip()
-        if not self.credentials.allow(scope):
-            must = "forbidden"
         number = next(self.numbers)
-        self._asked.append(_Asked(number, what, trio.current_time(), must, may, done, refused, again))
+        asked = _Asked(number, what, trio.current_time(), scope, must, may, done, refused, again)
+        self._asked.append(asked)
         self.say(f"asks {what}")
         self._send(self._message(msgspec.json.encode({**message, "request_id": number})))
 

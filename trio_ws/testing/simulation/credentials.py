@@ -16,22 +16,28 @@ if TYPE_CHECKING:
     from trio_ws.testing.simulation.client import Client
 
 END_SECONDS = 1.01  # PROTOCOL 7: in calm times, whose token has ended is ended within 1 s
+SHARED = 0.5  # of the tokens that lines begin with
 EARLY_SECONDS = 0.001  # PostgreSQL's moments have six digits
 READERS = 5  # of so many clients one may only read
+READ: tuple[Scope, ...] = ("read",)
 
 
-class _Token(msgspec.Struct, eq=False):
-    """One that was made for this client.
+class Token(msgspec.Struct, eq=False):
+    """One of an account's, which several clients may have.
 
     Args:
-        text: What it brings.
+        text: What a client brings.
+        scopes: What it is good for.
         database: Where it was made: elsewhere it may be unknown, or another's.
         ends_at: When it is good no more.
+        holders: Who had it on a line.
     """
 
     text: str
+    scopes: tuple[Scope, ...]
     database: SimulatedDatabase
     ends_at: float = math.inf
+    holders: dict["Credentials", None] = msgspec.field(default_factory=dict)
 
 
 class _Authenticated(msgspec.Struct):
@@ -48,17 +54,17 @@ class Credentials:
 
     Attributes:
         account: Whose events and invoices alone it may see; None: all.
-        scopes: What it may do.
+        scopes: What it may do, as far as it has been answered.
     """
 
     def __init__(self, client: "Client", number: int) -> None:
         needs_token = client.run.scenario.settings.get("auth") == "token"
         self.account = number % ACCOUNTS + 1 if needs_token else None
-        self.scopes: tuple[Scope, ...] = ("read",) if needs_token and number % READERS == 0 else SCOPES
+        self.scopes = self._all_scopes = READ if needs_token and number % READERS == 0 else SCOPES
         self._client = client
-        self._next: _Token | None = None  # what a new line begins with
-        self._held: _Token | None = None  # what the line has
-        self._asked: list[_Token] = []  # what it may have by now: there was no reply yet
+        self._next: Token | None = None  # what a new line begins with
+        self._held: Token | None = None  # what the line has
+        self._asked: list[Token] = []  # what it may have by now: there was no reply yet
 
     @property
     def are_good(self) -> bool:
@@ -75,7 +81,7 @@ class Credentials:
         if self.account is None:
             return None
         if not self._is_good(self._next):
-            self._next = self._make()
+            self._next = self._share() if self._client.own.random() < SHARED else self._make()
         if self._client.own.random() < 0.5:  # noqa: PLR2004 - either way
             return None
         self._hold(self._next)
@@ -97,12 +103,20 @@ class Credentials:
         self._next = None
 
     def authenticate(self, how: str) -> None:
-        """Bring another token of the same account, which lasts for so many seconds, or no right one."""
+        """Bring another token of the same account: for so many seconds, without `read`, or no right one."""
         if self.account is None or self._held is None:
             return
         if how == "wrong":
             self._client.ask("authenticate", "wrong", {"token": "wrong"}, must="unauthorized")
-        elif self._is_good(self._held):
+        elif not self._is_good(self._held):
+            return
+        elif how == "again":
+            self._authenticate(self._held)
+        elif how == "blind":
+            if self._all_scopes != READ:  # which would leave none
+                scopes = tuple(scope for scope in self._all_scopes if scope != "read")
+                self._authenticate(self._make(scopes=scopes), instead_of=self._held)
+        else:
             self._authenticate(self._make(float(how) if how else None), instead_of=self._held)
 
     def revoke(self) -> None:
@@ -110,18 +124,27 @@ class Credentials:
         if self._held is not None and self._is_good(self._held):
             self._end(self._held)
 
-    def _make(self, seconds: float | None = None) -> _Token:
-        database = self._client.run.database
+    def _make(self, seconds: float | None = None, scopes: tuple[Scope, ...] | None = None) -> Token:
+        database, scopes = self._client.run.database, scopes or self._all_scopes
         assert self.account is not None  # noqa: S101 - else nobody asks for one
-        text = database.create_token(self.account, self.scopes, seconds)
-        return _Token(text, database, trio.current_time() + (math.inf if seconds is None else seconds))
+        text = database.create_token(self.account, scopes, seconds)
+        ends_at = trio.current_time() + (math.inf if seconds is None else seconds)
+        return Token(text, scopes, database, ends_at)
 
-    def _end(self, token: _Token) -> None:
+    def _share(self) -> Token:
+        """Return the token that clients like this one share."""
+        shared, whose = self._client.run.shared_tokens, (self.account, self._all_scopes)
+        if not self._is_good(shared.get(whose)):
+            shared[whose] = self._make()
+        return shared[whose]
+
+    def _end(self, token: Token) -> None:
         token.database.revoke_token(token.text)
         token.ends_at = trio.current_time()
-        self._watch(token)
+        for holder in token.holders:
+            holder.watch(token)
 
-    def _authenticate(self, token: _Token, instead_of: _Token | None = None) -> None:
+    def _authenticate(self, token: Token, instead_of: Token | None = None) -> None:
         self._asked.append(token)
         self._client.ask(
             "authenticate",
@@ -131,36 +154,45 @@ class Credentials:
             again=partial(self._failed, token),
         )
 
-    def _authenticated(self, token: _Token, instead_of: _Token | None, told: Told) -> None:
+    def _authenticated(self, token: Token, instead_of: Token | None, told: Told) -> None:
         became = msgspec.json.decode(told.data, type=_Authenticated)
-        if (became.account_id, became.scopes) != (self.account, self.scopes):
+        if (became.account_id, became.scopes) != (self.account, token.scopes):
             raise Violation(f"a token of account {self.account} made it {became}")
         self._asked.remove(token)
+        was_blind = "read" not in self.scopes
         self._hold(token)
+        if "read" not in self.scopes:
+            self._client.following.pause()
+            return
+        if was_blind and instead_of is not None:
+            self._client.following.begin()
         if instead_of is not None:
             self._next = token
             if self._is_good(instead_of) and self._client.own.random() < 0.5:  # noqa: PLR2004 - or goes on
                 self._end(instead_of)
 
-    def _failed(self, token: _Token) -> None:
+    def _failed(self, token: Token) -> None:
         """Go on as before, or, where that was nobody, begin anew."""
         self._asked.remove(token)
         if self._held is None:
             self._client.cut()
 
-    def _hold(self, token: _Token | None) -> None:
+    def _hold(self, token: Token | None) -> None:
         self._held = token
+        if token is not None:
+            self.scopes = token.scopes
+            token.holders[self] = None
         if token is not None and token.ends_at < math.inf:
-            self._watch(token)
+            self.watch(token)
 
-    def _watch(self, token: _Token) -> None:
+    def watch(self, token: Token) -> None:
         """Have the line end soon after its token does."""
         seconds = max(0.0, token.ends_at - trio.current_time()) + END_SECONDS
         self._client.ends_within(
             seconds, "has no token any more", unless=lambda: self._held is not token or bool(self._asked)
         )
 
-    def _is_good(self, token: _Token | None) -> bool:
+    def _is_good(self, token: Token | None) -> bool:
         return (
             token is not None
             and token.database is self._client.run.database

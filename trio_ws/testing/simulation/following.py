@@ -53,6 +53,10 @@ class Following:
             for topic in self._wanted:
                 self._subscribe(topic)
 
+    def pause(self) -> None:
+        """Note that this line is told nothing any more, until it begins again."""
+        self.reader.topics.clear()
+
     def follow(self, topic: str, how: str, own: Random) -> None:
         """Follow a topic, on this line and the next ones, and one of before no more where these are many.
 
@@ -72,23 +76,16 @@ class Following:
             self._subscribe(topic, after, snapshot="snapshot" in how)
 
     def follow_crowd(self) -> None:
-        """Follow many addresses at once, from a position on, in two messages."""
+        """Follow many addresses at once, from a position on, in three messages."""
         crowd = [f"{_ADDRESS}{number}" for number in range(CROWD)]
         if self.reader.position is not None and crowd[0] not in self._wanted:
             self._wanted.update(dict.fromkeys(crowd))
-            half = len(crowd) // 2
-            self._client.ask(
-                "name",
-                f"{half} topics",
-                {
-                    "action": "resume",
-                    "more": True,
-                    "after": str(self.reader.position),
-                    "topics": _named(crowd[:half]),
-                },
-                scope="read",
-            )
-            self._resume(crowd, self.reader.position, left=crowd[half:])
+            third, after = len(crowd) // 3, str(self.reader.position)
+            for begin in (0, third):
+                topics = _named(crowd[begin : begin + third])
+                named = {"action": "resume", "more": True, "after": after, "topics": topics}
+                self._client.ask("name", f"{third} topics", named, scope="read")
+            self._resume(crowd, self.reader.position, left=crowd[2 * third :])
 
     def unfollow(self, own: Random) -> None:
         """Follow one of its topics no more."""

@@ -15,12 +15,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_ws import metrics
 from trio_ws.database import tokens
 from trio_ws.errors import leaves
+from trio_ws.identity import Scope
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.ear import SimulatedEar
 from trio_ws.testing.gateway import SimulatedGateway
 from trio_ws.testing.simulation.actors import Actors
 from trio_ws.testing.simulation.chance import seeded
 from trio_ws.testing.simulation.client import Client
+from trio_ws.testing.simulation.credentials import Token
 from trio_ws.testing.simulation.deliveries import Deliveries
 from trio_ws.testing.simulation.scenario import ACCOUNTS, Scenario
 from trio_ws.testing.simulation.truth import Truth, Violation
@@ -33,6 +35,7 @@ AFTER_TROUBLE_SECONDS = 40.0  # whoever was cut off in it comes back, and catche
 
 LEAVING_SECONDS = 5.0  # for servers to notice that all clients have gone
 LOOK_SECONDS = 10.0
+LOOK_AT_MEMORY_SECONDS = 1.0
 LOOK_FOR_TOKENS_SECONDS = 2.0  # a server asks more often which of those that it holds have ended
 SLACK_BYTES = 4000  # beyond an outbox's limit: an event, or replies, that always find room
 
@@ -59,11 +62,13 @@ class Run:
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario = scenario
         self.database = SimulatedDatabase(scenario.seed)
+        self.database.answer_seconds = scenario.answer_seconds
         for _ in range(ACCOUNTS - 1):
             self.database.create_account()
         self.truth = Truth(self.database)
         self.gateways = [SimulatedGateway(self.database) for _ in range(scenario.servers)]
         self.worlds: list[World] = []
+        self.shared_tokens: dict[tuple[int | None, tuple[Scope, ...]], Token] = {}
         self.troubled_until = 0.0
         self.was_restored = False
         self._has_lost_prices = False
@@ -193,7 +198,7 @@ class Run:
         """See that no more waits for a client than may: of the server that started last."""
         most = self.worlds[0].settings.outbox_bytes + SLACK_BYTES
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_AT_MEMORY_SECONDS)
             if (waiting := _value(metrics.OUTBOX_MOST)) > most:
                 raise Violation(f"{waiting:.0f} bytes wait for a client")
 

@@ -133,6 +133,7 @@ class Scenario(msgspec.Struct, frozen=True):
         splits: Whether bytes come in pieces.
         steps: What happens, in order.
         has_ear: Whether servers hear clients by the ear; else each reader waits for its own line.
+        answer_seconds: How long answers of the database are under way at most, while others write.
     """
 
     seed: int
@@ -144,6 +145,7 @@ class Scenario(msgspec.Struct, frozen=True):
     splits: bool
     steps: tuple[Step, ...]
     has_ear: bool = True
+    answer_seconds: float = 0.0
 
     def check(self) -> None:
         """Raise `ValueError` unless it can be played: it may have been written by hand."""
@@ -193,7 +195,7 @@ def imagine(
         # An idle server's looks and pings are most of a run: an hour of the defaults takes some seconds.
         "poll_seconds": own.choice([5.0, 10.0]),
         "expiry_seconds": own.choice([5.0, 10.0]),
-        "ping_seconds": own.choice([300.0, 600.0, 1200.0]),
+        "ping_seconds": own.choice([60.0, 300.0]),
     }
     # Who vanishes is to be found out before the end.
     last = {"vanish": seconds - settings["ping_seconds"]}
@@ -211,6 +213,7 @@ def imagine(
             )
         ),
         has_ear=own.choice([True, True, False]),
+        answer_seconds=own.choice([0.0, 0.0, 0.3]),
     )
 
 
@@ -242,7 +245,7 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "change_status": lambda own: own.choice(["confirming", "paid", "unpaid"]),
     "say_price": lambda own: own.choice(CURRENCIES),
     "convert": lambda own: own.choice(CURRENCIES),
-    "authenticate": lambda own: own.choice(["", "2", "60", "wrong"]),
+    "authenticate": lambda own: own.choice(["", "2", "60", "wrong", "again", "blind"]),
     "break_rules": lambda own: own.choice(BROKEN),
     "follow": _topic,
     "unfollow": _topic,
@@ -255,7 +258,7 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "crawl": lambda own: str(own.choice([0.01, 0.02, 0.05])),
     "bulk": lambda own: own.choice(["invoices", "versions", "prices"]),
     "hold_open": lambda own: own.choice(["rows", "log"]),
-    "cut_off": lambda own: own.choice(["", "trim"]),
+    "cut_off": lambda own: own.choice(["", "trim", "many"]),
     "sessions": lambda own: own.choice(["all", *SESSIONS]),
     "refuse": lambda own: own.choice(GOOD_URLS),
     "dawdle": lambda own: own.choice(GOOD_URLS),
