@@ -95,7 +95,11 @@ class Actors:
     async def follow(self, step: Step, own: Random) -> None:
         """Have a client follow a topic: from now on, from a snapshot on, or from an older position on."""
         client, (topic, _, how) = self._client(step), step.value.partition(" ")
-        client.following.follow(self._topic(topic, client, own), how, own)
+        topic = self._topic(topic, client, own)
+        client.following.follow(topic, how, own)
+        if how:  # others write while it is read what was before
+            await trio.sleep(own.uniform(0, self._run.scenario.answer_seconds))
+            self._write_about(topic)
 
     async def follow_crowd(self, step: Step, _: Random) -> None:
         """Have a client follow many topics at once."""
@@ -235,6 +239,19 @@ class Actors:
         if database is self._run.database:
             self._write(own, HELD, "invoices")
         database.written_at = None
+
+    def _write_about(self, topic: str) -> None:
+        """Change something that a topic is about."""
+        database, (kind, _, which) = self._run.database, topic.partition(":")
+        if kind == "account":
+            database.create_invoice(amount=1, currency="EUR", account_id=int(which))
+        elif kind == "address":
+            database.create_invoice(amount=1, currency="EUR", account_id=1, address=which)
+        elif kind == "price":
+            database.set_price(CURRENCIES[0] if which == "*" else which, Decimal(1))
+        else:
+            with suppress(CheckViolation, NoData):
+                database.update_invoice(UUID(which), memo="while it is read")
 
     def _write(self, own: Random, many: int, what: str) -> None:
         """Change rows, all of them at one moment."""
