@@ -14,7 +14,7 @@ from trio_ws.database.lanes import Lane
 from trio_ws.errors import ActionError
 from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.refusals import CheckViolation, NoData
-from trio_ws.testing.simulation.client import Client
+from trio_ws.testing.simulation.client import PROMPT_SECONDS, Client
 from trio_ws.testing.simulation.deliveries import CROWD_URLS
 from trio_ws.testing.simulation.following import CROWD
 from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, GOOD_URLS, URLS, Step
@@ -36,6 +36,7 @@ HELD = 5  # invoices that are made in one that stays open
 CRAWL_SECONDS = 60.0  # which the log has for what takes CRAWL_WORK_SECONDS, tries that are too large included
 CRAWL_WORK_SECONDS = 3.0
 BURST, BURST_SECONDS = 100, 8.0  # changes of few invoices, soon after each other
+TOLD_OF_CROWD = 10
 TOGETHER = 3  # fetches that a client asks for at once
 MEMOS = {"memo": 0, "long memo": 980}  # how long, besides some digits: up to as much as may be
 HOOKED = 3  # invoices with a webhook where a receiver begins to fail
@@ -101,9 +102,12 @@ class Actors:
             await trio.sleep(own.uniform(0, self._run.scenario.answer_seconds))
             self._write_about(topic)
 
-    async def follow_crowd(self, step: Step, _: Random) -> None:
-        """Have a client follow many topics at once."""
+    async def follow_crowd(self, step: Step, own: Random) -> None:
+        """Have a client follow many topics at once, and something happen to some of them."""
         self._client(step).following.follow_crowd()
+        await trio.sleep(PROMPT_SECONDS)
+        for number in own.sample(range(CROWD), k=TOLD_OF_CROWD):
+            self._write_about(f"address:many-{number}")
 
     async def unfollow(self, step: Step, own: Random) -> None:
         """Have a client follow one of its topics no more."""

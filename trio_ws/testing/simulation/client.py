@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 5.0  # RELIABILITY: a request is answered within it, whatever the database does
 PROMPT_SECONDS = 1.0  # in calm times an event is told within it
+ANSWERS_TO_BULK = 20  # of the database: 5000 events at once are numbered and read 500 at a time
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 20.0  # before a client calls again, and after each failure longer
 NORMAL = 1000  # RFC 6455 section 7.4.1
 GOOD_ENDS = {NORMAL, CloseCode.GOING_AWAY}
@@ -205,7 +206,8 @@ class Client:
                 self.say(f"is told {told.type} {told.position}")
                 self.asking.on_event(event)
                 since = max(event.at - EPOCH.timestamp(), self.following.since)
-                self._check_promptness("event", since, PROMPT_SECONDS)
+                answers = ANSWERS_TO_BULK * self.run.scenario.answer_seconds
+                self._check_promptness("event", since, PROMPT_SECONDS + answers)
         except Violation as violation:
             raise Violation(f"{self.name}: {violation}") from None
 

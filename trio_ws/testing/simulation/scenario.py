@@ -213,7 +213,7 @@ def imagine(
             )
         ),
         has_ear=own.choice([True, True, False]),
-        answer_seconds=own.choice([0.0, 0.0, 0.3]),
+        answer_seconds=own.choice([0.0, 0.0, 0.05]),
     )
 
 
