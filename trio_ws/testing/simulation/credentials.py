@@ -108,16 +108,16 @@ class Credentials:
             return
         if how == "wrong":
             self._client.ask("authenticate", "wrong", {"token": "wrong"}, must="unauthorized")
-        elif not self._is_good(self._held):
-            return
-        elif how == "again":
-            self._authenticate(self._held)
-        elif how == "blind":
-            if self._all_scopes != READ:  # which would leave none
-                scopes = tuple(scope for scope in self._all_scopes if scope != "read")
-                self._authenticate(self._make(scopes=scopes), instead_of=self._held)
-        else:
-            self._authenticate(self._make(float(how) if how else None), instead_of=self._held)
+        elif self._is_good(self._held):
+            self._authenticate(self._another(how, self._held), instead_of=self._held)
+
+    def _another(self, how: str, held: Token) -> Token:
+        """Return a token to bring instead of the one that is held: perhaps the same."""
+        if how == "again":
+            return held
+        if how == "blind" and self._all_scopes != READ:  # which would leave none
+            return self._make(scopes=tuple(scope for scope in self._all_scopes if scope != "read"))
+        return self._make(float(how) if how.isdecimal() else None)
 
     def revoke(self) -> None:
         """Have its token be good no more."""
