@@ -62,7 +62,7 @@ class LogInMemory(SimulatedDatabase):
     """
 
     def __init__(self) -> None:
-        self.gate, self.delay, self.statement_seconds = None, 0.0, 1.0
+        self.gate, self.delay, self.answer_seconds, self.statement_seconds = None, 0.0, 0.0, 1.0
         self.away, self.only_reads, self.lose_answers = False, False, False
         self.costs = []
         self.events = list[Event]()
