@@ -443,6 +443,67 @@ async def test_a_revoked_token_ends_its_connections_within_a_second_on_every_ser
             assert (await request(client, action="ping"))["type"] == "pong"
 
 
+async def test_all_who_hold_a_revoked_token_end_within_a_second(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    token = database.create_token()
+    clients = [await closed_world.connect(authorization=bearer(token)) for _ in range(10)]
+    begin = trio.current_time()
+    database.revoke_token(token)
+    for client in clients:
+        code, _, when = await closes(client)
+        assert code == 4401
+        assert when - begin < 1
+
+
+async def test_a_token_that_was_brought_twice_can_be_revoked_too(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    token = database.create_token()
+    client = await closed_world.connect(authorization=bearer(token))
+    assert (await request(client, action="authenticate", token=token))["status"] == "success"
+    database.revoke_token(token)
+    with trio.fail_after(1):
+        assert (await closes(client))[:2] == (4401, "the token was revoked")
+
+
+class SlowToList(SimulatedDatabase):
+    """A database in which a list takes a second."""
+
+    async def run(
+        self, query: Callable[[Connection, *Arguments], T], *args: *Arguments, lane: Lane = Lane.CLIENTS
+    ) -> T:
+        if query.__name__ == "list_invoices":
+            await trio.sleep(1)
+        return await super().run(query, *args, lane=lane)
+
+
+async def test_who_has_lost_its_token_is_told_nothing_while_it_is_ended(autojump_clock: MockClock) -> None:
+    database = SlowToList()
+    token = database.create_token(seconds=10)
+    async with simulated_server(database, auth="token") as world:
+        client = await world.connect(authorization=bearer(token))
+        await request(client, action="subscribe", type="account", id=1)
+        await trio.sleep(9.9)
+        await client.send(action="list_invoices")  # which is under way when the token expires
+        await trio.sleep(0.2)
+        database.create_invoice(amount=1, currency="EUR", account_id=1)
+        with trio.fail_after(1), pytest.raises(ConnectionClosed):
+            await client.receive()
+
+
+async def test_who_may_not_read_any_more_is_told_nothing_any_more(
+    autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
+) -> None:
+    client = await closed_world.connect(authorization=bearer(database.create_token(1, ("read", "write"))))
+    await request(client, action="subscribe", type="account", id=1)
+    blind = database.create_token(1, ("write",))
+    assert (await request(client, action="authenticate", token=blind))["status"] == "success"
+    database.create_invoice(amount=1, currency="EUR", account_id=1)
+    with trio.move_on_after(5):
+        raise AssertionError(await client.receive())
+
+
 async def test_a_revocation_does_not_need_the_event_log(
     autojump_clock: MockClock, closed_world: World, database: SimulatedDatabase
 ) -> None:

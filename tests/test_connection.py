@@ -312,6 +312,17 @@ async def test_a_reply_that_waits_for_room_is_not_overtaken_by_one_that_takes_no
         assert [(await line.client.receive())["request_id"] for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
+async def test_what_is_refused_waits_for_the_answers_to_what_was_asked_before(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line() as line:
+        uid = str(line.database.create_invoice(account_id=1, amount=1, currency="USD"))
+        fetch = raw.frame(raw.TEXT, b'{"action":"fetch_invoice","id":"%s","request_id":0}' % uid.encode())
+        dance = raw.frame(raw.TEXT, b'{"action":"dance","request_id":1}')
+        await line.client.stream.send_all(fetch + dance)
+        assert [(await line.client.receive())["request_id"] for _ in range(2)] == [0, 1]
+
+
 async def test_who_has_said_all_is_answered_before_it_is_hung_up_on(autojump_clock: MockClock) -> None:
     async with open_line() as line:
         await line.client.send(action="list_prices", request_id=1)
@@ -557,6 +568,21 @@ async def test_a_client_that_vanished_is_gone_once_what_it_asked_is_done(autojum
         assert line.ended_at == 0
 
 
+async def test_who_is_ended_while_it_waits_for_an_answer_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_line() as line:  # which sees that nothing is followed in the end
+        uid = str(line.database.create_invoice(account_id=1, amount=1, currency="USD"))
+        await line.client.send(action="subscribe", type="account", id=1)
+        await line.client.receive()
+        gate = line.database.gate = trio.Event()
+        await line.client.send(action="fetch_invoice", id=uid)
+        await wait_all_tasks_blocked()
+        line.connection.end(CloseCode.GOING_AWAY, seconds=1)
+        await trio.sleep(30)
+        gate.set()
+
+
 async def test_a_client_that_has_gone_leaves_no_garbage(autojump_clock: MockClock) -> None:
     async with open_line() as line:
         await line.client.send(action="subscribe", type="account", id=1)
@@ -585,7 +611,8 @@ async def test_a_client_that_answers_pings_stays_for_days(autojump_clock: MockCl
 
 async def test_a_client_that_answers_no_ping_ends_with_4000(autojump_clock: MockClock) -> None:
     async with open_line(ping_seconds=20, pong_seconds=10) as line:
-        assert (await line.client.receive_frame())[0] == raw.PING
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert (await line.client.receive_frame())[0] == raw.PING
         assert await line.client.receive_close() == (CloseCode.UNRESPONSIVE, "no pong")
         assert trio.current_time() == 30
 

@@ -401,6 +401,38 @@ async def test_a_log_that_is_lost_while_they_are_read_has_them_read_again(
         assert [price["currency"] for price in prices] == ["BTC", "ETH"]
 
 
+async def test_prices_that_were_lost_before_this_server_heard_of_them_are_read_again(
+    autojump_clock: MockClock,
+) -> None:
+    database = OneByOne()
+    async with simulated_server(database) as world:
+        end = database.numbered
+        database.turns = trio.Semaphore(0)  # the server hears nothing
+        database.set_price("BTC", Decimal(5))
+        database.answers[event_log.number_events](database, 10)  # by another server
+        assert await convert(world, "BTC", "USD") == 5
+        database.restore(end)
+        database.set_price("ETH", Decimal(6))
+        database.turns.release()
+        await trio.sleep(1)
+        assert await convert(world, "ETH", "USD") == 6
+        assert await convert(world, "BTC", "USD") == 43000
+
+
+async def test_a_snapshot_of_prices_waits_until_this_server_has_told_of_what_it_holds(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, poll_seconds=0.5) as world:
+        client = await world.connect()
+        database.lose_wakes = True
+        for value in (5, 6):
+            database.set_price("BTC", Decimal(value))
+        await database.run(event_log.number_events, 100)  # by another process
+        reply = await request(client, action="subscribe", type="price", id="BTC", snapshot=True)
+        assert [price["value"] for price in reply["data"]["snapshot"]] == [6]
+        assert reply["data"]["position"] == str(database.position(5)), "else 5 would be told after 6"
+
+
 async def test_setting_waits_no_longer_for_the_log_than_a_moment(
     autojump_clock: MockClock, world: World, database: SimulatedDatabase
 ) -> None:

@@ -492,9 +492,12 @@ async def test_topics_that_come_in_several_messages_resume_as_those_of_one(contr
     reply = await request(second, action="resume", after=start, topics=[here, there], more=True)
     assert reply == {"status": "success", "message": "Noted 2 topics"}
     await assert_nothing_more(second)
+    prices = {"type": "price", "id": "*"}
+    reply = await request(second, action="resume", after=start, topics=[prices], more=True)
+    assert reply["message"] == "Noted 1 topics"
     account = {"type": "account", "id": 1}
     reply = await request(second, action="resume", after=start, topics=[account, here])
-    assert (reply["message"], reply["data"]["recovered"]) == ("Resumed 3 topics", True)
+    assert (reply["message"], reply["data"]["recovered"]) == ("Resumed 4 topics", True)
     assert [await receive(second) for _ in range(4)] == seen
     await assert_nothing_more(second)
 

@@ -235,6 +235,18 @@ async def test_another_log_ends_every_follower_once() -> None:
     assert log.end == Position("e-2", 5)
 
 
+async def test_another_log_ends_a_follower_that_reads_on_too() -> None:
+    log = Log(LogInMemory(), memory_bytes=1)
+    log.restart(Position(NAME, 0), Position(NAME, 5))
+    dispatcher = Dispatcher(log)
+    end = Ends()
+    follower = Follower(log, Outbox(100), end)
+    dispatcher.subscribe(TOPICS[:1], follower, 2)
+    assert follower.is_behind
+    dispatcher.restart(Position("e-2", 0), Position("e-2", 5))
+    assert end.count == 1
+
+
 async def test_a_replay_from_further_back_begins_there_also_while_reading_on(
     autojump_clock: MockClock,
 ) -> None:

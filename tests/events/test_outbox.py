@@ -219,6 +219,15 @@ async def test_the_rest_of_a_frame_goes_before_all_others() -> None:
     assert await outbox.take() == b"nt;" + PING + b"reply;"
 
 
+async def test_once_the_rest_of_a_frame_is_taken_nothing_waits() -> None:
+    outbox = clear(Kernel(3))
+    assert outbox.push(b"event;")
+    outbox.put(b"reply;")
+    assert await outbox.take() == b"nt;reply;"
+    outbox.written()
+    assert outbox.waiting_bytes == 0
+
+
 PING, PONG = (raw.frame(opcode, b"", masked=False) for opcode in (raw.PING, raw.PONG))
 
 

@@ -268,6 +268,17 @@ async def test_more_events_than_a_batch_come_in_order_and_whole(
         assert dispatcher.seqs == list(range(4, 4 + 3 * BATCH))
 
 
+async def test_more_than_a_batch_that_another_process_has_numbered_comes_whole(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with following(database) as (dispatcher, _):
+        database.lose_wakes = True
+        write(database, 2 * BATCH + 1)
+        await database.run(event_log.number_events, 3 * BATCH)
+        await trio.sleep(1)
+        assert dispatcher.seqs == list(range(4, 5 + 2 * BATCH))
+
+
 async def test_a_wake_up_during_a_read_is_not_lost(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:

@@ -1445,6 +1445,64 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/database/test_lanes.py::test_a_list_that_is_cancelled_while_it_waits_leaves_nothing_behind",
         "A simulated database has no sessions, and so no lanes.",
     ),
+    "drop_what_is_beyond_a_page_of_500": Elsewhere(
+        "tests/events/test_tail.py::test_more_than_a_batch_that_another_process_has_numbered_comes_whole",
+    ),
+    "leave_who_is_behind_in_a_log_that_was_replaced": Elsewhere(
+        "tests/events/test_dispatcher.py::test_another_log_ends_a_follower_that_reads_on_too",
+    ),
+    "count_what_is_half_out_as_waiting": Elsewhere(
+        "tests/events/test_outbox.py::test_once_the_rest_of_a_frame_is_taken_nothing_waits",
+    ),
+    "follow_a_snapshot_from_the_end_of_the_log": Elsewhere(
+        "tests/test_server.py::test_what_comes_between_a_snapshot_and_following_it_is_told",
+    ),
+    "forget_the_topics_that_a_resume_named_before": Elsewhere(
+        "tests/test_protocol.py::test_topics_that_come_in_several_messages_resume_as_those_of_one[simulated]",
+    ),
+    "take_prices_of_another_log_for_proven": Elsewhere(
+        "tests/test_prices.py::test_prices_that_were_lost_before_this_server_heard_of_them_are_read_again",
+    ),
+    "follow_prices_before_the_log_has_what_the_book_has": Elsewhere(
+        "tests/test_prices.py::test_a_snapshot_of_prices_waits_until_this_server_has_told_of_what_it_holds",
+    ),
+    "answer_before_what_was_asked_before_is_answered": Elsewhere(
+        "tests/test_connection.py::test_what_is_refused_waits_for_the_answers_to_what_was_asked_before",
+    ),
+    "tell_one_holder_of_a_revocation": Elsewhere(
+        "tests/test_authorization.py::test_all_who_hold_a_revoked_token_end_within_a_second",
+    ),
+    "see_no_revocation_of_a_token_that_was_brought_twice": Elsewhere(
+        "tests/test_authorization.py::test_a_token_that_was_brought_twice_can_be_revoked_too",
+    ),
+    "tell_who_has_lost_its_token": Elsewhere(
+        "tests/test_authorization.py::test_who_has_lost_its_token_is_told_nothing_while_it_is_ended",
+    ),
+    "go_on_telling_who_may_not_read_any_more": Elsewhere(
+        "tests/test_authorization.py::test_who_may_not_read_any_more_is_told_nothing_any_more",
+    ),
+    "leave_the_killed_subscribed": Elsewhere(
+        "tests/test_connection.py::test_who_is_ended_while_it_waits_for_an_answer_leaves_nothing_behind",
+    ),
+    "drop_prices_that_nothing_replaces": Elsewhere(
+        "tests/events/test_follower.py"
+        "::test_who_falls_behind_again_after_a_replay_gets_each_prices_latest_state",
+    ),
+    "never_look_again_after_an_outage": Elsewhere(
+        "tests/events/test_tail.py::test_a_step_that_failed_is_tried_again_soon_however_seldom_it_polls",
+    ),
+    "let_an_outbox_grow": Elsewhere(
+        "tests/events/test_outbox.py::test_an_event_without_room_is_not_queued",
+    ),
+    "sleep_past_a_beat_that_is_sooner": Elsewhere(
+        "tests/test_pulse.py::test_beats_come_in_the_order_of_their_times_whoever_was_first",
+    ),
+    "never_ping": Elsewhere(
+        "tests/test_connection.py::test_a_client_that_answers_no_ping_ends_with_4000",
+    ),
+    "never_end": Elsewhere(
+        "tests/test_server.py::test_stopping_ends_in_time_also_where_a_goodbye_is_not_answered",
+    ),
 }
 
 if __name__ == "__main__":
