@@ -401,8 +401,9 @@ async def test_a_log_that_is_lost_while_they_are_read_has_them_read_again(
         assert [price["currency"] for price in prices] == ["BTC", "ETH"]
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
 async def test_prices_that_were_lost_before_this_server_heard_of_them_are_read_again(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, *, is_listed: bool
 ) -> None:
     database = OneByOne()
     async with simulated_server(database) as world:
@@ -415,14 +416,18 @@ async def test_prices_that_were_lost_before_this_server_heard_of_them_are_read_a
         database.set_price("ETH", Decimal(6))
         database.turns.release()
         await trio.sleep(1)
-        assert await convert(world, "ETH", "USD") == 6
-        assert await convert(world, "BTC", "USD") == 43000
+        if is_listed:
+            listed = await request(await world.connect(), action="list_prices")
+            assert {price["value"] for price in listed["data"]} == {43000, 6, 1.08}
+        else:
+            assert await convert(world, "ETH", "USD") == 6
+            assert await convert(world, "BTC", "USD") == 43000
 
 
 async def test_a_snapshot_of_prices_waits_until_this_server_has_told_of_what_it_holds(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
-    async with simulated_server(database, poll_seconds=0.5) as world:
+    async with simulated_server(database, poll_seconds=60) as world:
         client = await world.connect()
         database.lose_wakes = True
         for value in (5, 6):

@@ -36,7 +36,7 @@ def list_prices(
     cursor = Cursor("*", 0)
     if action.cursor is not None:
         cursor = Cursor.parse(action.cursor, r"\*|[A-Z][A-Z0-9]{2,9}")
-    if (book := services.prices.book) is not None:
+    if (book := services.prices.at_hand) is not None:
         return _listed(book, cursor, session)
     return partial(_read_and_list, cursor, services, session)
 

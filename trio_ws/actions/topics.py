@@ -115,6 +115,7 @@ async def _follow_prices(
     book, recovered = None, True
     while book is None or book is not services.prices.book:  # unless the log is lost meanwhile, it is
         book = await services.prices.read()
+        services.tail.wake(services.prices.upto)
         if not await services.prices.reach(AHEAD_SECONDS):
             raise Unavailable("The event log is behind")
         if after is not None:

@@ -251,6 +251,16 @@ class Prices:
         for name in (str(EVERY_PRICE), DELETED):
             dispatcher.watch(name, self)
 
+    @property
+    def at_hand(self) -> Book | None:
+        """They, where they are in memory, and nothing has to be asked to know that they are right."""
+        return None if self._is_to_be_proven else self.book
+
+    @property
+    def upto(self) -> int:
+        """The number of the last event that they were read with: the log may have to come there yet."""
+        return max((position.seq for _, position in self._parts), default=0)
+
     async def read(self) -> Book:
         """Return them.
 
@@ -275,8 +285,7 @@ class Prices:
 
     async def reach(self, seconds: float) -> bool:
         """Wait until the log has all that the book was read with, and tell whether it has."""
-        last = max((position.seq for _, position in self._parts), default=0)
-        if not await self._dispatcher.log.reach(last, seconds):
+        if not await self._dispatcher.log.reach(self.upto, seconds):
             return False
         await self._is_proven()
         return True
@@ -324,12 +333,17 @@ class Prices:
             self._apply(id_, event, book)
         return book
 
+    @property
+    def _is_to_be_proven(self) -> bool:
+        """Tell whether the log has come to where the book was read, and may be another one."""
+        return self._unproven is not None and self._dispatcher.log.end.seq >= self._unproven.seq
+
     async def _is_proven(self) -> bool:
         """Tell whether the book is of the log that there is, as far as that has come; forget it if not."""
-        log, unproven = self._dispatcher.log, self._unproven
-        if unproven is None or log.end.seq < unproven.seq:
+        unproven = self._unproven
+        if unproven is None or not self._is_to_be_proven:
             return True
-        is_proven = await log.prove(unproven)
+        is_proven = await self._dispatcher.log.prove(unproven)
         if self._unproven is not unproven:
             return True  # of a book that is not there any more
         if is_proven:
