@@ -1308,24 +1308,31 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "follow_a_topic_from_the_later_of_two_positions": Elsewhere(
         "tests/events/test_dispatcher.py::TestFollowers",
+        "No client of a run names a topic twice, from two positions.",
     ),
     "send_what_was_read_for_other_topics": Elsewhere(
         "tests/events/test_chunks.py::test_what_was_unsubscribed_from_while_it_was_read_is_not_sent",
+        "A topic has to be left in the moment in which a page is read for it.",
     ),
     "pass_over_what_was_trimmed_without_a_word": Elsewhere(
         "tests/events/test_follower.py::test_who_missed_what_was_trimmed_ends_and_reads_no_more",
+        "A reader has to be behind just where the log is trimmed past it.",
     ),
     "send_a_view_more_than_it_wants_yet": Elsewhere(
         "tests/events/test_dispatcher.py::TestFollowers",
+        "One has to follow more from a later position while it reads on.",
     ),
     "pass_over_the_event_that_had_no_room": Elsewhere(
         "tests/events/test_dispatcher.py::TestFollowers",
+        "A page has to be longer than what goes out together.",
     ),
     "keep_chunks_of_a_log_that_was_replaced": Elsewhere(
         "tests/events/test_chunks.py::test_what_was_joined_of_another_log_is_sent_to_nobody",
+        "Two clients have to read the same page, one before and one after the loss.",
     ),
     "take_a_page_that_was_on_its_way_for_the_new_log_s": Elsewhere(
         "tests/events/test_log.py::test_a_page_of_another_log_is_not_taken_for_one_of_this",
+        "The log has to be replaced in the moment in which a page is read.",
     ),
     "drop_what_is_beyond_a_page_of_what_was_found": Elsewhere(
         "tests/events/test_log.py"
@@ -1334,12 +1341,15 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "take_a_position_that_is_ahead_for_a_gap": Elsewhere(
         "tests/test_server.py::test_a_position_that_another_server_told_of_first_is_waited_for",
+        "A client has to change servers in the milliseconds in which one is behind.",
     ),
     "follow_a_snapshot_that_is_ahead_of_the_log": Elsewhere(
         "tests/test_server.py::test_a_snapshot_waits_until_this_server_has_told_of_what_it_holds",
+        "An event has to come between a snapshot and its numbering by this server.",
     ),
     "follow_a_snapshot_of_a_log_that_was_replaced": Elsewhere(
         "tests/test_server.py::test_a_snapshot_of_what_was_lost_is_not_followed",
+        "The log has to be replaced in the moment in which a snapshot is read.",
     ),
     "show_a_snapshot_to_another_account": Elsewhere(
         "tests/test_authorization.py"
@@ -1354,12 +1364,15 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "put_an_older_price_on_a_newer_book": Elsewhere(
         "tests/test_prices.py::test_an_older_event_that_comes_later_does_not_set_the_list_back",
+        "Prices are read once, and have to change in that moment.",
     ),
     "forget_what_came_while_prices_were_read": Elsewhere(
         "tests/test_prices.py::test_what_changes_while_they_are_read_is_in_the_list",
+        "Prices are read once, and have to change in that moment.",
     ),
     "begin_beside_another_kind": Elsewhere(
         "tests/test_answering.py::test_a_fetch_behind_a_create_sees_the_invoice",
+        "Replies come in order all the same; what is older by a moment is no violation.",
     ),
     "leave_what_a_batch_can_not_say_unanswered": Elsewhere(
         "tests/database/test_batches.py::test_one_that_is_wrong_fails_alone_and_holds_up_no_others",
@@ -1367,41 +1380,53 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "tell_of_an_outcome_before_the_next_one_has_its_own": Elsewhere(
         "tests/database/test_batches.py::test_all_of_a_batch_have_their_outcome_before_anybody_is_told",
+        "Replies come in order all the same.",
     ),
     "queue_the_rest_of_a_frame_behind_pings": Elsewhere(
         "tests/events/test_outbox.py::test_the_rest_of_a_frame_goes_before_all_others",
+        "A ping has to come while half of a frame is out.",
     ),
     "send_the_rest_of_a_frame_after_the_next": Elsewhere(
         "tests/events/test_outbox.py::test_the_rest_of_a_frame_goes_before_all_others",
+        "A ping has to come while half of a frame is out.",
     ),
     "overtake_what_its_writer_has_taken": Elsewhere(
         "tests/events/test_outbox.py"
         "::test_where_there_is_no_room_it_waits_and_all_that_follows_waits_behind_it",
+        "The writer has to wait for room with nothing else queued, in the moment of an event.",
     ),
     "go_on_after_a_send_that_was_cancelled": Elsewhere(
         "tests/wire/test_stream.py::test_who_is_hung_up_on_in_the_middle_of_a_frame_gets_no_more_of_it",
+        "Who hangs up hears nothing of what comes after.",
     ),
     "miss_the_end_behind_what_was_said_last": Elsewhere(
         "tests/wire/test_ear.py::test_the_end_that_comes_together_with_what_was_said_last_is_seen_too",
+        "A simulated ear is told of each piece; epoll's edges are not simulated.",
     ),
     "miss_what_one_read_does_not_bring": Elsewhere(
         "tests/wire/test_ear.py::test_however_it_is_cut_to_pieces_all_is_heard_in_order",
+        "A simulated ear is told of each piece; epoll's edges are not simulated.",
     ),
     "ping_once": Elsewhere(
         "tests/test_connection.py::test_a_pong_to_another_ping_is_no_answer",
+        "A client has to vanish after it has answered a ping, and the run to last for another.",
     ),
     "do_not_excuse_a_slow_reader_from_a_pong": Elsewhere(
         "tests/test_connection.py"
         "::test_who_was_slow_when_pinged_is_excused_from_its_pong_for_the_kernel_may_hold_what_it_has_not_read",
+        "Who reads nothing for long is excused from its end.",
     ),
     "take_any_pong_for_the_one_that_is_waited_for": Elsewhere(
         "tests/test_connection.py::test_a_pong_to_another_ping_is_no_answer",
+        "Clients of a run send no pong that nobody asked for.",
     ),
     "drain_without_a_deadline": Elsewhere(
         "tests/test_server.py::test_stopping_ends_in_time_also_where_a_goodbye_is_not_answered",
+        "Clients of a run answer a close at once, or have gone.",
     ),
     "drop_what_is_under_way_where_it_ends": Elsewhere(
         "tests/test_server.py::test_stopping_answers_what_is_in_flight",
+        "What is not answered where a line ends is asked again.",
     ),
     "keep_the_deadline_of_the_old_token": Elsewhere(
         "tests/test_authorization.py::test_the_old_token_s_end_is_none_of_a_new_one_that_has_no_end",
@@ -1415,6 +1440,7 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "check_a_scope_only_before_it_waits": Elsewhere(
         "tests/actions/test_table.py::test_a_token_that_is_lost_before_the_answer_is_good_for_nothing",
+        "A token has to end while a request of its line waits.",
     ),
     "take_any_answer_for_a_delivery": Elsewhere(
         "tests/webhooks/test_delivery.py::test_200_to_299_is_taken_and_all_else_comes_again",
@@ -1462,9 +1488,11 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "take_prices_of_another_log_for_proven": Elsewhere(
         "tests/test_prices.py::test_prices_that_were_lost_before_this_server_heard_of_them_are_read_again",
+        "Prices are read once, and have to be lost before this server hears of them.",
     ),
     "follow_prices_before_the_log_has_what_the_book_has": Elsewhere(
         "tests/test_prices.py::test_a_snapshot_of_prices_waits_until_this_server_has_told_of_what_it_holds",
+        "Prices are read once, and have to change in that moment.",
     ),
     "answer_before_what_was_asked_before_is_answered": Elsewhere(
         "tests/test_connection.py::test_what_is_refused_waits_for_the_answers_to_what_was_asked_before",

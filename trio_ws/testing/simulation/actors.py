@@ -77,7 +77,8 @@ class Actors:
         self._client(step).asking.change_status(self._some_invoice(own), step.value)
 
     async def list_invoices(self, step: Step, _: Random) -> None:
-        """Have a client read some pages of invoices."""
+        """Have a client read some pages of invoices, and ask for another account's."""
+        self._client(step).asking.list_others_invoices()
         self._client(step).asking.list_invoices()
 
     async def say_price(self, step: Step, own: Random) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from trio_ws.identity import Scope
 from trio_ws.messages import Event
-from trio_ws.testing.simulation.scenario import CURRENCIES, URLS
+from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, URLS
 from trio_ws.testing.simulation.truth import Told, Violation
 
 if TYPE_CHECKING:
@@ -175,6 +175,12 @@ class Asking:
         invoice = self._own(told)
         if (invoice.uid, invoice.status) != (uid, status):
             raise Violation(f"{uid} was to be {status}, and the reply is {invoice}")
+
+    def list_others_invoices(self) -> None:
+        """Ask for another account's invoices, as a token may not."""
+        if (own := self._client.credentials.account) is not None:
+            fields = {"action": "list_invoices", "account_id": own % ACCOUNTS + 1}
+            self._client.ask("list_others_invoices", fields=fields, must="forbidden")
 
     def list_invoices(self, cursor: str | None = None, before: int | None = None, page: int = 1) -> None:
         """Read some pages of invoices."""

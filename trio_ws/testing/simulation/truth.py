@@ -127,6 +127,8 @@ class Truth:
         if told.startswith(b"["):
             rows = [bytes(row) for row in msgspec.json.decode(told, type=list[msgspec.Raw])]
         for data in rows:
+            if kind == "invoice." and account not in (None, _owner(data)):
+                raise Violation(f"{topic} is shown to account {account} with {data!r}")
             id_ = msgspec.json.decode(data, type=Row).id
             if id_ in then and data not in (bytes(then[id_].data), *later.get(id_, ())):
                 raise Violation(f"{topic} is shown at {at} as {data!r}, and was {bytes(then[id_].data)!r}")
@@ -136,6 +138,14 @@ class Truth:
             is_due = topic.startswith("invoice:") or (kind == "invoice." and row.status in OPEN)
             if is_whole and is_due and id_ not in there | {*later}:
                 raise Violation(f"{topic} is shown at {at} without {bytes(event.data)!r}")
+
+
+class _Owned(msgspec.Struct):
+    account_id: int
+
+
+def _owner(invoice: bytes) -> int:
+    return msgspec.json.decode(invoice, type=_Owned).account_id
 
 
 def _has(log: Sequence[Event], position: Position) -> bool:
