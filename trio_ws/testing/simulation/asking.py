@@ -42,6 +42,7 @@ class _Price(msgspec.Struct):
 
 class _Converted(msgspec.Struct):
     timestamp: str
+    base_value: float
 
 
 class Asking:
@@ -83,8 +84,11 @@ class Asking:
     # Invoices
 
     def nonsense(self) -> None:
-        """Send what is no request."""
+        """Send what is no request, and one that its token does not allow."""
         self._client.ask("ask_nonsense", fields={"action": "dance"}, must="invalid_message")
+        if (account := self._client.credentials.account) is not None:
+            fields = {"amount": 1, "currency": "USD", "account_id": account % ACCOUNTS + 1}
+            self._client.ask("create_invoice", "for another", fields, must="forbidden")
 
     def create(self, account: int, value: str) -> None:
         """Make an invoice, and see that it is made once, however often that takes asking."""
@@ -124,6 +128,7 @@ class Asking:
 
     def _created(self, key: str, told: Told) -> None:
         invoice, wanted = self._own(told), self._unsure.pop(key, None)
+        self._run.check_invoice(invoice.uid, bytes(told.data))
         if wanted is not None and any(getattr(invoice, name) != wanted[name] for name in ASKED):
             raise Violation(f"{key} was asked for as {wanted}, and made as {invoice}")
         if self._made.setdefault(key, invoice.uid) != invoice.uid and not self._run.was_restored:
@@ -146,7 +151,8 @@ class Asking:
         self._run.check_invoice(uid, bytes(told.data))
 
     def _not_found(self, uid: str, told: Told) -> None:
-        if told.code == "not_found":
+        is_excused = self._run.was_restored and self._client.is_troubled_since(0)
+        if told.code == "not_found" and not is_excused:
             self._run.check_absence(uid, self._client.credentials.account)
 
     def cancel(self, uid: UUID) -> None:
@@ -175,6 +181,7 @@ class Asking:
         invoice = self._own(told)
         if (invoice.uid, invoice.status) != (uid, status):
             raise Violation(f"{uid} was to be {status}, and the reply is {invoice}")
+        self._run.check_invoice(uid, bytes(told.data))
 
     def list_others_invoices(self) -> None:
         """Ask for another account's invoices, as a token may not."""
@@ -193,12 +200,16 @@ class Asking:
         )
 
     def _listed(self, before: int | None, page: int, told: Told) -> None:
+        begin, ids = before, list[int]()
         for invoice in msgspec.json.decode(told.data, type=list[msgspec.Raw]):
             shown = self._check_own(bytes(invoice))
             if before is not None and shown.id >= before:
                 raise Violation(f"invoice {shown.id} is listed after {before}")
             before = shown.id
+            ids.append(before)
             self._run.check_invoice(shown.uid, bytes(invoice))
+        if ids and not (self._run.was_restored and self._client.is_troubled_since(0)):
+            self._run.check_page(ids, begin or ids[0], self._client.credentials.account)
         if told.next is not None and page < PAGES:
             self.list_invoices(told.next, before, page + 1)
 
@@ -254,7 +265,10 @@ class Asking:
         )
 
     def _converted(self, currency: str, told: Told) -> None:
-        self._check_rate(currency, msgspec.json.decode(told.data, type=_Converted).timestamp)
+        converted = msgspec.json.decode(told.data, type=_Converted)
+        self._check_rate(currency, converted.timestamp)
+        if not self._run.truth.had_price(currency, round(converted.base_value * 100), converted.timestamp):
+            raise Violation(f"1 {currency} never came to {converted}")
 
     def _note_rate(self, currency: str, since: str) -> None:
         if not self._run.are_prices_unsure:
@@ -265,7 +279,8 @@ class Asking:
         if self._losses != self._run.price_losses:
             self._rates.clear()
             self._losses = self._run.price_losses
-        if self._run.are_prices_unsure:  # what is told now may be lost already
+        is_late = self._run.price_losses and self._client.is_troubled_since(0)
+        if self._run.are_prices_unsure or is_late:  # what is told now may be lost already
             return
         if since < self._rates.get(currency, since):
             raise Violation(f"a price of {currency} went back from {self._rates[currency]} to {since}")

@@ -34,9 +34,8 @@ PROMPT_SECONDS = 1.0  # in calm times an event is told within it
 ANSWERS_TO_BULK = 20  # of the database: 5000 events at once are numbered and read 500 at a time
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 20.0  # before a client calls again, and after each failure longer
 NORMAL = 1000  # RFC 6455 section 7.4.1
-GOOD_ENDS = {NORMAL, CloseCode.GOING_AWAY}
 SPREAD_ENDS = {CloseCode.GOING_AWAY, CloseCode.LOG_LOST}
-ENDS_IN_TROUBLE = {CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
+ENDS_IN_TROUBLE = {CloseCode.GOING_AWAY, CloseCode.UNRESPONSIVE, CloseCode.LOG_LOST}
 WORTH_A_RETRY = {"unavailable", "timeout", "rate_limited"}
 UNAUTHORIZED = "HTTP/1.1 401"
 IN_FRAGMENTS = 0.05  # of all requests, those that come in several frames, with a ping between them
@@ -82,7 +81,7 @@ class Client:
         self.run = run
         self.own = Random(f"{run.scenario.seed} {number}")
         self.line: SimulatedLine | None = None
-        self.troubled_until = 0.0  # by what happens to it alone
+        self.troubled_until = -math.inf  # by what happens to it alone
         self.paused_until = 0.0
         self.numbers = itertools.count(1)
         self.credentials = Credentials(self, number)
@@ -95,6 +94,7 @@ class Client:
         self._calling = trio.CancelScope()
         self._failures = 0  # since it had a line
         self._broke_rules = 0  # how it is to be ended for that; 0: it did not
+        self._has_left = False  # it has said goodbye
 
     async def live(self) -> None:
         """Come back whenever the line is lost."""
@@ -108,11 +108,16 @@ class Client:
                 self.say(f"was turned away: {why}")
                 if why.startswith(UNAUTHORIZED):
                     self.credentials.lose()
+                elif not self.is_troubled_since(0):
+                    raise Violation(f"{self.name} was turned away: {why}") from None
+            if self._asked:
+                self._check_promptness("no reply", self._asked[0].at, ANSWER_SECONDS)
             self._failures = 0 if self.has_line else self._failures + 1
             self._asked.clear()
             self._pings.clear()
             self._outgoing = None
             self._broke_rules = 0
+            self._has_left = False
             await trio.sleep(
                 self.own.uniform(0, min(LONGEST_PAUSE_SECONDS, PAUSE_SECONDS * 2**self._failures))
             )
@@ -167,6 +172,8 @@ class Client:
                 self._send(plain.encode(plain.CLOSE, payload[:2]))
                 await trio.sleep(0.001)
                 return
+        if not self.is_troubled_since(0):
+            raise Violation(f"{self.name} lost its line without a word")
 
     def _see_the_end(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:2], "big")
@@ -175,7 +182,9 @@ class Client:
         if code == CloseCode.UNAUTHORIZED:
             is_excused = not self.credentials.are_good
             self.credentials.lose()
-        if code not in {*GOOD_ENDS, self._broke_rules} and not is_excused:
+        if code == NORMAL:
+            is_excused = self._has_left
+        if code != self._broke_rules and not is_excused:
             raise Violation(f"{self.name} was ended with {code}")
         if code in SPREAD_ENDS and not payload[2:].startswith(b"retry_after="):
             raise Violation(f"{self.name} was not told when to come back")
@@ -188,7 +197,11 @@ class Client:
         self, line: SimulatedLine | None, seconds: float, why: str, unless: Callable[[], bool]
     ) -> None:
         await trio.sleep(seconds)
-        if self.line is line and self.has_line and not (unless() or self.is_troubled_since(seconds)):
+        if (
+            self.line is line
+            and self.has_line
+            and not (unless() or self.is_troubled_since(min(seconds, ANSWER_SECONDS)))
+        ):
             raise Violation(f"{self.name} {why}, and goes on after {seconds:.1f} s")
 
     # What it is told
@@ -218,7 +231,10 @@ class Client:
         if asked.number != told.request_id:
             raise Violation(f"{asked.number} was asked, and {told.request_id} answered")
         self.say(f"is answered {asked.what}: {told.status} {told.code}")
-        self._check_promptness("reply", asked.at, ANSWER_SECONDS)
+        if trio.current_time() - asked.at > ANSWER_SECONDS and not self._is_cut_off_since(asked.at):
+            raise Violation(f"{asked.what} was answered after {trio.current_time() - asked.at:.1f} s")
+        if told.code == "unavailable" and not self.is_troubled_since(trio.current_time() - asked.at):
+            raise Violation(f"{asked.what} was answered {told.code}: {told.message}")
         must = asked.must if self.credentials.allow(asked.scope) else "forbidden"
         if told.code in WORTH_A_RETRY or (told.code == "unauthorized" and not self.credentials.are_good):
             asked.again()
@@ -243,6 +259,10 @@ class Client:
         if late > seconds and not self.is_troubled_since(late):
             raise Violation(f"{what} came after {late:.1f} s")
 
+    def _is_cut_off_since(self, at: float) -> bool:
+        """Tell whether what it sends or is sent may have been late since then, whatever the database does."""
+        return self.troubled_until + self.run.after_trouble_seconds >= at
+
     def is_troubled_since(self, seconds: float) -> bool:
         """Tell whether something excuses delay, in the last so many seconds or shortly before."""
         until = max(self.troubled_until, self.run.troubled_until)
@@ -254,6 +274,8 @@ class Client:
             raise Violation("has no line at the end")
         if self._asked:
             raise Violation(f"{self._asked[0].what} was never answered")
+        if self._pings:
+            raise Violation(f"ping {self._pings[0]!r} was never answered")
         self.asking.check_at_the_end()
         self.following.reader.check_all_told()
 
@@ -276,6 +298,7 @@ class Client:
 
     def leave(self) -> None:
         """Say goodbye; it comes back."""
+        self._has_left = self.has_line
         self._send(plain.encode(plain.CLOSE, NORMAL.to_bytes(2, "big")))
 
     def break_rules(self, how: str) -> None:

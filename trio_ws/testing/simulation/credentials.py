@@ -90,6 +90,7 @@ class Credentials:
     def begin(self) -> None:
         """Say who it is, where it did not while it opened the line."""
         if self._next is not None and self._held is None:
+            self._client.ask("list_prices", "as nobody", must="unauthorized")
             self._authenticate(self._next)
 
     def lose(self) -> None:

@@ -58,6 +58,7 @@ class Deliveries(SimulatedReceiver):
         self._violation: Violation | None = None
         self._went_wrong = trio.Event()
         self._under_way = 0
+        self._posting: dict[str, str] = {}  # the delivery that is under way of each invoice, by its uid
         self._data: dict[str, bytes] = {}  # of the event that a delivery is of, by its id
         self._ids: dict[bytes, str] = {}  # the other way round
         self._answered: dict[str, float] = {}  # when each was, last, by its id
@@ -102,11 +103,13 @@ class Deliveries(SimulatedReceiver):
             return 500
         status = 0
         self._under_way += 1
+        self._posting[sent.row.uid] = sent.id
         try:
             await trio.sleep(POST_SECONDS)
             status = await super().post(url, headers, body)
         finally:
             self._under_way -= 1
+            self._posting.pop(sent.row.uid, None)
             self._note_answer(sent, status)
         return status
 
@@ -134,6 +137,8 @@ class Deliveries(SimulatedReceiver):
                 raise Violation(f"{what} was answered at {answered_at:.1f} s, and came again")
         else:
             self._check_order(sent)
+        if self._posting.get(sent.row.uid, id_) != id_ and not self._is_troubled_since(now):
+            raise Violation(f"{what} came, and of its invoice {self._posting[sent.row.uid]} is under way")
         waiting_since = max(event.at - EPOCH.timestamp(), self._turns.get(row.account_id, 0.0))
         is_late = is_new and now - waiting_since > PROMPT_SECONDS and sent.endpoint not in self._failing
         if is_late and not self._is_troubled_since(waiting_since):

@@ -6,6 +6,7 @@ nothing that was not asked for, and soon.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -69,6 +70,10 @@ class Truth:
                 if memo in made:
                     raise Violation(f"{memo} was made twice")
                 made.add(memo)
+            if event.type == "invoice.updated":
+                row = msgspec.json.decode(event.data, type=Row)
+                if row.status == "expired" and not _is_due(row, event.at):
+                    raise Violation(f"{row.uid} expired before its time")
         for uid in self.database.uids:
             row = msgspec.json.decode(self.database.invoice(uid), type=Row)
             overdue = 0.0 if row.expires_at is None else self.database.now() - row.expires_at.timestamp()
@@ -93,6 +98,16 @@ class Truth:
         """Tell whether a position is in the log that there is."""
         return _has(self.database.written, position)
 
+    def had_price(self, currency: str, amount: int, since: str) -> bool:
+        """Tell whether a currency cost so much, in minor units, from some moment on."""
+        parts = f'"currency":"{currency}","amount":{amount},'.encode(), f'"updatedAt":"{since}"'.encode()
+        logs = [self.database.written, *self._past]
+        return any(all(part in bytes(event.data) for part in parts) for log in logs for event in log)
+
+    def was(self, told: bytes) -> bool:
+        """Tell whether a row was so in a log that is no more."""
+        return any(bytes(event.data) == told for log in self._past for event in log)
+
     def log_of(self, *positions: Position) -> Sequence[Event] | None:
         """Return all events of the log that has, or had, all of these; None: there was no such one."""
         logs = [self.database.written, *reversed(self._past)]
@@ -108,7 +123,7 @@ class Truth:
             at: Its position.
             told: An invoice, or a list of invoices or of prices.
             account: Whose invoices alone are shown; None: all.
-            is_whole: Whether nothing was left for another page.
+            is_whole: Whether nothing was left for another page, or has been lost.
         """
         if (log := self.log_of(at)) is None:
             return
@@ -132,10 +147,13 @@ class Truth:
             id_ = msgspec.json.decode(data, type=Row).id
             if id_ in then and data not in (bytes(then[id_].data), *later.get(id_, ())):
                 raise Violation(f"{topic} is shown at {at} as {data!r}, and was {bytes(then[id_].data)!r}")
+        prices = [event for event in then.values() if event.type == "price.updated"]
+        latest = {_rate(event).pair: event for event in sorted(prices, key=lambda event: _rate(event).order)}
         there = {msgspec.json.decode(data, type=Row).id for data in rows}
         for id_, event in then.items():
             row = msgspec.json.decode(event.data, type=Row)
             is_due = topic.startswith("invoice:") or (kind == "invoice." and row.status in OPEN)
+            is_due = is_due or (event.type == "price.updated" and event is latest[_rate(event).pair])
             if is_whole and is_due and id_ not in there | {*later}:
                 raise Violation(f"{topic} is shown at {at} without {bytes(event.data)!r}")
 
@@ -146,6 +164,26 @@ class _Owned(msgspec.Struct):
 
 def _owner(invoice: bytes) -> int:
     return msgspec.json.decode(invoice, type=_Owned).account_id
+
+
+def _is_due(row: Row, at: float) -> bool:
+    return row.expires_at is not None and row.expires_at.timestamp() <= at
+
+
+class _Rate(NamedTuple):
+    pair: tuple[str, str]
+    order: tuple[str, bytes]  # as `Asking` has it: the latest of a pair is the last
+
+
+def _rate(event: Event) -> _Rate:
+    price = msgspec.json.decode(event.data, type=_Price)
+    return _Rate((price.currency, price.base_currency), (price.updated_at, bytes(event.data)))
+
+
+class _Price(msgspec.Struct):
+    currency: str
+    base_currency: str
+    updated_at: str = msgspec.field(name="updatedAt")
 
 
 def _has(log: Sequence[Event], position: Position) -> bool:
