@@ -197,11 +197,8 @@ class Client:
         self, line: SimulatedLine | None, seconds: float, why: str, unless: Callable[[], bool]
     ) -> None:
         await trio.sleep(seconds)
-        if (
-            self.line is line
-            and self.has_line
-            and not (unless() or self.is_troubled_since(min(seconds, ANSWER_SECONDS)))
-        ):
+        is_excused = unless() or self.is_troubled_since(min(seconds, ANSWER_SECONDS))
+        if self.line is line and self.has_line and not is_excused:
             raise Violation(f"{self.name} {why}, and goes on after {seconds:.1f} s")
 
     # What it is told

@@ -104,7 +104,7 @@ class Credentials:
         self._next = None
 
     def authenticate(self, how: str) -> None:
-        """Bring another token of the same account: for so many seconds, without `read`, or no right one."""
+        """Bring a token of the same account: another, the same again, one without `read`, or a wrong one."""
         if self.account is None or self._held is None:
             return
         if how == "wrong":

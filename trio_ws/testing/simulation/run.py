@@ -34,6 +34,7 @@ from trio_ws.wire.ear import Deaf
 SETTLE_SECONDS = 120.0
 AFTER_TROUBLE_SECONDS = 40.0  # whoever was cut off in it comes back, and catches up
 
+ENDING_SECONDS = 60.0  # for servers that have no client: many times what they need
 LEAVING_SECONDS = 5.0  # for servers to notice that all clients have gone
 LOOK_SECONDS = 10.0
 LOOK_AT_MEMORY_SECONDS = 1.0
@@ -77,6 +78,7 @@ class Run:
         self.clients = [Client(self, number) for number in range(scenario.clients)]
         self.deliveries = Deliveries(self)
         self.nursery: trio.Nursery
+        self._ending: trio.CancelScope
         self._trace = trace
         self._actors = Actors(self)
 
@@ -153,6 +155,12 @@ class Run:
 
     async def live(self) -> None:
         """Play the scenario to its end."""
+        with trio.CancelScope() as self._ending:
+            await self._play_and_end()
+        if self._ending.cancelled_caught:
+            raise Violation("a server does not end")
+
+    async def _play_and_end(self) -> None:
         async with AsyncExitStack() as servers:
             for gateway in self.gateways:
                 self.worlds.append(await servers.enter_async_context(self._server(gateway)))
@@ -167,9 +175,14 @@ class Run:
                 self.nursery.cancel_scope.cancel()
             await trio.sleep(LEAVING_SECONDS)
             await self._check_what_is_left(tasks)
+            self._ending.deadline = trio.current_time() + ENDING_SECONDS
 
     async def _check_what_is_left(self, tasks: int) -> None:
-        """Raise where servers that have no client any more have anything of one: so many tasks are theirs."""
+        """Raise where servers that have no client any more have anything of one.
+
+        Args:
+            tasks: How many there were before the first client.
+        """
         held: dict[object, None] = {}
 
         def look(query: object, many: Sequence[tuple[Any, ...]]) -> float:
