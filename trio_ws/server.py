@@ -32,18 +32,11 @@ from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
-from trio_ws.wire.admission import (
-    SUBPROTOCOL,
-    Address,
-    Network,
-    find_client,
-    find_token,
-    refusing,
-    unavailable,
-)
+from trio_ws.wire.admission import SUBPROTOCOL, find_token, refusing, unavailable
 from trio_ws.wire.ear import Ear, open_ear
 from trio_ws.wire.handshake import learn_answers
 from trio_ws.wire.head import Head, Refusal
+from trio_ws.wire.proxies import Address, Proxies, unmapped
 from trio_ws.wire.stream import Wire
 from trio_ws.wire.tls import socket_of
 
@@ -203,7 +196,7 @@ class _Server:
     def reload(self, settings: Settings) -> None:
         """Put settings into force for connections that come."""
         self._services.settings = settings
-        self._proxies = [ipaddress.ip_network(network, strict=False) for network in settings.trusted_proxies]
+        self._proxies = Proxies(settings.trusted_proxies)
         self._census.limit(
             settings.connections, settings.connections_per_address, settings.connections_per_second
         )
@@ -334,11 +327,10 @@ class _Place:
 
     __slots__ = ("_census", "_proxies", "_proxy", "address")
 
-    def __init__(self, stream: Stream, proxies: Sequence[Network], census: Census) -> None:
+    def __init__(self, stream: Stream, proxies: Proxies, census: Census) -> None:
         peer = _peer_of(stream)
-        is_proxy = any(peer in network for network in proxies if peer is not None)
-        self.address = None if peer is None or is_proxy else _name_of(peer)
-        self._proxy = peer if is_proxy else None
+        self._proxy = peer if peer in proxies else None
+        self.address = None if peer is None or self._proxy else _name_of(peer)
         self._proxies = proxies
         self._census = census
 
@@ -346,7 +338,7 @@ class _Place:
         """Count where a client is that comes by a proxy, and return the limit that is reached."""
         if self._proxy is None:
             return None
-        told = _name_of(find_client(head, self._proxy, self._proxies))
+        told = _name_of(self._proxies.find_client(head, self._proxy))
         if (full := self._census.locate(told)) is None:
             self.address = told
         else:
@@ -362,7 +354,7 @@ def _peer_of(stream: Stream) -> Address | None:
         address = ipaddress.ip_address(transport.socket.getpeername()[0].partition("%")[0])
     except (OSError, ValueError):  # it has gone already, or it is no internet socket
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    return unmapped(address)
 
 
 def _name_of(address: Address) -> str:

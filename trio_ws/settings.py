@@ -83,7 +83,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     tls_key: Annotated[str | None, Meta(description="PEM file of its key; none: in the same file")] = None
     trusted_proxies: Annotated[
         tuple[str, ...],
-        Meta(description="addresses or networks whose `X-Forwarded-For` says where clients are"),
+        Meta(
+            description="addresses or networks whose `X-Forwarded-For` or `Forwarded` says where clients are"
+        ),
     ] = ()
     metrics_listen: Annotated[
         Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}\Z")] | None,

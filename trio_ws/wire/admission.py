@@ -1,7 +1,6 @@
 """Who may come in: the paths that lead here, the page that a browser calls from, the token that it brings."""
 
 import ipaddress
-import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -11,11 +10,6 @@ from urllib.parse import urlsplit
 from trio_ws.errors import ActionError, Unauthorized
 from trio_ws.settings import Settings
 from trio_ws.wire.head import Head, Refusal
-
-logger = logging.getLogger(__name__)
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PATHS = ("/", "/ws")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -103,32 +97,6 @@ def _read_origin(text: str) -> tuple[str, str, int | None]:
     except ValueError:  # as for http://[
         pass
     return "", text, None
-
-
-def find_client(head: Head, peer: Address, proxies: Sequence[Network]) -> Address:
-    """Return where a client is: the last hop that was told by a proxy that we trust, and is none itself."""
-    hops = head.items("x-forwarded-for")
-    while hops and any(peer in network for network in proxies):
-        if (told := _read_hop(hops.pop())) is None:
-            break
-        peer = getattr(told, "ipv4_mapped", None) or told
-    return peer
-
-
-def _read_hop(hop: str) -> Address | None:
-    """Return the address that a proxy wrote, with or without a port, or None where it is none."""
-    host = hop.strip('"')
-    if host.startswith("["):
-        host = host[1:].partition("]")[0]
-    elif host.count(":") == 1:
-        host = host.partition(":")[0]
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        logger.warning(
-            "a trusted proxy names a client's address unreadably", extra={"figures": {"told": hop}}
-        )
-        return None
 
 
 def find_token(head: Head) -> str | None:
