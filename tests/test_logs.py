@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO, Literal
 
 import pytest
@@ -13,6 +14,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
+from tests import raw
 from trio_ws import logs
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings
@@ -98,16 +100,19 @@ def test_a_failure_that_repeats_is_summed_up(written: Written) -> None:
         logging.getLogger("trio_ws").warning("no room")
         fail(ValueError)
         logging.getLogger("trio_ws").info("ended")
+        logging.getLogger("trio_ws").info("refused", extra={"repeats": True})
     fail(KeyError)
     lines = [json.loads(line) for line in written().splitlines()]
     said = [(line["level"], line["message"], line.get("repeated")) for line in lines]
     assert said.count(("info", "ended", None)) == 1000, "which is no failure"
-    assert [line for line in said if line[0] != "info"] == [
+    assert [line for line in said if line[1] != "ended"] == [
         ("warning", "no room", None),
         ("error", "it failed", None),
+        ("info", "refused", None),
         ("error", "it failed", None),
         ("warning", "no room", 999),
         ("error", "it failed", 999),
+        ("info", "refused", 999),
     ]
     assert ["ValueError" in line["exception"] for line in lines if "exception" in line] == [True, False]
 
@@ -196,6 +201,39 @@ async def test_each_connection_ends_with_one_line(
     assert (figures["requests"], figures["messages"]) == (2, 2)
     assert 5 <= figures["seconds"] < 6
     assert figures["bytes"] > 100
+
+
+@pytest.mark.parametrize(
+    ("head", "message", "given"),
+    [
+        (raw.head("/elsewhere?token=secret"), "404: Nothing is here; try ", "/elsewhere"),
+        (raw.head(method="PUT"), "405: Only GET is known here", "PUT"),
+        (raw.head(Origin="https://a.example"), "403: Pages of this origin may not call", "https://a.example"),
+        (raw.head(Authorization="Bearer secret"), "401: ", None),
+        (raw.head(X="x" * 40_000), "431: The request head is too long", "over 32768 bytes"),
+        (
+            raw.head(Connection="x" * 300),
+            "400: Expected `Upgrade",
+            "upgrade: websocket, connection: " + "x" * 168,
+        ),
+        (raw.head(Sec_WebSocket_Version="8"), "426: Only version 13 is spoken here", "8"),
+        (b"\0", "400: This is no request head that can be read", None),
+    ],
+)
+async def test_a_refusal_is_in_the_log_with_what_did_not_fit(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, head: bytes, message: str, given: str | None
+) -> None:
+    async with simulated_server(auth="token") as world:
+        stream = await world.network.call()
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(head)
+        await raw.RawClient(stream).see_the_end()
+    (record,) = [record for record in caplog.records if record.getMessage().startswith("refused with")]
+    assert record.levelno == logging.INFO
+    assert record.getMessage().startswith(f"refused with {message}")
+    assert vars(record)["figures"] == ({} if given is None else {"given": given})
+    assert vars(record)["repeats"], "it is summed up"
+    assert "secret" not in caplog.text
 
 
 FORGED = "x\n2026-11-28 00:00:00,000 INFO    [1] forged\r\x1b[2K\x85\u2028\u202e a=1"

@@ -104,6 +104,7 @@ class Connection:
         Whatever the client sends, this returns; whatever happens here, it leaves no task, no subscription
         and no socket behind.
         """
+        self._log_fields.update(logs.fields.get({}))
         logs.fields.set(self._log_fields)
         try:
             async with trio.open_nursery() as nursery:
@@ -198,18 +199,17 @@ class Connection:
         Raises:
             Refusal: it may not.
         """
+        if self._locate(head) is not None:
+            raise unavailable(self._settings, "No more connections are taken from there")
         check_place(head)
         key = head.websocket_key()
         check_origin(head, self._settings.origins, is_open=self._settings.auth == "open")
-        if self._locate(head) is not None:
-            raise unavailable(self._settings, "No more connections are taken from there")
         if (token := find_token(head)) is not None:
             with refusing(self._settings):
                 await self._session.authenticate(token)
         return await answer_handshake(key, choose_subprotocol(head))
 
     async def _refuse(self, refusal: Refusal, by: float) -> None:
-        logger.debug("refused with %d: %s", refusal.status, refusal.reason)
         metrics.REFUSED.labels(refusal.status).inc()
         await self._wire.refuse(refusal, by=by)
 

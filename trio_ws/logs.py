@@ -1,7 +1,8 @@
 """Log lines on stderr, as text or as JSON: what happened, and to whom.
 
 Each connection's tasks share a few fields, its number first, and each of their lines has them. What clients
-send is in no line, nor a token. A failure that repeats is counted: what varies belongs into the fields.
+send is in no line, nor a token. A failure that repeats is counted: what varies belongs into the fields. A
+failure is a line from warning on, and what is logged with `extra={"repeats": True}`.
 """
 
 import json
@@ -123,7 +124,8 @@ class Scribe(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a line, or count it; never wait."""
-        if record.levelno >= logging.WARNING and self._is_repeated(record):
+        may_repeat = record.levelno >= logging.WARNING or vars(record).get("repeats", False)
+        if may_repeat and self._is_repeated(record):
             return
         try:
             self._lines.put_nowait(self.format(record))

@@ -83,9 +83,11 @@ class Pages:
         folder, slash, _ = head.path.rpartition("/")
         name = head.path if head.path in self._makers else folder + slash
         if name not in self._makers:
-            raise Refusal(404, f"Nothing is here; try {', '.join(self._makers)}")
+            raise Refusal(404, f"Nothing is here; try {', '.join(self._makers)}", given=head.path)
         if head.method not in METHODS:
-            raise Refusal(405, "Only GET and HEAD are known here", Allow=", ".join(METHODS))
+            raise Refusal(
+                405, "Only GET and HEAD are known here", given=head.method, Allow=", ".join(METHODS)
+            )
         if head.has_body:
             raise Refusal(400, "A request for a page has no body")
         return name

@@ -11,7 +11,7 @@ from functools import partial
 
 import trio
 
-from trio_ws import metrics, web
+from trio_ws import logs, metrics, web
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
 from trio_ws.background import forever
@@ -204,6 +204,7 @@ class _Server:
     async def serve_connection(self, stream: Stream) -> None:
         """Serve one client; whatever fails ends this connection and no other."""
         place = _Place(stream, self._proxies, self._census)
+        logs.fields.set({"address": place.address} if place.address else {})
         full = self._census.enter(place.address, trio.current_time())
         if full is not None:
             await self._turn_away(stream, full)
@@ -339,6 +340,7 @@ class _Place:
         if self._proxy is None:
             return None
         told = _name_of(self._proxies.find_client(head, self._proxy))
+        logs.fields.get()["address"] = told
         if (full := self._census.locate(told)) is None:
             self.address = told
         else:

@@ -54,9 +54,9 @@ def check_place(head: Head) -> None:
         Refusal: another does.
     """
     if head.path not in PATHS:
-        raise Refusal(404, f"Nothing is here; try {' or '.join(PATHS)}")
+        raise Refusal(404, f"Nothing is here; try {' or '.join(PATHS)}", given=head.path)
     if head.method != "GET":
-        raise Refusal(405, "Only GET is known here", Allow="GET")
+        raise Refusal(405, "Only GET is known here", given=head.method, Allow="GET")
 
 
 def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
@@ -75,7 +75,7 @@ def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
     for caller in map(_read_origin, callers):
         is_own = has_host and caller == _read_origin(f"{caller[0]}://{head.host}")
         if not is_own and caller not in welcome:
-            raise Refusal(403, "Pages of this origin may not call")
+            raise Refusal(403, "Pages of this origin may not call", given=", ".join(callers))
 
 
 def _is_no_name(host: str) -> bool:

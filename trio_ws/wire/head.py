@@ -41,13 +41,15 @@ class Refusal(Exception):
     Args:
         status: The HTTP status.
         reason: Why, in a sentence for the client's developer.
+        given: What did not fit, for the log; never a token.
         headers: What else the response says; `_` stands for `-`.
     """
 
-    def __init__(self, status: int, reason: str, **headers: str) -> None:
+    def __init__(self, status: int, reason: str, *, given: object = None, **headers: str) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.given = given
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def encode(self, *, only_head: bool = False) -> bytes:
@@ -121,7 +123,7 @@ class Head(NamedTuple):
             return []
         items = ",".join(self.values(name)).split(",")
         if len(items) > MAX_ITEMS:
-            raise Refusal(431, f"A header has over {MAX_ITEMS} items")
+            raise Refusal(431, f"A header has over {MAX_ITEMS} items", given=name)
         return [stripped for item in items if (stripped := item.strip())]
 
     def tokens(self, name: str) -> list[str]:
@@ -136,17 +138,26 @@ class Head(NamedTuple):
         """
         keys = self.values("sec-websocket-key")
         if self.version != "1.1":
-            raise Refusal(400, "A WebSocket opens with HTTP/1.1")
+            raise Refusal(400, "A WebSocket opens with HTTP/1.1", given=f"HTTP/{self.version}")
         if "websocket" not in self.tokens("upgrade") or "upgrade" not in self.tokens("connection"):
             raise Refusal(
-                400, "Expected `Upgrade: websocket` and `Connection: Upgrade`: does a proxy drop them?"
+                400,
+                "Expected `Upgrade: websocket` and `Connection: Upgrade`: does a proxy drop them?",
+                given=", ".join(
+                    f"{name}: {value}" for name in ("upgrade", "connection") for value in self.values(name)
+                ),
             )
         if self.has_body:
             raise Refusal(400, "A WebSocket opens without a body")
         if not (versions := self.items("sec-websocket-version")):
             raise Refusal(400, "Expected Sec-WebSocket-Version")
         if versions != [WEBSOCKET_VERSION]:
-            raise Refusal(426, "Only version 13 is spoken here", Sec_WebSocket_Version=WEBSOCKET_VERSION)
+            raise Refusal(
+                426,
+                "Only version 13 is spoken here",
+                given=", ".join(versions),
+                Sec_WebSocket_Version=WEBSOCKET_VERSION,
+            )
         if len(keys) != 1 or not _is_key(keys[0]):
             raise Refusal(400, "Expected one Sec-WebSocket-Key: 16 bytes in base64")
         return keys[0]
@@ -186,7 +197,7 @@ class HeadReader:
         blank = _BLANK_LINE.search(self._come, max(0, known - 2))  # it may come in pieces
         size = blank.end() if blank else len(self._come)
         if self._limit_bytes is not None and size + (not blank) > self._limit_bytes:
-            raise Refusal(431, "The request head is too long")
+            raise Refusal(431, "The request head is too long", given=f"over {self._limit_bytes} bytes")
         self._lines += self._come.count(b"\n", known, size)
         if self._lines > MAX_LINES:
             raise Refusal(431, f"The request head has over {MAX_LINES} lines")

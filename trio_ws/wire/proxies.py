@@ -112,7 +112,7 @@ def _read_forwarded(head: Head) -> list[Hop]:
             hops.append((node, _read_address(node)))
             pairs = {}
     if len(hops) > MAX_ITEMS:
-        raise Refusal(431, f"A header has over {MAX_ITEMS} items")
+        raise Refusal(431, f"A header has over {MAX_ITEMS} items", given="forwarded")
     return hops
 
 

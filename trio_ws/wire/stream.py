@@ -5,6 +5,7 @@ the socket is closed, because half a frame may be out. Each wait on a client tha
 `write_seconds`; each other wait is the caller's to end.
 """
 
+import logging
 import math
 import os
 import socket
@@ -20,7 +21,10 @@ from trio_ws.wire.frames import Frame, Screen
 from trio_ws.wire.head import Head, HeadReader, Refusal
 from trio_ws.wire.tls import socket_of
 
+logger = logging.getLogger(__name__)
+
 HANG_UP_BYTES = 65536
+GIVEN_CHARACTERS = 200  # of what did not fit, for the log: an origin or a path is rarely longer
 FLOOD = 64  # frames, or bytes that were not looked at, that come at once
 FLOOD_PAUSE_SECONDS = 0.02  # so that who sends all it can is read at 1 MB/s, and costs 5 % of a core
 NONE = -1  # no descriptor
@@ -259,6 +263,13 @@ class Wire:
 
     async def refuse(self, refusal: Refusal, *, by: float = math.inf) -> None:
         """Tell a caller that it is turned away, if it is still there."""
+        given = {} if refusal.given is None else {"given": str(refusal.given)[:GIVEN_CHARACTERS]}
+        logger.info(
+            "refused with %d: %s",
+            refusal.status,
+            refusal.reason,
+            extra={"figures": given, "repeats": True},
+        )
         with suppress(trio.BrokenResourceError):
             await self.send_all(refusal.encode(only_head=self._only_head), by=by)
 

@@ -1,10 +1,20 @@
 """Lines under TLS, which look like any other to who reads and writes them."""
 
+import logging
 import ssl
+from contextlib import suppress
+from typing import Any, cast
 
 import trio
 
+from trio_ws.wire.head import Refusal
+
+logger = logging.getLogger(__name__)
+
 Stream = trio.abc.HalfCloseableStream
+
+# What is told to who speaks plain HTTP, of which OpenSSL knows GET, HEAD, POST and PUT.
+PLAIN_HTTP = Refusal(400, "This port speaks TLS: call it by https:// or wss://").encode()
 
 
 def make_context(certificate: str, key: str | None) -> ssl.SSLContext:
@@ -46,11 +56,17 @@ class TlsStream(Stream):
 
     def __init__(self, transport: Stream, context: ssl.SSLContext) -> None:
         self.transport = transport
+        self._context = _Context(context)
         # Many clients hang up without TLS's goodbye, which tells nothing that a close frame has not told.
-        self._tls = trio.SSLStream(transport, context, server_side=True, https_compatible=True)
+        self._tls = trio.SSLStream(
+            transport, cast("ssl.SSLContext", self._context), server_side=True, https_compatible=True
+        )
+        self._is_open: bool | None = None  # None: hands were not shaken yet
+        self._has_said_goodbye = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See trio; the first call shakes hands."""
+        await self._shake_hands()
         await self._tls.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -58,17 +74,63 @@ class TlsStream(Stream):
         await self._tls.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """See trio; the first call shakes hands."""
+        """See trio; the first call shakes hands. After our goodbye, what comes only shows that more comes."""
+        if self._has_said_goodbye:
+            return await self.transport.receive_some(max_bytes)
+        await self._shake_hands()
         return await self._tls.receive_some(max_bytes)
 
     async def send_eof(self) -> None:
-        """Say goodbye as TLS does, and go on with what is under it."""
-        await self._tls.unwrap()
+        """Say goodbye as TLS does, where it was spoken, and go on with what is under it."""
+        if self._is_open is not False:
+            await self._tls.unwrap()
+        self._has_said_goodbye = True
         await self.transport.send_eof()
 
     async def aclose(self) -> None:
         """See trio."""
         await trio.aclose_forcefully(self.transport)
+
+    async def _shake_hands(self) -> None:
+        if self._is_open:
+            return
+        try:
+            await self._tls.do_handshake()
+        except trio.BrokenResourceError as error:
+            broken = error
+        else:
+            self._is_open = True
+            return
+        self._is_open = False
+        if isinstance(broken.__cause__, ssl.SSLError):
+            await self._say_why(broken.__cause__)
+        raise broken
+
+    async def _say_why(self, error: ssl.SSLError) -> None:
+        """Say why the handshake failed, to the client and in the log."""
+        if isinstance(error, ssl.SSLEOFError):
+            return  # It has gone: many only try whether the port is open.
+        logger.info("a TLS handshake failed: %s", error.reason, extra={"repeats": True})
+        alert = self._context.outgoing.read()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.transport.send_all(PLAIN_HTTP if error.reason == "HTTP_REQUEST" else alert)
+
+
+class _Context:
+    """The context as trio uses it. It keeps what is to be sent: trio drops the alert of a failed handshake.
+
+    Attributes:
+        outgoing: What OpenSSL has to send.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self.outgoing = ssl.MemoryBIO()
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> ssl.SSLObject:
+        """See `ssl.SSLContext.wrap_bio`."""
+        self.outgoing = outgoing
+        return self._context.wrap_bio(incoming, outgoing, **options)
 
 
 def socket_of(stream: trio.abc.Stream) -> trio.SocketStream | None:
