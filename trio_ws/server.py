@@ -6,7 +6,7 @@ what feeds them stop.
 
 import ipaddress
 import logging
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from functools import partial
 
 import trio
@@ -32,18 +32,16 @@ from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
+from trio_ws.wire.accepting import Listener, accept
 from trio_ws.wire.admission import SUBPROTOCOL, find_token, refusing, unavailable
 from trio_ws.wire.ear import Ear, open_ear
 from trio_ws.wire.handshake import learn_answers
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.proxies import Address, Proxies, unmapped
 from trio_ws.wire.stream import Wire
-from trio_ws.wire.tls import socket_of
+from trio_ws.wire.tls import Stream, socket_of
 
 logger = logging.getLogger(__name__)
-
-Stream = trio.abc.HalfCloseableStream
-Listener = trio.abc.Listener[Stream]
 
 ACCEPT_RETRY_SECONDS = 0.1
 IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
@@ -111,20 +109,15 @@ async def serve(
             trim = partial(trim_log, database, settings.retention_seconds)
             background.start_soon(forever, "retention", trim)
         await background.start(tail.run)
-        if page_listeners:
-            await background.start(trio.serve_listeners, server.serve_pages, _patient(page_listeners))
+        for listener in map(_PatientListener, page_listeners):
+            background.start_soon(accept, listener, server.serve_pages, background)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:  # stops first
-                await accepting.start(
-                    partial(
-                        trio.serve_listeners,
-                        server.serve_connection,
-                        _patient(listeners),
-                        handler_nursery=connections,
-                    )
-                )
+                for listener in map(_PatientListener, listeners):
+                    accepting.start_soon(accept, listener, server.serve_connection, connections)
                 task_status.started()
                 await shutdown.wait()
+                server.turn_away_all()
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.deadline = server.drain()
         background.cancel_scope.cancel()
@@ -136,26 +129,26 @@ async def _reload(server: "_Server", reloads: AsyncIterable[Settings]) -> None:
         logger.info("new settings are in force for new connections")
 
 
-def _patient(listeners: Iterable[Listener]) -> list[Listener]:
-    return [_PatientListener(listener) for listener in listeners]
-
-
 class _PatientListener(Listener):
-    """Waits where trio would end, or log ten tracebacks a second: as when no file descriptor is left."""
+    """Waits where trio would end, or log ten tracebacks a second: as when no file descriptor is left.
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    Attributes:
+        transport: What it listens on.
+    """
+
+    def __init__(self, transport: Listener) -> None:
+        self.transport = transport
 
     async def accept(self) -> Stream:
         while True:
             try:
-                return await self._listener.accept()
+                return await self.transport.accept()
             except OSError as error:  # whatever it is, other clients may come later
                 logger.warning("can't accept connections: %s; trying again", error.strerror)
             await trio.sleep(ACCEPT_RETRY_SECONDS)
 
     async def aclose(self) -> None:
-        await self._listener.aclose()
+        await self.transport.aclose()
 
 
 def _poster(settings: Settings) -> Poster:
@@ -205,6 +198,9 @@ class _Server:
         """Serve one client; whatever fails ends this connection and no other."""
         place = _Place(stream, self._proxies, self._census)
         logs.fields.set({"address": place.address} if place.address else {})
+        if self._drains:
+            await self._send_elsewhere(stream)
+            return
         full = self._census.enter(place.address, trio.current_time())
         if full is not None:
             await self._turn_away(stream, full)
@@ -307,10 +303,19 @@ class _Server:
         finally:
             self._turned_away.release_on_behalf_of(stream)
 
+    def turn_away_all(self) -> None:
+        """Tell who comes from now on that we stop."""
+        self._drains = True
+
+    async def _send_elsewhere(self, stream: Stream) -> None:
+        """Say that we stop, to who had called before the listener was closed."""
+        settings = self._services.settings
+        refusal = unavailable(settings, "The server is stopping")
+        await self._serve_no_websocket(stream, self._services.pages, settings.close_seconds, refusal)
+
     def drain(self) -> float:
         """Ask all connections to finish what is under way, and return when they must have."""
         settings = self._services.settings
-        self._drains = True
         logger.info("draining %d connections", len(self._live))
         # A close frame and hanging up take their time too, and all of it is `drain_seconds`.
         farewell = min(2 * settings.close_seconds, settings.drain_seconds / 2)

@@ -33,6 +33,7 @@ from trio_ws.errors import ActionError, StartupError, leaves
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings
 from trio_ws.systemd import Notifier
+from trio_ws.wire.accepting import Listener
 from trio_ws.wire.tls import TlsListener, load_certificate, make_context
 
 logger = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ async def _reload_certificate(process: Process, context: ssl.SSLContext) -> Asyn
         yield settings
 
 
-def _listeners(sockets: list[socket.socket]) -> list[server.Listener]:
+def _listeners(sockets: list[socket.socket]) -> list[Listener]:
     return [trio.SocketListener(trio.socket.from_stdlib_socket(opened)) for opened in sockets]
 
 

@@ -140,16 +140,20 @@ def socket_of(stream: trio.abc.Stream) -> trio.SocketStream | None:
 
 
 class TlsListener(trio.abc.Listener[Stream]):
-    """Takes lines, and puts TLS on them. Hands are shaken later, by who reads: it is his to wait for."""
+    """Takes lines, and puts TLS on them. Hands are shaken later, by who reads: it is his to wait for.
 
-    def __init__(self, listener: trio.abc.Listener[Stream], context: ssl.SSLContext) -> None:
-        self._listener = listener
+    Attributes:
+        transport: What listens under it.
+    """
+
+    def __init__(self, transport: trio.abc.Listener[Stream], context: ssl.SSLContext) -> None:
+        self.transport = transport
         self._context = context
 
     async def accept(self) -> Stream:
         """See trio."""
-        return TlsStream(await self._listener.accept(), self._context)
+        return TlsStream(await self.transport.accept(), self._context)
 
     async def aclose(self) -> None:
         """See trio."""
-        await self._listener.aclose()
+        await self.transport.aclose()
