@@ -16,7 +16,7 @@ from trio_ws.settings import FIELDS, FIXED, Settings, SettingsError, data_dir, l
 def test_everything_has_a_default() -> None:
     settings, sources = load({}, {})
     assert settings == Settings()
-    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert (settings.host, settings.port) == ("localhost", 8080)
     assert set(sources.values()) == {"default"}
 
 

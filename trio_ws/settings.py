@@ -43,7 +43,9 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 class Settings(Struct, frozen=True, kw_only=True):
     """The settings in force. What each is for stands beside it, for people and for the README."""
 
-    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    host: Annotated[
+        str, Meta(description="address to listen on; `localhost`, `*` or `::`: those of IPv4 and of IPv6")
+    ] = "localhost"
     port: Annotated[Port, Meta(description="port to listen on; 0: any free one")] = 8080
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=1024)], Meta(description="processes that serve, on one port")

@@ -78,7 +78,7 @@ def test_a_taken_port_says_what_to_do(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = trio_ws_command("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
-    assert_one_line(done, 1, rf"127\.0\.0\.1 port {port} is taken: .* another --port")
+    assert_one_line(done, 1, rf"localhost port {port} is taken: .* another --port")
     assert not (tmp_path / "data").exists()
 
 

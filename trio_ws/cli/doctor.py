@@ -4,14 +4,12 @@ It changes nothing: it makes no folder, starts no PostgreSQL and brings no schem
 deadline, so that it ends whatever is broken.
 """
 
-import errno
 import http.client
 import json
 import os
 import platform
 import resource
 import shutil
-import socket
 import ssl
 import sys
 import time
@@ -26,6 +24,7 @@ from rich.text import Text
 import trio_ws
 from trio_ws.cli.database import MORE_SESSIONS, sessions_of
 from trio_ws.cli.options import NO_SERVE_OPTIONS, AsJson, ServeOptions
+from trio_ws.cli.sockets import PortTaken, bind
 from trio_ws.database import embedded, migrations, programs
 from trio_ws.database.sessions import ENCODING, Connection, begin_session, refuse_pooler
 from trio_ws.errors import StartupError
@@ -124,14 +123,13 @@ def _versions(_: Settings) -> Iterator[Finding]:
 def _port(settings: Settings) -> Iterator[Finding]:
     where = f"{settings.host} port {settings.port}"
     try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        socket.create_server((settings.host, settings.port), family=family).close()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            yield Finding(
-                "fail", "port", f"{where} can't be listened on ({error.strerror})", "choose another"
-            )
-            return
+        for opened in bind(settings):
+            opened.close()
+    except PortTaken:
+        pass  # perhaps by one of ours
+    except StartupError as error:
+        yield Finding("fail", "port", str(error), "choose another")
+        return
     else:
         yield Finding("ok", "port", f"{where} is free")
         return
@@ -146,7 +144,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 def _ask(settings: Settings, path: str) -> str | None:
     """Return what a page of a server says that may be there already."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - none is bound
+    host = {"0.0.0.0": "localhost", "::": "localhost", "*": "localhost"}.get(settings.host, settings.host)  # noqa: S104
     if settings.tls_cert is None:
         connection = http.client.HTTPConnection(host, settings.port, timeout=DEADLINE_SECONDS)
     else:

@@ -23,7 +23,7 @@ app = App(
     name="trio-ws",
     help="A WebSocket event server for invoices and prices.",
     help_epilogue=_examples(
-        "trio-ws serve             # on ws://127.0.0.1:8080, with its own database",
+        "trio-ws serve             # on ws://localhost:8080, with its own database",
         "trio-ws listen account 1  # prints what comes",
         "trio-ws call create_invoice amount=1000 currency=USD account_id=1",
         "trio-ws top               # what the server is doing",

@@ -38,7 +38,7 @@ class Options:
 class ServeOptions(Options):
     """What `serve` takes besides."""
 
-    host: Annotated[str | None, Parameter(help="Address to listen on. Default: 127.0.0.1.")] = None
+    host: Annotated[str | None, Parameter(help="Address to listen on; *: all. Default: localhost.")] = None
     port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
     auth: Annotated[str | None, Parameter(help="open or token. Default: open, on loopback.")] = None
     tls_cert: Annotated[str | None, Parameter(help="PEM file of a certificate. Default: no TLS.")] = None

@@ -258,7 +258,7 @@ def _let_pass(_: int, __: object) -> None:
 
 
 def _say_where(process: Process, sockets: list[socket.socket]) -> None:
-    for opened in sockets:
-        scheme = "ws" if process.settings.tls_cert is None else "wss"
-        print(f"Listening on {url(opened, scheme)}", flush=True)
+    scheme = "ws" if process.settings.tls_cert is None else "wss"
+    # At once: who waits for the first line may read no other.
+    print("\n".join(f"Listening on {url(opened, scheme)}" for opened in sockets), flush=True)
     process.ready()

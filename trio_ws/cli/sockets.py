@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from trio_ws.errors import StartupError
@@ -18,28 +19,79 @@ logger = logging.getLogger(__name__)
 BACKLOG = 4096
 
 
+# What stands for addresses of both families; a machine may lack one of them. Names under `localhost` are
+# loopback, whatever /etc/hosts says (RFC 6761), and browsers try ::1 first.
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - if asked for
+BOTH = {"localhost": ("127.0.0.1", "::1"), "*": EVERYWHERE, "::": EVERYWHERE}
+LACKING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # this family
+FREE_PORT_TRIES = 10  # for a port that is free in both
+
+
+class PortTaken(StartupError):
+    """Another program listens there."""
+
+
 def bind(settings: Settings) -> list[socket.socket]:
     """Take the port: before the database, so that a taken one costs no time.
 
     One process listens from now on. Several share the port, each by a socket of its own, and the kernel
     gives a new connection to one of them; ours then only keep it from others.
+
+    Raises:
+        PortTaken: somebody else listens there.
+        StartupError: it can't be listened on for another reason.
     """
-    place = f"{settings.host} port {settings.port}"
-    sockets: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        for family, address in dict.fromkeys((family, address) for family, *_, address in found):
-            sockets.append(_take(family, address, alone=settings.workers == 1))
-    except (OSError, UnicodeError) as error:
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            reason = "is taken: stop what listens there, or choose another --port"
-        else:
+    tries = 1 if settings.port else FREE_PORT_TRIES
+    while True:
+        tries -= 1
+        try:
+            return _bind_all(settings)
+        except (OSError, UnicodeError) as error:
+            is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            if is_taken and tries:
+                continue
+            where = f"{settings.host} port {settings.port}"
+            if is_taken:
+                raise PortTaken(
+                    f"{where} is taken: stop what listens there, or choose another --port"
+                ) from None
             why = getattr(error, "strerror", None) or error
-            reason = f"can't be listened on ({why}): choose another --host or --port"
-        raise StartupError(f"{place} {reason}") from None
-    return sockets
+            raise StartupError(
+                f"{where} can't be listened on ({why}): choose another --host or --port"
+            ) from None
+
+
+def _bind_all(settings: Settings) -> list[socket.socket]:
+    hosts = BOTH.get(settings.host, (settings.host,))
+    lacking: OSError | None = None
+    with ExitStack() as stack:
+        opened: list[socket.socket] = []
+        for family, address in _resolve(hosts, settings.port):
+            port = opened[0].getsockname()[1] if opened else settings.port
+            try:
+                taken = _take(family, (address[0], port, *address[2:]), alone=settings.workers == 1)
+            except OSError as error:
+                if len(hosts) == 1 or error.errno not in LACKING:
+                    raise
+                lacking = error
+            else:
+                opened.append(stack.enter_context(taken))
+        if lacking is not None and not opened:
+            raise lacking
+        stack.pop_all()
+    return opened
+
+
+def _resolve(hosts: Sequence[str], port: int) -> list[tuple[int, Any]]:
+    """Return families and addresses, each once."""
+    found = [
+        (family, address)
+        for host in hosts
+        for family, *_, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _take(family: int, address: Any, *, alone: bool) -> socket.socket:
