@@ -259,6 +259,6 @@ def _let_pass(_: int, __: object) -> None:
 
 def _say_where(process: Process, sockets: list[socket.socket]) -> None:
     scheme = "ws" if process.settings.tls_cert is None else "wss"
-    # At once: who waits for the first line may read no other.
-    print("\n".join(f"Listening on {url(opened, scheme)}" for opened in sockets), flush=True)
+    # In one write, also where Python does not buffer: who waits for the first line may close the pipe then.
+    print("".join(f"Listening on {url(opened, scheme)}\n" for opened in sockets), end="", flush=True)
     process.ready()
