@@ -16,6 +16,8 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 PACKAGES = {
     "chromium": "chromium",
     "git": "git",
+    "haproxy": "haproxy",
+    "nginx": "nginx",
     "node": "nodejs",
     "npx": "npm",
     "pgbouncer": "pgbouncer",
