@@ -89,10 +89,21 @@ async def test_head_is_refused_without_a_body_too(world: World, target: str) -> 
     assert answer.endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("target", ["/", "/ws", "/healthz", "/readyz"])
+async def test_a_health_check_may_ask_with_options(world: World, target: str) -> None:
+    stream = await world.network.call()
+    await stream.send_all(f"OPTIONS {target} HTTP/1.0\r\n\r\n".encode())  # as HAProxy does
+    answer = await raw.RawClient(stream).see_the_end()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n"), "no body"
+
+
 @pytest.mark.parametrize(
     ("target", "method", "status"),
     [
         ("/nowhere", "GET", 404),
+        ("/nowhere", "OPTIONS", 404),
         ("/healthz/", "GET", 404),
         ("/healthz", "POST", 405),
         ("/metrics", "DELETE", 405),

@@ -18,7 +18,7 @@ from trio_ws.wire.head import Head, Refusal, encode_response
 from trio_ws.wire.stream import Wire
 
 PAGE_PAUSE_SECONDS = 0.01  # at least, between two pages on one connection
-METHODS = ("GET", "HEAD")
+METHODS = ("GET", "HEAD", "OPTIONS")  # the last is what HAProxy asks for health with, of `/`
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -80,13 +80,15 @@ class Pages:
             return _respond(head, self._makers[name]())
 
     def _find(self, head: Head) -> str:
+        if head.method == "OPTIONS" and head.path in PATHS:
+            return "/healthz"
         folder, slash, _ = head.path.rpartition("/")
         name = head.path if head.path in self._makers else folder + slash
         if name not in self._makers:
             raise Refusal(404, f"Nothing is here; try {', '.join(self._makers)}", given=head.path)
         if head.method not in METHODS:
             raise Refusal(
-                405, "Only GET and HEAD are known here", given=head.method, Allow=", ".join(METHODS)
+                405, "Only GET, HEAD and OPTIONS are known here", given=head.method, Allow=", ".join(METHODS)
             )
         if head.has_body:
             raise Refusal(400, "A request for a page has no body")
@@ -112,7 +114,7 @@ async def receive_handshake(
         head = await wire.receive_head()
         if head is None or head.asks_for_websocket:
             return head
-        if head.path in PATHS:
+        if head.path in PATHS and head.method != "OPTIONS":
             raise refuse_plain(head)
         await trio.sleep_until(not_before)
         response, is_kept = await pages.answer(head)
@@ -164,7 +166,9 @@ def _respond(head: Head, page: Page) -> tuple[bytes, bool]:
     }
     if page.etag is not None:
         headers["ETag"] = page.etag
+    if head.method == "OPTIONS":
+        headers["Allow"] = ", ".join(METHODS)
     response = encode_response(
-        304 if is_known else page.status, page.body, headers, only_head=is_known or head.method == "HEAD"
+        304 if is_known else page.status, page.body, headers, only_head=is_known or head.method != "GET"
     )
     return response, kept
