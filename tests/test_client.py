@@ -14,9 +14,9 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 from trio_websocket import wrap_server_stream
 
 from trio_ws.client import REPLY_SECONDS, Client, Disconnected, Event, Gap, OpenStream, Refused, connect
-from trio_ws.client.following import HELD_SECONDS
+from trio_ws.client.closing import FIRST_PAUSE_SECONDS, HELD_SECONDS, LONGEST_PAUSE_SECONDS
 from trio_ws.client.line import SILENCE_SECONDS
-from trio_ws.client.opening import CLOSE_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
+from trio_ws.client.opening import CLOSE_SECONDS
 from trio_ws.database import event_log
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
@@ -485,6 +485,28 @@ async def test_a_server_that_is_full_for_now_is_asked_again(
             database.away = False
 
 
+# What is said of a line that was lost
+
+
+async def test_a_message_that_the_server_does_not_take_is_said_to_be_too_large(
+    autojump_clock: MockClock, client: Client
+) -> None:
+    with pytest.raises(Disconnected, match=r"1009 .*larger than the server takes") as error:
+        await client.call("ping", padding="x" * 100_000)
+    assert error.value.code == 1009
+    assert (await client.call("ping"))["type"] == "pong"
+
+
+async def test_how_the_line_ended_is_said_to_who_waits_for_a_reply(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        serve = partial(answer, {}, 4401, "the token was revoked")
+        async with connect("ws://till.example", open_stream=lines_to(serve, nursery)) as client:
+            with pytest.raises(Disconnected, match=r"closed with 4401 \(the token was revoked\)") as error:
+                await client.call("ping")
+        nursery.cancel_scope.cancel()
+    assert (error.value.code, error.value.reason) == (4401, "the token was revoked")
+
+
 # What nobody tells it
 
 
@@ -766,3 +788,58 @@ async def test_who_is_refused_again_and_again_comes_back_at_longer_and_longer_in
     assert min(pauses) > 0.09
     assert max(pauses[:2]) <= 0.1 + 2 * FIRST_PAUSE_SECONDS, "as told, and the second bound"
     assert max(pauses) > LONGEST_PAUSE_SECONDS * 0.8
+
+
+async def pauses_of_a_caller(serve: Serve, seconds: float) -> list[float]:
+    """How long one who asks again and again leaves a server alone that serves each line so, each time."""
+    times: list[float] = []
+
+    async def note_and_serve(stream: trio.abc.HalfCloseableStream) -> None:
+        times.append(trio.current_time())
+        await serve(stream)
+
+    async with trio.open_nursery() as nursery:
+        open_line = lines_to(note_and_serve, nursery)
+        async with connect("ws://till.example", open_stream=open_line) as client:
+            with trio.move_on_after(seconds):
+                while True:
+                    with pytest.raises(Disconnected):
+                        await client.call("ping")
+        nursery.cancel_scope.cancel()
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+BABBLE: dict[str, object] = {"status": "success", "request_id": 0}
+
+
+async def test_who_asks_a_server_that_ends_each_line_backs_off_unless_its_line_had_held(
+    autojump_clock: MockClock,
+) -> None:
+    pauses = await pauses_of_a_caller(partial(answer, BABBLE, 1011, ""), 1000)
+    assert max(pauses) > LONGEST_PAUSE_SECONDS * 0.8
+    held = partial(answer, BABBLE, 1011, "", after_seconds=HELD_SECONDS + 1)
+    pauses = await pauses_of_a_caller(held, 1000)
+    assert max(pauses) <= HELD_SECONDS + 1 + FIRST_PAUSE_SECONDS
+
+
+async def test_who_asks_a_server_that_says_when_to_come_back_comes_back_then(
+    autojump_clock: MockClock,
+) -> None:
+    pauses = await pauses_of_a_caller(partial(answer, BABBLE, 1001, "retry_after=15"), 1000)
+    assert len(pauses) > 10
+    assert min(pauses) >= 15
+
+
+async def test_who_asks_a_server_that_is_away_for_long_is_told_so_at_once(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        serve = partial(answer, BABBLE, 1001, "retry_after=100")
+        async with connect("ws://till.example", open_stream=lines_to(serve, nursery)) as client:
+            with pytest.raises(Disconnected):
+                await client.call("ping")
+            begin = trio.current_time()
+            with pytest.raises(
+                Disconnected, match="left alone for another 100 s; the last one: closed with 1001"
+            ):
+                await client.call("ping")
+            assert trio.current_time() == begin
+        nursery.cancel_scope.cancel()

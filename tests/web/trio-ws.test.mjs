@@ -108,7 +108,56 @@ test("a line that is lost fails what was asked on it, and the next request opens
   await last().end();
   await asked;
   one.call("ping").catch(() => {});
+  await pass(0.2);
   assert.equal(FakeSocket.made.length, 2);
+});
+
+test("how the line ended is said to who waits for a reply, and what was too large", async () => {
+  const one = client();
+  for (const [code, reason, message] of [
+    [1011, "", "the line was lost before the reply came: closed with 1011"],
+    [1009, "message over 65536 bytes", "closed with 1009 (message over 65536 bytes): the message was larger than the server takes"],
+    [4401, "the token was revoked", "closed with 4401 (the token was revoked)"],
+  ]) {
+    const asked = assert.rejects(one.call("ping"), { message });
+    await pass(1);
+    await last().open();
+    await last().end(code, reason);
+    await asked;
+  }
+});
+
+test("the shared line is opened after pauses that grow, as a followed one is", async () => {
+  const one = client();
+  const pauses = [];
+  const lose = async (seconds, reason = "") => {
+    const made = FakeSocket.made.length;
+    const asked = assert.rejects(one.call("ping"), Disconnected);
+    const together = assert.rejects(one.call("ping"), Disconnected);
+    let paused = 0;
+    for (; last()?.closedWith !== null && paused < 1000; paused++) await pass(0.1);
+    assert.equal(FakeSocket.made.length, made + 1, "and one line is for all who wait");
+    pauses.push(paused / 10);
+    await last().open();
+    await pass(seconds);
+    await last().end(1011, reason);
+    await Promise.all([asked, together]);
+  };
+  for (let line = 0; line < 8; line++) await lose(1);
+  await lose(11);
+  await lose(1, "retry_after=20");
+  await lose(1);
+  assert.deepEqual(pauses, [0, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 0.2, 20.4]);
+});
+
+test("who asks a server that wants to be left alone for long is told so at once", async () => {
+  const one = client();
+  const asked = assert.rejects(one.call("ping"), Disconnected);
+  await last().open();
+  await last().end(1001, "retry_after=100");
+  await asked;
+  await assert.rejects(one.call("ping"), /left alone for another 100 s; the last line: closed with 1001/);
+  assert.equal(FakeSocket.made.length, 1);
 });
 
 test("a line that does not open, or does not answer, is given up", async () => {
@@ -117,6 +166,7 @@ test("a line that does not open, or does not answer, is given up", async () => {
   await pass(10);
   await unopened;
   const unanswered = assert.rejects(one.call("ping"), Disconnected);
+  await pass(0.2);
   await last().open();
   await pass(30);
   await unanswered;
@@ -227,7 +277,7 @@ for (const code of [1001, 4008]) {
   });
 }
 
-for (const [code, name] of [[4401, "unauthorized"], [4403, "forbidden"], [4999, "forbidden"], [1002, "forbidden"], [1009, "forbidden"]]) {
+for (const [code, name] of [[4401, "unauthorized"], [4403, "forbidden"], [4999, "forbidden"], [1002, "invalid_message"], [1009, "invalid_message"]]) {
   test(`${code} is the end, and what came before is still taken`, async () => {
     const { events, done } = await follow();
     await last().open();
@@ -235,7 +285,8 @@ for (const [code, name] of [[4401, "unauthorized"], [4403, "forbidden"], [4999, 
     await last().tell(event(2));
     await last().end(code, "because");
     const error = await done;
-    assert.deepEqual([error.code, error.message, events.length], [name, "because", 1]);
+    assert.deepEqual([error.code, events.length], [name, 1]);
+    assert.ok(error.message.startsWith(`closed with ${code} (because)`), error.message);
     await pass(100);
     assert.equal(FakeSocket.made.length, 1);
   });

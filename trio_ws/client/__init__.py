@@ -13,10 +13,12 @@ here. Numbers with a decimal point are `Decimal`s.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 import trio
 
+from trio_ws.client.closing import Backoff
 from trio_ws.client.errors import Disconnected, Refused
 from trio_ws.client.following import (
     Event,
@@ -82,6 +84,8 @@ class Client:
         self._nursery = nursery
         self._opening = trio.Lock()
         self._line: Line | None = None
+        self._backoff = Backoff()
+        self._rests_until = -inf  # by trio's clock, after a line was lost
 
     async def call(self, action: str, **fields: object) -> Any:
         """Do an action and return its reply's data; for a reply without data, the reply.
@@ -93,13 +97,27 @@ class Client:
         line = None
         with trio.move_on_after(REPLY_SECONDS):
             async with self._opening:
-                if self._line is None or self._line.is_lost:
+                if self._line is None or self._line.lost is not None:
+                    await self._rest()
                     self._line = await self._nursery.start(self._hold_line)
                 line = self._line
             return await line.ask({"action": action, **fields})
-        if line is not None:
-            line.give_up()  # what is on it is lost, most likely, and the next request needs one that is not
+        if line is None:
+            raise Disconnected(f"no connection within {REPLY_SECONDS:.0f} s{self._last_loss()}")
+        line.give_up("no reply in time")  # on it all is lost, most likely; the next request needs another
         raise Disconnected("no reply in time")
+
+    async def _rest(self) -> None:
+        """Leave the server alone for a while after a line was lost, as `follow` does."""
+        seconds = self._rests_until - trio.current_time()
+        if seconds > REPLY_SECONDS:
+            raise Disconnected(
+                f"the server wants to be left alone for another {seconds:.0f} s{self._last_loss()}"
+            )
+        await trio.sleep(max(0.0, seconds))
+
+    def _last_loss(self) -> str:
+        return "" if self._line is None else f"; the last one: {self._line.lost}"
 
     async def create_invoice(self, **fields: object) -> dict[str, Any]:
         """Make an invoice, and return it."""
@@ -150,5 +168,7 @@ class Client:
     async def _hold_line(self, *, task_status: trio.TaskStatus["Line"]) -> None:
         async with open_patiently(self._address) as socket:
             line = Line(socket)
+            begin = trio.current_time()
             task_status.started(line)
-            await line.run()
+            lost = await line.run()
+            self._rests_until = trio.current_time() + self._backoff.pause_after(begin, lost.asked_seconds)

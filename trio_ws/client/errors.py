@@ -22,4 +22,14 @@ class Refused(Exception):
 
 
 class Disconnected(Exception):
-    """The line was lost before the reply came; whether the request was done is not known."""
+    """The line was lost before the reply came; whether the request was done is not known.
+
+    Attributes:
+        code: The WebSocket's close code, 1006 where it broke; None: no line came about in time.
+        reason: What the server said of it.
+    """
+
+    def __init__(self, message: str, code: int | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason

@@ -8,19 +8,11 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
+from trio_ws.client.closing import Backoff, Lost, broken
 from trio_ws.client.errors import Refused
 from trio_ws.client.line import encode, next_message, understood
-from trio_ws.client.opening import MOST_SECONDS, Address, open_patiently, pauses
-from trio_ws.errors import CloseCode
+from trio_ws.client.opening import Address, open_patiently
 
-# The protocol's section 6: not again without a change.
-FINAL_CODES = {
-    CloseCode.PROTOCOL_ERROR,
-    CloseCode.INVALID_TEXT,
-    CloseCode.MESSAGE_TOO_BIG,
-    *range(4400, 5000),
-}
-HELD_SECONDS = 10.0  # a line that was lost sooner is no reason to come back sooner
 BATCH_BYTES = 32768  # of topics in one message; a server takes 64 KiB by default
 
 T = TypeVar("T")
@@ -190,7 +182,7 @@ class States:
             self._versions = {state.get("uid"): state.get("version", 0) for state in later}
             states += later
             if not (await asker.resume(followed.position, [self._topic])).recovered:
-                raise ConnectionClosed(None)  # the log was lost meanwhile: once more, from the beginning
+                raise broken("the log was lost meanwhile")  # once more, from the beginning
         self._after = followed.position
         return states
 
@@ -220,7 +212,7 @@ class Follower(Generic[T]):
         self._address = address
         self._source = source
         self._consumer = consumer
-        self._pauses = pauses()
+        self._backoff = Backoff()
 
     async def run(self, following: trio.CancelScope) -> None:
         """Follow until nobody listens any more, or the server will not have it."""
@@ -247,14 +239,14 @@ class Follower(Generic[T]):
                     for found in self._source.take(event):
                         await self._consumer.send(found)
         except ConnectionClosed as closed:
-            asked = _asked_to_wait(closed)
+            lost = Lost.of(closed)
+            lost.check()
+            asked = lost.asked_seconds
         except Refused as refused:
             if refused.retry_after_seconds is None:
                 raise
             asked = refused.retry_after_seconds
-        if trio.current_time() - begin >= HELD_SECONDS:
-            self._pauses = pauses()
-        return min(asked, MOST_SECONDS) + next(self._pauses)
+        return self._backoff.pause_after(begin, asked)
 
 
 def _batches(topics: Sequence[dict[str, object]]) -> Iterator[list[dict[str, object]]]:
@@ -267,18 +259,3 @@ def _batches(topics: Sequence[dict[str, object]]) -> Iterator[list[dict[str, obj
             batch, size = [], 0
         batch.append(topic)
     yield batch
-
-
-def _asked_to_wait(closed: ConnectionClosed) -> float:
-    """Return how long the server wants to be left alone, in seconds.
-
-    Raises:
-        Refused: for ever.
-    """
-    code = closed.reason.code if closed.reason else 1006
-    reason = (closed.reason.reason if closed.reason else None) or ""
-    if code in FINAL_CODES:
-        name = "unauthorized" if code == CloseCode.UNAUTHORIZED else "forbidden"
-        raise Refused({"message": reason or f"closed with {code}", "code": name})
-    name, _, seconds = reason.partition("=")
-    return float(seconds) if name == "retry_after" and seconds.replace(".", "", 1).isdigit() else 0.0

@@ -8,9 +8,11 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from trio_ws.client.errors import Disconnected, Refused
+from trio_ws.client.closing import ABNORMAL, Lost, broken
+from trio_ws.client.errors import Refused
 
 SILENCE_SECONDS = 40.0  # the server pings each 20 s by default; we ask after so long
+NO_MESSAGE = "what came is no message of the protocol"
 
 T = TypeVar("T")
 
@@ -19,10 +21,14 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 class Line:
-    """A WebSocket on which requests and replies pass, matched by request_id."""
+    """A WebSocket on which requests and replies pass, matched by request_id.
+
+    Attributes:
+        lost: How it ended; None: it has not.
+    """
 
     def __init__(self, socket: WebSocketConnection) -> None:
-        self.is_lost = False
+        self.lost: Lost | None = None
         self._running = trio.CancelScope()
         self._socket = socket
         self._numbers = itertools.count(1)
@@ -30,19 +36,20 @@ class Line:
         # A task of its own sends: who asks may be cancelled, and half a frame would swallow the next ones.
         self._to_send, self._requests = trio.open_memory_channel[str](0)
 
-    async def run(self) -> None:
-        """Send requests and hand out replies until the line is lost."""
+    async def run(self) -> Lost:
+        """Send requests and hand out replies until the line is lost; return how."""
         try:
             with self._running:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    await self._read()
+                    self.lost = await self._read()
                     nursery.cancel_scope.cancel()
         finally:
-            self.is_lost = True
+            self.lost = self.lost or Lost(ABNORMAL, "the client was closed")
             self._requests.close()
             for waiting in self._waiting.values():
                 waiting.close()
+        return self.lost
 
     async def _write(self) -> None:
         try:
@@ -51,19 +58,19 @@ class Line:
         except ConnectionClosed:
             pass  # Who reads finds it so, too.
 
-    async def _read(self) -> None:
+    async def _read(self) -> Lost:
         try:
             while True:
                 reply = await next_message(self._socket)
                 number = reply.get("request_id")
                 if "status" in reply and isinstance(number, int) and number in self._waiting:
                     self._waiting.pop(number).send_nowait(reply)
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as closed:
+            return Lost.of(closed)
 
-    def give_up(self) -> None:
+    def give_up(self, reason: str) -> None:
         """Lose the line now."""
-        self.is_lost = True
+        self.lost = self.lost or Lost(ABNORMAL, reason)
         self._running.cancel()
 
     async def ask(self, request: dict[str, Any]) -> Any:
@@ -72,12 +79,13 @@ class Line:
         text = encode({**request, "request_id": number})
         self._waiting[number], reply_channel = trio.open_memory_channel[dict[str, Any]](1)
         try:
-            if self.is_lost:
-                raise Disconnected("the line was lost")
+            if self.lost is not None:
+                raise self.lost.disconnected()
             await self._to_send.send(text)
             reply = await reply_channel.receive()
         except (trio.BrokenResourceError, trio.EndOfChannel):
-            raise Disconnected("the line was lost before the reply came") from None
+            assert self.lost is not None  # noqa: S101 - which is why the channels were closed
+            raise self.lost.disconnected() from None
         finally:
             self._waiting.pop(number, None)
         if reply["status"] != "success":
@@ -97,11 +105,11 @@ async def next_message(socket: WebSocketConnection) -> dict[str, Any]:
             try:
                 return _decoder.decode(message)
             except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-                raise ConnectionClosed(None) from None
+                raise broken(NO_MESSAGE) from None
         with trio.move_on_after(SILENCE_SECONDS):
             await socket.ping()
             continue
-        raise ConnectionClosed(None)
+        raise broken(f"nothing came for {2 * SILENCE_SECONDS:.0f} s, and no answer to a ping")
 
 
 def understood(message: Any, type_: type[T]) -> T:
@@ -113,7 +121,7 @@ def understood(message: Any, type_: type[T]) -> T:
     try:
         return msgspec.convert(message, type_)
     except msgspec.ValidationError:
-        raise ConnectionClosed(None) from None
+        raise broken(NO_MESSAGE) from None
 
 
 def encode(message: object) -> str:

@@ -1,10 +1,9 @@
 """From a URL to an open WebSocket, after as many tries as it takes."""
 
 import logging
-import random
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -19,16 +18,14 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
+from trio_ws.client.closing import MOST_SECONDS, pauses
 from trio_ws.client.errors import Disconnected, Refused
 from trio_ws.errors import leaves
 
 logger = logging.getLogger(__name__)
 
-# Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): a random time up to a doubling bound.
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 OPEN_SECONDS = 10.0  # for the line and its handshake
 CLOSE_SECONDS = 1.0
-MOST_SECONDS = 300.0  # that a server can have us wait
 MESSAGE_BYTES = 16 * 2**20  # a page is 128 KiB; older servers send lists in one piece
 NOT_OPENED = (OSError, HandshakeError, ConnectionClosed, trio.BrokenResourceError)
 FINAL_STATUSES = (400, 401, 403, 404, 405, 426, 431)  # not again without a change
@@ -147,14 +144,6 @@ async def open_nursery() -> AsyncIterator[trio.Nursery]:
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-def pauses() -> Iterator[float]:
-    """Yield how long to wait before each next try, in seconds."""
-    bound = FIRST_PAUSE_SECONDS
-    while True:
-        yield random.uniform(0, bound)  # noqa: S311 - spreads, hides nothing
-        bound = min(2 * bound, LONGEST_PAUSE_SECONDS)
 
 
 def _retry_after(rejected: ConnectionRejected) -> float:

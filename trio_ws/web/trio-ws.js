@@ -30,9 +30,13 @@ const MOST_WAITING = 10_000; // events: a browser can't stop reading, so who tak
 const NORMAL = 1000;
 const ABNORMAL = 1006;
 const UNAUTHORIZED = 4401;
-const FAULTS = [1002, 1007, 1009]; // a broken frame, bad UTF-8, a message that is too long
+const FAULTS = new Map([
+  [1002, "the server could not read a frame"],
+  [1007, "the server could not read a message as UTF-8"],
+  [1009, "the message was larger than the server takes"],
+]);
 // Not again without a change.
-const isFinal = (/** @type {number} */ code) => (code >= 4400 && code <= 4999) || FAULTS.includes(code);
+const isFinal = (/** @type {number} */ code) => (code >= 4400 && code <= 4999) || FAULTS.has(code);
 
 const BEGIN = "none.0"; // no log's position: following begins at the end of the one that there is
 
@@ -73,7 +77,15 @@ export class Refused extends Error {
 
 /** No line came about in time, or it was lost before the reply came: whether the action was done is not known. */
 export class Disconnected extends Error {
-  name = "Disconnected";
+  /** @param {string} message @param {Partial<Lost>} [lost] */
+  constructor(message, { code, reason } = {}) {
+    super(message);
+    this.name = "Disconnected";
+    /** @type {number | undefined} The WebSocket's close code, 1006 where it broke. */
+    this.code = code;
+    /** @type {string | undefined} What the server said of it, or what was found. */
+    this.reason = reason;
+  }
 }
 
 /**
@@ -96,7 +108,11 @@ export class Client {
   #line = null;
   /** @type {Set<Following<any>>} */
   #followings = new Set();
-  #isClosed = false;
+  #closing = new AbortController();
+  #backoff = new Backoff();
+  #restsUntil = 0; // after the shared line was lost, in ms as Date has them
+  /** @type {Lost | undefined} */
+  #lost;
   #url;
   #options;
 
@@ -127,9 +143,20 @@ export class Client {
    * @throws {Refused | Disconnected}  `Refused`: the server does not let us in.
    */
   async request(action, fields = {}) {
-    if (this.#isClosed) throw new Disconnected("the client was closed");
+    if (this.#line?.isLost) await this.#rest();
+    if (this.#closing.signal.aborted) throw new Disconnected("the client was closed");
     if (!this.#line || this.#line.isLost) this.#line = this.#openLine();
     return this.#line.ask({ action, ...fields });
+  }
+
+  /** Leave the server alone for a while after a line was lost, as `follow` does. */
+  async #rest() {
+    const seconds = (this.#restsUntil - Date.now()) / 1000;
+    if (seconds > REPLY_S) {
+      const wish = `the server wants to be left alone for another ${Math.round(seconds)} s`;
+      throw new Disconnected(`${wish}; the last line: ${this.#lost && inWords(this.#lost)}`, this.#lost);
+    }
+    if (seconds > 0) await sleep(seconds, this.#closing.signal);
   }
 
   /**
@@ -166,7 +193,7 @@ export class Client {
 
   /** Ask and follow no more. */
   close() {
-    this.#isClosed = true;
+    this.#closing.abort();
     this.#line?.close();
     for (const following of this.#followings) following.close();
   }
@@ -182,8 +209,16 @@ export class Client {
     };
     onState("connecting", {});
     const line = new Line(this.#url, this.#options);
-    line.opened.then((isOpen) => isOpen && onState("open", {}));
-    line.lost.then(({ code, reason }) => {
+    let begin = Infinity;
+    line.opened.then((isOpen) => {
+      if (!isOpen) return;
+      begin = Date.now();
+      onState("open", {});
+    });
+    line.lost.then((lost) => {
+      const { code, reason } = lost;
+      this.#lost = lost;
+      this.#restsUntil = Date.now() + 1000 * this.#backoff.pauseAfter(lost, begin);
       onState(code === NORMAL ? "closed" : isFinal(code) ? "refused" : "lost", { code, reason });
     });
     return line;
@@ -408,7 +443,7 @@ export class Following {
 
   /** @param {() => Line} open */
   async #run(open) {
-    let pauses = jitter();
+    const backoff = new Backoff();
     while (!this.#closing.signal.aborted && !this.#error) {
       this.#onState("connecting", {});
       const line = (this.#line = open());
@@ -426,8 +461,8 @@ export class Following {
         line.lose(ABNORMAL, error.message, error instanceof Refused ? error : undefined);
       }
       const lost = await line.lost;
-      if (Date.now() - begin >= 1000 * HELD_S) pauses = jitter();
-      if (!this.#closing.signal.aborted) await this.#pauseAfter(lost, pauses);
+      const seconds = backoff.pauseAfter(lost, begin);
+      if (!this.#closing.signal.aborted) await this.#pauseAfter(lost, seconds);
     }
     if (!this.#error) this.#onState("closed", {});
   }
@@ -448,15 +483,13 @@ export class Following {
     this.#changed.notify();
   }
 
-  /** @param {Lost} lost @param {Generator<number, never>} pauses */
-  async #pauseAfter({ code, reason, error }, pauses) {
+  /** @param {Lost} lost @param {number} seconds */
+  async #pauseAfter({ code, reason, error }, seconds) {
     if (error && error.retryAfterSeconds === undefined) {
       this.#error = error;
-      this.#onState("refused", { code, reason: error.message });
+      this.#onState("refused", { code, reason: reason || error.message });
       return;
     }
-    const asked = error?.retryAfterSeconds ?? Number(/^retry_after=([0-9.]+)$/.exec(reason)?.[1] ?? 0);
-    const seconds = Math.min(asked || 0, MOST_S) + pauses.next().value; // who are told the same don't come at once
     this.#onState("lost", { code, reason, retryInSeconds: seconds });
     await sleep(seconds, this.#closing.signal);
     while (this.#isFull && !this.#closing.signal.aborted) await this.#changed.wait();
@@ -464,6 +497,31 @@ export class Following {
 }
 
 /** @typedef {{code: number, reason: string, error?: Refused}} Lost  How a line ended; `error`: the server refused us. */
+
+/** How a line ended. @param {Lost} lost @returns {string} */
+function inWords({ code, reason }) {
+  if (code === ABNORMAL) return reason || "the connection broke";
+  const fault = FAULTS.get(code);
+  return `closed with ${code}${reason && ` (${reason})`}${fault ? `: ${fault}` : ""}`;
+}
+
+/** How long to wait before each next line: longer and longer, until one has held. */
+class Backoff {
+  #pauses = jitter();
+
+  /**
+   * How long to wait after a line that was lost now, in seconds.
+   * @param {Lost} lost
+   * @param {number} begin  When it was open, in ms as Date has them; Infinity: never.
+   * @returns {number}
+   */
+  pauseAfter({ reason, error }, begin) {
+    if (Date.now() - begin >= 1000 * HELD_S) this.#pauses = jitter();
+    const asked = error?.retryAfterSeconds ?? Number(/^retry_after=([0-9.]+)$/.exec(reason)?.[1] ?? 0);
+    return Math.min(asked || 0, MOST_S) + this.#pauses.next().value; // who are told the same don't come at once
+  }
+}
+
 /**
  * @typedef {{take: (reply: Message) => void, resolve: (reply: Message) => void, reject: (error: Error) => void, timer: any}} Asked
  */
@@ -476,6 +534,8 @@ class Line {
   #asked = new Map();
   /** @type {(lost: Lost) => void} */
   #end = () => {};
+  /** @type {Lost | undefined} */
+  #lost;
   /** @type {any} */
   #silence;
   #socket;
@@ -518,7 +578,7 @@ class Line {
    * @returns {Promise<Message>}
    */
   async ask(request, take) {
-    if (!(await this.opened)) throw await this.#failure();
+    if (!(await this.opened)) throw this.#failure("before it was open");
     return this.#send(request, take);
   }
 
@@ -541,14 +601,15 @@ class Line {
     this.#socket.close(NORMAL);
     if (isFinal(code)) {
       error ??= new Refused({
-        message: reason || `closed with ${code}`,
-        code: code === UNAUTHORIZED ? "unauthorized" : "forbidden",
+        message: inWords({ code, reason }),
+        code: FAULTS.has(code) ? "invalid_message" : code === UNAUTHORIZED ? "unauthorized" : "forbidden",
       });
     }
-    this.#end({ code, reason, error });
+    this.#lost = { code, reason, error };
+    this.#end(this.#lost);
     for (const { reject, timer } of this.#asked.values()) {
       clearTimeout(timer);
-      reject(error ?? new Disconnected("the line was lost before the reply came"));
+      reject(this.#failure("before the reply came"));
     }
     this.#asked.clear();
   }
@@ -571,7 +632,7 @@ class Line {
     const number = ++this.#number;
     return new Promise((resolve, reject) => {
       const text = JSON.stringify({ ...request, request_id: number }); // which may fail, as of a BigInt
-      if (this.isLost) return reject(new Disconnected("the line was lost"));
+      if (this.isLost) return reject(this.#failure("before the request was sent"));
       const timer = setTimeout(() => this.lose(ABNORMAL, "no reply in time"), 1000 * REPLY_S);
       this.#asked.set(number, { take, resolve, reject, timer });
       this.#socket.send(text);
@@ -598,8 +659,10 @@ class Line {
     if (!this.isLost) this.#silence = setTimeout(() => this.#send({ action: "ping" }).catch(() => {}), 1000 * SILENCE_S);
   }
 
-  async #failure() {
-    return (await this.lost).error ?? new Disconnected("the line was lost before it was open");
+  /** What to say to who asks on a line that was lost. @param {string} when @returns {Error} */
+  #failure(when) {
+    const lost = this.#lost ?? { code: ABNORMAL, reason: "" };
+    return lost.error ?? new Disconnected(`the line was lost ${when}: ${inWords(lost)}`, lost);
   }
 }
 
