@@ -55,6 +55,16 @@ def test_the_till_sells(server: Server, tmp_path: Path) -> None:
         assert till.returncode == 0
 
 
+def test_the_till_on_asyncio_sells_two_at_once(server: Server, tmp_path: Path) -> None:
+    file = write(PAGE, "till_asyncio.py", tmp_path, server.url)
+    with subprocess.Popen([sys.executable, file, "1000", "2000"], stdout=subprocess.PIPE, text=True) as till:
+        assert till.stdout
+        for uid in [till.stdout.readline().split()[1] for _ in range(2)]:
+            pay(server, uid)
+        assert till.communicate(timeout=PATIENCE_SECONDS)[0] == "paid\npaid\n"
+        assert till.returncode == 0
+
+
 @contextmanager
 def shop(folder: Path) -> Iterator[str]:
     """A web server of another origin, which shows what is in a folder."""

@@ -34,6 +34,7 @@ from trio_ws.client.following import (
 )
 from trio_ws.client.line import Line, encode
 from trio_ws.client.opening import Address, OpenStream, open_nursery, open_patiently
+from trio_ws.client.requests import Requests
 
 __all__ = [
     "Client",
@@ -76,7 +77,7 @@ async def connect(
         yield Client(address, nursery)
 
 
-class Client:
+class Client(Requests):
     """Asks and follows; made by `connect`."""
 
     def __init__(self, address: "Address", nursery: trio.Nursery) -> None:
@@ -119,21 +120,6 @@ class Client:
     def _last_loss(self) -> str:
         return "" if self._line is None else f"; the last one: {self._line.lost}"
 
-    async def create_invoice(self, **fields: object) -> dict[str, Any]:
-        """Make an invoice, and return it."""
-        invoice: dict[str, Any] = await self.call("create_invoice", **fields)
-        return invoice
-
-    async def fetch_invoice(self, uid: str) -> dict[str, Any]:
-        """Return an invoice."""
-        invoice: dict[str, Any] = await self.call("fetch_invoice", id=uid)
-        return invoice
-
-    async def list_prices(self) -> list[dict[str, Any]]:
-        """Return all prices."""
-        prices: list[dict[str, Any]] = await self.call("list_prices")
-        return prices
-
     def watch(self, type_: str, id_: str | int) -> "Following[State]":
         """Iterate over the state of what a topic is about, as it is now, and then over each newer one.
 
@@ -160,7 +146,7 @@ class Client:
         return self._start(Events(topics, after))
 
     def _start(self, source: Source[T]) -> "Following[T]":
-        to_consumer, found = trio.open_memory_channel[T | Refused](0)
+        to_consumer, found = trio.open_memory_channel[T | Refused | Disconnected](0)
         following = trio.CancelScope()
         self._nursery.start_soon(Follower(self._address, source, to_consumer).run, following)
         return Following(found, following)

@@ -9,7 +9,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from trio_ws.client.closing import Backoff, Lost, broken
-from trio_ws.client.errors import Refused
+from trio_ws.client.errors import Disconnected, Refused
 from trio_ws.client.line import encode, next_message, understood
 from trio_ws.client.opening import Address, open_patiently
 
@@ -53,10 +53,13 @@ class _Followed(msgspec.Struct):
 class Following(Generic[T]):
     """What `Client.follow` and `Client.watch` return: an iterator over what comes.
 
-    Iterating raises `Refused` where the server will not have us follow.
+    Iterating raises `Refused` where the server will not have us follow, and `Disconnected` where it could not
+    be reached and `connect` was to have no patience.
     """
 
-    def __init__(self, found: "trio.MemoryReceiveChannel[T | Refused]", following: trio.CancelScope) -> None:
+    def __init__(
+        self, found: "trio.MemoryReceiveChannel[T | Refused | Disconnected]", following: trio.CancelScope
+    ) -> None:
         self._found = found
         self._following = following
 
@@ -68,7 +71,7 @@ class Following(Generic[T]):
             found = await self._found.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
-        if isinstance(found, Refused):
+        if isinstance(found, (Refused, Disconnected)):
             raise found
         return found
 
@@ -207,7 +210,10 @@ class Follower(Generic[T]):
     """A line of its own that follows, again and again from where it was."""
 
     def __init__(
-        self, address: Address, source: Source[T], consumer: "trio.MemorySendChannel[T | Refused]"
+        self,
+        address: Address,
+        source: Source[T],
+        consumer: "trio.MemorySendChannel[T | Refused | Disconnected]",
     ) -> None:
         self._address = address
         self._source = source
@@ -222,7 +228,7 @@ class Follower(Generic[T]):
                 try:
                     while True:  # noqa: ASYNC110 - nobody tells us when the server is back
                         await trio.sleep(await self._follow_once())
-                except Refused as error:
+                except (Refused, Disconnected) as error:
                     await self._consumer.send(error)
 
     async def _follow_once(self) -> float:
