@@ -229,6 +229,7 @@ def _reply(tag: str, action: type) -> dict[str, Any]:
         return _message("Pong", _prose(Pong), Pong, Pong(timestamp=1735571686))
     example: dict[str, Any] = {"status": "success"}
     payload: Schema = {
+        "title": f"{action.__name__}Reply",
         "type": "object",
         "properties": {
             "status": {"const": "success"},
@@ -257,12 +258,15 @@ def _reply(tag: str, action: type) -> dict[str, Any]:
 
 
 def _event(name: str, data: type) -> dict[str, Any]:
+    title = "".join(word.capitalize() for word in name.split("."))
     payload = {
+        "title": title,
         "type": "object",
         "properties": {
             "type": {"const": name},
             "data": _reference(data),
             "previous": {
+                "title": f"{title}Previous",
                 "type": "object",
                 "description": "The changed fields' old values; a new row has none.",
             },
@@ -313,8 +317,13 @@ def _schemas() -> dict[str, Schema]:
             {"type": "array", "items": {"anyOf": [_reference(Invoice), _reference(Price)]}},
         ],
     }
-    found["Position"] = {"type": "string", "description": "A place in the event log; opaque to clients."}
+    found["Position"] = {
+        "title": "Position",
+        "type": "string",
+        "description": "A place in the event log; opaque to clients.",
+    }
     found["RequestId"] = {
+        "title": "RequestId",
         "description": "That of the request, if it had one.",
         "anyOf": [{"type": "string", "maxLength": 64}, {"type": "integer"}],
     }

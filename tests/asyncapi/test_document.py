@@ -63,6 +63,23 @@ def test_each_schema_is_one_and_each_pattern_is_ecma_262_s() -> None:
     assert r"\\Z" not in asyncapi.encoded().decode()
 
 
+def objects(part: Any) -> list[Any]:
+    """All schemas of objects in a part of the document."""
+    if isinstance(part, dict):
+        own = [part] if part.get("type") == "object" else []
+        return own + [found for value in part.values() for found in objects(value)]
+    return [found for value in part for found in objects(value)] if isinstance(part, list) else []
+
+
+def test_each_object_and_each_named_schema_has_a_title_of_its_own_for_generated_models() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    titles = [schema.get("title") for schema in objects(DOCUMENT["components"])]
+    titles += [schema.get("title") for schema in schemas.values() if schema.get("type") != "object"]
+    assert all(re.fullmatch(r"[A-Z]\w+", title or "") for title in titles), titles
+    assert len(set(titles)) == len(titles)
+    assert {name: schema["title"] for name, schema in schemas.items()} == {name: name for name in schemas}
+
+
 def test_each_error_code_and_close_code_is_there() -> None:
     codes = DOCUMENT["components"]["schemas"]["Failure"]["properties"]["code"]["enum"]
     assert set(codes) == {kind.code for kind in ActionError.__subclasses__()} | {"internal"}
