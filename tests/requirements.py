@@ -19,6 +19,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "nginx": "nginx",
     "node": "nodejs",
+    "npm": "npm",
     "npx": "npm",
     "pgbouncer": "pgbouncer",
     "podman": "podman",

@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 import trio_ws
-from tests.end_to_end.serving import INVOICE, call, running
+from tests.end_to_end.serving import INVOICE, call, running, serving
 from tests.requirements import lack, need, slow
+from tests.web.test_client_js import COMPILER, node
 from trio_ws import metrics
 
 CHECKOUT = Path(__file__).parent.parent
@@ -227,12 +228,54 @@ def test_the_version_is_the_same_wherever_it_stands(checkout: Path) -> None:
     assert newest
     assert newest[1] == version
     assert set(re.findall(r"trio_ws-([\d.]+)-py3", readme)) <= {version}
+    assert set(re.findall(r"trio-ws-([\d.]+)\.tgz", readme)) == {version}
     label = f'org.opencontainers.image.version="{version}"\n'
     assert label in (checkout / "scripts/Containerfile").read_text()
 
 
 async def test_the_version_is_measured() -> None:  # in trio, for some figures ask it
     assert f'trio_ws_info{{version="{trio_ws.__version__}"}} 1.0' in metrics.page().decode()
+
+
+@pytest.fixture
+def installed(clone: Path, tmp_path: Path) -> Path:
+    """A folder into which npm has installed the package of the JavaScript client."""
+    npm = need("npm")
+    name = f"trio-ws-{trio_ws.__version__}.tgz"
+    made = build(clone, "--npm")
+    assert made == build(clone, "--npm", umask=0o077)
+    (tmp_path / name).write_bytes(made.pop(name))
+    assert made == {}
+    command = [npm, "install", "--offline", "--no-audit", "--no-fund", f"./{name}"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, timeout=INSTALL_SECONDS)
+    return tmp_path
+
+
+def test_the_npm_package_is_used_from_node_and_typescript_checks_what_uses_it(
+    installed: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    package = installed / "node_modules/trio-ws"
+    held = {path.name for path in package.iterdir()}
+    declared = {path.name for path in (checkout / "trio_ws/web").glob("*.d.ts")}
+    assert held == declared | {"package.json", "trio-ws.js", "README.md", "LICENSE"}
+
+    for name in ("use.mjs", "use.ts"):
+        shutil.copy(checkout / "tests/web" / name, installed)
+    with serving(tmp_path_factory.mktemp("served")) as server:
+        command = [*node(), "use.mjs", server.url]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=installed, timeout=INSTALL_SECONDS
+        )
+    assert (done.stdout, done.returncode) == ("1 unpaid\n2 cancelled\n", 0), done.stderr
+
+    options = ["--strict", "--noEmit", "--target", "es2023", "--module", "nodenext"]
+    options += ["--lib", "es2023,dom", "--exactOptionalPropertyTypes", "--noUncheckedIndexedAccess"]
+    (installed / "package.json").write_text('{"type": "module"}')
+    command = [need("npx"), "--yes", "-p", COMPILER, "tsc", *options, "use.ts"]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=installed, timeout=REGISTRY_SECONDS
+    )
+    assert (done.stdout, done.returncode) == ("", 0)
 
 
 @pytest.fixture(scope="module")

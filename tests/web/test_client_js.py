@@ -16,6 +16,7 @@ from tests.requirements import need
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "trio_ws" / "web"
+COMPILER = "typescript@5.9.3"  # as in scripts/types
 Json = dict[str, Any]
 
 
@@ -41,7 +42,7 @@ def test_its_own_tests_pass() -> None:
 def test_its_types_and_the_console_s_are_right() -> None:
     config = HERE / "tsconfig.json"
     done = subprocess.run(
-        [need("npx"), "--yes", "-p", "typescript@5.9.3", "tsc", "-p", config],
+        [need("npx"), "--yes", "-p", COMPILER, "tsc", "-p", config],
         check=False,
         capture_output=True,
         text=True,

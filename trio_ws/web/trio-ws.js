@@ -51,9 +51,13 @@ const BEGIN = "none.0"; // no log's position: following begins at the end of the
  * @property {boolean} [isGap]  Whether something may have been missed since then.
  *
  * @typedef {(state: State, detail: Detail) => void} OnState
- * @typedef {[type: string, id: string | number]} Topic  `invoice`, `account`, `address` or `price`, and which.
+ * @typedef {import("./messages.js").TopicType} TopicType
+ * @typedef {[type: TopicType, id: string | number]} Topic
  * @typedef {Record<string, any>} Message
- * @typedef {{type: string, data: Message, previous?: Message, position: string, isGap: false}} Event
+ * @typedef {import("./messages.js").Actions} Actions  The fields of each action, and its reply's data.
+ * @typedef {import("./messages.js").Invoice} Invoice
+ * @typedef {import("./messages.js").Price} Price
+ * @typedef {import("./messages.js").Event & {isGap: false}} Event
  *   A change of what is followed: `data` is the whole new state, `previous` the changed fields' old values.
  * @typedef {{position: string, isGap: true, type?: undefined, data?: undefined, previous?: undefined}} Gap
  *   Something may have been missed before this position: fetch anew what matters.
@@ -124,19 +128,21 @@ export class Client {
 
   /**
    * Do an action and return its reply's data; for a reply without data, the reply.
-   * @param {string} action
-   * @param {Message} [fields]
-   * @returns {Promise<any>}
+   * @template {keyof Actions} A
+   * @param {A} action
+   * @param {import("./messages.js").Fields<A>} rest  Its fields, as an object.
+   * @returns {Promise<Actions[A]["data"]>}
    * @throws {Refused | Disconnected}
    */
-  async call(action, fields) {
-    const reply = await this.request(action, fields);
+  async call(action, ...rest) {
+    /** @type {any} */
+    const reply = await this.request(action, rest[0]);
     if (reply.status !== "success") throw new Refused(reply);
     return reply.data ?? reply;
   }
 
   /**
-   * Do an action and return the whole reply, an error too.
+   * Do an action, also one that these types don't know, and return the whole reply, an error too.
    * @param {string} action
    * @param {Message} [fields]
    * @returns {Promise<Message>}
@@ -163,13 +169,14 @@ export class Client {
    * Iterate over the state of what a topic is about, as it is now, and then over each newer one, across lost lines.
    * Where something may have been missed, as after a restore, the state as it is then comes, which may be an older
    * one. Of an account or an address: the state of each open invoice. `break` ends it.
-   * @param {string} type
+   * @template {TopicType} T
+   * @param {T} type
    * @param {string | number} id
    * @param {{onState?: OnState}} [options]  `onState`: as for `follow`.
-   * @returns {Following<Message>}
+   * @returns {Following<import("./messages.js").StateOf<T>>}
    */
   watch(type, id, { onState } = {}) {
-    return this.#start(new States(type, id), onState);
+    return /** @type {Following<any>} */ (this.#start(new States(type, id), onState));
   }
 
   /**
@@ -262,7 +269,7 @@ class Events {
   /** @param {Event} event @returns {Event[]} */
   take({ type, data, previous, position }) {
     this.position = position;
-    return [{ type, data, previous, position, isGap: false }];
+    return [/** @type {any} */ ({ type, data, previous, position, isGap: false })];
   }
 }
 
@@ -333,8 +340,9 @@ class States {
   take({ type, data, position }) {
     this.position = position;
     if (!type.startsWith(this.#kind)) return [];
-    const known = this.#versions.get(data.uid);
-    return known === undefined || data.version > known ? [data] : [];
+    const { uid, version } = /** @type {Message} */ (data);
+    const known = this.#versions.get(uid);
+    return known === undefined || version > known ? [data] : [];
   }
 }
 

@@ -38,7 +38,7 @@ function entry(event) {
   );
 }
 
-/** Follow a topic, until it is followed no more. @param {string} type @param {string} id */
+/** Follow a topic, until it is followed no more. @param {any} type @param {string} id */
 export async function follow(type, id) {
   const list = byId("events");
   const name = `${type} ${id}`;

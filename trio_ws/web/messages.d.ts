@@ -1,0 +1,397 @@
+// Made by scripts/types from the structs that the server decodes and encodes: change those.
+
+/** Become who a token says. */
+export interface Authenticate {
+  action: "authenticate";
+  /** As it was shown when it was made. */
+  token: string;
+  request_id?: string | number | null;
+}
+
+export interface AuthenticateReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Authenticated;
+}
+
+/** The data of a reply to `authenticate`. */
+export interface Authenticated {
+  account_id: number;
+  scopes: (string)[];
+  expiresAt: string | null;
+}
+
+/** Cancel an unpaid invoice. */
+export interface CancelInvoice {
+  action: "cancel_invoice";
+  /** Which. */
+  uid: string;
+  request_id?: string | number | null;
+}
+
+export interface CancelInvoiceReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Invoice;
+}
+
+/** Ask what an amount of one currency comes to in another. */
+export interface ConvertPrice {
+  action: "convert_price";
+  /** From this one. */
+  quote_currency: string;
+  /** To this one. */
+  base_currency: string;
+  /** How much, in major units. */
+  quote_value: number | string;
+  request_id?: string | number | null;
+}
+
+export interface ConvertPriceReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Converted;
+}
+
+/** The data of a reply to `convert_price`. */
+export interface Converted {
+  quote_currency: string;
+  base_currency: string;
+  quote_value: number;
+  /** Rounded to the smallest unit of `base_currency`. */
+  base_value: number;
+  /** Since when the price that it rests on is in force; of two prices, the older one's. */
+  timestamp: string;
+}
+
+/** Make an invoice. */
+export interface CreateInvoice {
+  action: "create_invoice";
+  /** What it is over, in the smallest unit of `currency`. */
+  amount: number;
+  /** Three letters, or a ticker. */
+  currency: string;
+  /** Whose it is; may be left out where a token names it. */
+  account_id?: number;
+  /** Whatever the merchant wants to remember. */
+  memo?: string | null;
+  /** Where it is to be paid; can be followed as a topic. */
+  address?: string | null;
+  /** Where its events are POSTed. */
+  webhook_url?: string | null;
+  /** Where a checkout page leads once it is paid. */
+  redirect_url?: string | null;
+  /** After that it is expired, if nobody has paid. */
+  expires_in_seconds?: number | null;
+  /** Names this request for good: the same one again gets the invoice that there is. */
+  idempotency_key?: string | null;
+  request_id?: string | number | null;
+}
+
+export interface CreateInvoiceReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Invoice;
+}
+
+/** The reply to an action that was not done. */
+export interface Failure {
+  status: "error";
+  message: string;
+  /** conflict: What the action would change is not in a state that allows it.; forbidden: The token does not allow it.; idempotency_mismatch: The idempotency key stands for another request.; internal: A bug; the log has it.; invalid_message: The frame holds no known action with all of its fields.; invalid_topic: There is no topic of that type and id.; invalid_value: The action is known and whole, but one of its fields has a value that can't be.; not_found: What the action names does not exist.; rate_limited: The client asks for more than it may, and when it may again is known.; timeout: PostgreSQL took too long, and what was asked of it has been undone.; too_many_subscriptions: The connection follows as many topics as it may.; unauthorized: There is no token, or none that is good.; unavailable: PostgreSQL could not be reached; whether a write was done may be unknown. */
+  code: "conflict" | "forbidden" | "idempotency_mismatch" | "internal" | "invalid_message" | "invalid_topic" | "invalid_value" | "not_found" | "rate_limited" | "timeout" | "too_many_subscriptions" | "unauthorized" | "unavailable";
+  detail?: string;
+  retry_after_seconds?: number;
+  request_id?: string | number;
+}
+
+/** Read an invoice. */
+export interface FetchInvoice {
+  action: "fetch_invoice";
+  /** Its `uid`. */
+  id: string;
+  request_id?: string | number | null;
+}
+
+export interface FetchInvoiceReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Invoice;
+}
+
+/** An invoice, the protocol's INVOICE. */
+export interface Invoice {
+  /** Its number. */
+  id: number;
+  /** Its name, which nobody can guess. */
+  uid: string;
+  /** In the smallest unit of `currency`. */
+  amount: number;
+  currency: string;
+  status: "unpaid" | "confirming" | "paid" | "expired" | "cancelled";
+  account_id: number;
+  createdAt: string;
+  updatedAt: string;
+  memo?: string;
+  webhook_url?: string;
+  redirect_url?: string;
+  address?: string;
+  expiresAt?: string;
+  /** Grows by one with each change. */
+  version: number;
+}
+
+export interface InvoiceCreated {
+  type: "invoice.created";
+  data: Invoice;
+  /** The changed fields' old values; a new row has none. */
+  previous?: Partial<Invoice>;
+  position: Position;
+}
+
+export interface InvoiceUpdated {
+  type: "invoice.updated";
+  data: Invoice;
+  /** The changed fields' old values; a new row has none. */
+  previous?: Partial<Invoice>;
+  position: Position;
+}
+
+/** Read invoices, the newest first, page by page. */
+export interface ListInvoices {
+  action: "list_invoices";
+  /** Whose; may be left out where a token names it. */
+  account_id?: number | null;
+  /** Only those that stand so. */
+  status?: "cancelled" | "confirming" | "expired" | "paid" | "unpaid" | null;
+  /** Only those that are to be paid there. */
+  address?: string | null;
+  /** The `next` of the page before, or of a snapshot. */
+  cursor?: string | null;
+  /** How many at most, 50 unless told; 128 KiB end a page too. */
+  limit?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface ListInvoicesReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (Invoice)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
+/** Read the account's prices, and of all others the latest of each pair, page by page. */
+export interface ListPrices {
+  action: "list_prices";
+  /** The `next` of the page before, or of a snapshot. */
+  cursor?: string | null;
+  request_id?: string | number | null;
+}
+
+export interface ListPricesReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (Price)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
+/** Ask whether the server is there. */
+export interface Ping {
+  action: "ping";
+  request_id?: string | number | null;
+}
+
+/** The reply to `ping`; `timestamp` is in Unix seconds. */
+export interface Pong {
+  type: "pong";
+  status?: string;
+  timestamp: number;
+  request_id?: string | number;
+}
+
+/** A place in the event log; opaque to clients. */
+export type Position = string;
+
+/** What one `currency` costs, the protocol's PRICE. */
+export interface Price {
+  id: number;
+  currency: string;
+  /** The price in the smallest unit of `base_currency`. */
+  amount: number;
+  /** Whose price it is. */
+  account_id: number;
+  createdAt: string;
+  updatedAt: string;
+  base_currency: string;
+  /** The same in major units. */
+  value: number;
+}
+
+export interface PriceUpdated {
+  type: "price.updated";
+  data: Price;
+  /** The changed fields' old values; a new row has none. */
+  previous?: Partial<Price>;
+  position: Position;
+}
+
+/** That of the request, if it had one. */
+export type RequestId = string | number;
+
+/** Follow many topics from one position on, all in one order. */
+export interface Resume {
+  action: "resume";
+  /** The position: all that came after it is told first. */
+  after: string;
+  /** What to follow, as `{"type": …, "id": …}` each. */
+  topics: (WantedTopic)[];
+  /** Whether the next `resume` names more of them: the last one follows all, as one message would. */
+  more?: boolean;
+  request_id?: string | number | null;
+}
+
+export interface ResumeReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Subscribed;
+}
+
+/** Say what a currency costs. */
+export interface SetPrice {
+  action: "set_price";
+  /** What has a price. */
+  currency: string;
+  /** What the price is in. */
+  base_currency: string;
+  /** What one of it costs, in major units. */
+  value: number | string;
+  request_id?: string | number | null;
+}
+
+export interface SetPriceReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Price;
+}
+
+/** Follow a topic. */
+export interface Subscribe {
+  action: "subscribe";
+  /** Of what kind the topic is. */
+  type: "invoice" | "account" | "address" | "price";
+  /** Which of that kind: an invoice's uid, an account's id, an address, a currency or `*`. */
+  id: string | number;
+  /** A position: all that came after it is told first. */
+  after?: string | null;
+  /** Whether the reply holds the topic's current state. */
+  snapshot?: boolean;
+  request_id?: string | number | null;
+}
+
+export interface SubscribeReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Subscribed;
+}
+
+/** The data of a reply to `subscribe`. */
+export interface Subscribed {
+  /** Where the follower stands; what it is told comes after it. */
+  position: string;
+  /** Whether nothing was lost between the position that it named and this one. */
+  recovered: boolean;
+  /** The topic's state as of `position`: an invoice, null where there is none, or a list. */
+  snapshot?: Invoice | null | (Invoice | Price)[];
+  /** The cursor of what the list lacks, where that is more than a page. */
+  next?: string;
+}
+
+/** Follow a topic no more. */
+export interface Unsubscribe {
+  action: "unsubscribe";
+  /** Of what kind the topic is. */
+  type: "invoice" | "account" | "address" | "price";
+  /** Which of that kind. */
+  id: string | number;
+  request_id?: string | number | null;
+}
+
+/** Follow nothing any more. */
+export interface UnsubscribeAll {
+  action: "unsubscribe_all";
+  request_id?: string | number | null;
+}
+
+export interface UnsubscribeAllReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+}
+
+export interface UnsubscribeReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+}
+
+/** Change an invoice's status, as payments come in. */
+export interface UpdateInvoice {
+  action: "update_invoice";
+  /** Which. */
+  uid: string;
+  /** From unpaid to confirming, expired or cancelled; from confirming to paid, or back. */
+  status: "cancelled" | "confirming" | "expired" | "paid" | "unpaid";
+  request_id?: string | number | null;
+}
+
+export interface UpdateInvoiceReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Invoice;
+}
+
+/** One of the topics of a `resume`. */
+export interface WantedTopic {
+  /** Of what kind the topic is. */
+  type: "invoice" | "account" | "address" | "price";
+  id: string | number;
+}
+
+/** What an action takes, and what `call` returns of its reply. */
+export interface Actions {
+  subscribe: { request: Omit<Subscribe, "action" | "request_id">; data: Subscribed };
+  resume: { request: Omit<Resume, "action" | "request_id">; data: Subscribed };
+  unsubscribe: { request: Omit<Unsubscribe, "action" | "request_id">; data: UnsubscribeReply };
+  unsubscribe_all: { request: Record<string, never>; data: UnsubscribeAllReply };
+  create_invoice: { request: Omit<CreateInvoice, "action" | "request_id">; data: Invoice };
+  fetch_invoice: { request: Omit<FetchInvoice, "action" | "request_id">; data: Invoice };
+  cancel_invoice: { request: Omit<CancelInvoice, "action" | "request_id">; data: Invoice };
+  update_invoice: { request: Omit<UpdateInvoice, "action" | "request_id">; data: Invoice };
+  list_invoices: { request: Omit<ListInvoices, "action" | "request_id">; data: (Invoice)[] };
+  list_prices: { request: Omit<ListPrices, "action" | "request_id">; data: (Price)[] };
+  set_price: { request: Omit<SetPrice, "action" | "request_id">; data: Price };
+  convert_price: { request: Omit<ConvertPrice, "action" | "request_id">; data: Converted };
+  authenticate: { request: Omit<Authenticate, "action" | "request_id">; data: Authenticated };
+  ping: { request: Record<string, never>; data: Pong };
+}
+
+export type Event = InvoiceCreated | InvoiceUpdated | PriceUpdated;
+export type TopicType = Subscribe["type"];
+/** What `watch` yields. */
+export type StateOf<T extends TopicType> = T extends "price" ? Price : Invoice;
+/** An action's fields as the rest of an argument list: they may be left out where none is needed. */
+export type Fields<A extends keyof Actions> =
+  {} extends Actions[A]["request"] ? [fields?: Actions[A]["request"]] : [fields: Actions[A]["request"]];
