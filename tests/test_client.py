@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, assert_type, get_args, get_overloads, get_type_hints
 from uuid import UUID
 
 import pytest
@@ -13,10 +13,12 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 from trio_websocket import wrap_server_stream
 
+from trio_ws import messages
 from trio_ws.client import REPLY_SECONDS, Client, Disconnected, Event, Gap, OpenStream, Refused, connect
 from trio_ws.client.closing import FIRST_PAUSE_SECONDS, HELD_SECONDS, LONGEST_PAUSE_SECONDS
 from trio_ws.client.line import SILENCE_SECONDS
 from trio_ws.client.opening import CLOSE_SECONDS
+from trio_ws.client.requests import Action, Requests
 from trio_ws.database import event_log
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
@@ -285,6 +287,45 @@ async def test_decimals_are_exact_both_ways(autojump_clock: MockClock, client: C
     value = Decimal("0.12345678901234567891")
     price = await client.call("set_price", currency="ETH", base_currency="USD", value=value)
     assert (price["value"], type(price["value"])) == (value, Decimal)
+
+
+# What the server's own structs say
+
+
+async def test_a_struct_asks_and_another_is_the_reply(autojump_clock: MockClock, client: Client) -> None:
+    asked = messages.CreateInvoice(amount=1000, currency="USD", account_id=1, memo="m")
+    invoice = assert_type(await client.do(asked), messages.Invoice)
+    assert (invoice.amount, invoice.memo, invoice.version) == (1000, "m", 1)
+    assert await client.do(messages.FetchInvoice(id=str(invoice.uid))) == invoice
+    assert [one.uid for one in await client.do(messages.ListInvoices(account_id=1))] == [invoice.uid]
+    value = Decimal("0.12345678901234567891")
+    asked_price = messages.SetPrice(currency="ETH", base_currency="USD", value=value)
+    assert assert_type(await client.do(asked_price), messages.Price).value == value
+    assert (await client.do(messages.Ping())).timestamp > 0
+    with pytest.raises(Refused, match="Invoice not found"):
+        await client.do(messages.CancelInvoice(uid="x"))
+
+
+async def test_a_reply_that_is_another_than_the_struct_says_is_no_message_of_the_protocol(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        reply = {"status": "success", "request_id": 1, "data": {"uid": 7}}
+        serve = partial(answer, reply, 1000, "", after_seconds=1)
+        async with connect("ws://till.example", open_stream=lines_to(serve, nursery)) as client:
+            with pytest.raises(Disconnected, match="no message of the protocol"):
+                await client.do(messages.FetchInvoice(id="x"))
+        nursery.cancel_scope.cancel()
+
+
+def test_each_action_that_needs_no_following_has_the_reply_that_the_protocol_says() -> None:
+    said = [get_type_hints(one) for one in get_overloads(Requests.do)]
+    types = {
+        action: hints["return"] for hints in said for action in get_args(hints["action"]) or [hints["action"]]
+    }
+    following = {messages.Subscribe, messages.Resume, messages.Unsubscribe, messages.UnsubscribeAll}
+    assert types == {action: data for action, data in messages.REPLY_DATA.items() if action not in following}
+    assert set(get_args(Action)) == set(types)
 
 
 # Watching

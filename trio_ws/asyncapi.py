@@ -17,6 +17,7 @@ import trio_ws
 from trio_ws import codec, errors, identity, messages
 from trio_ws.actions.table import ACTIONS
 from trio_ws.messages import (
+    REPLY_DATA,
     Authenticate,
     Authenticated,
     CancelInvoice,
@@ -45,23 +46,6 @@ from trio_ws.wire.admission import PATHS
 
 Schema = dict[str, Any]
 
-# What the data of an action's reply is; None: it has none.
-REPLY_DATA: Mapping[type, Any] = {
-    Subscribe: Subscribed,
-    Resume: Subscribed,
-    Unsubscribe: None,
-    UnsubscribeAll: None,
-    CreateInvoice: Invoice,
-    FetchInvoice: Invoice,
-    CancelInvoice: Invoice,
-    UpdateInvoice: Invoice,
-    ListInvoices: list[Invoice],
-    ListPrices: list[Price],
-    SetPrice: Price,
-    ConvertPrice: Converted,
-    Authenticate: Authenticated,
-    Ping: Pong,  # the reply itself
-}
 EVENTS: Mapping[str, type] = {
     "invoice.created": Invoice,
     "invoice.updated": Invoice,

@@ -6,6 +6,7 @@ The order of fields is the order on the wire. `rename="camel"` stands only where
 import hashlib
 import re
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple
@@ -377,6 +378,25 @@ class Price(Struct, rename="camel", kw_only=True):
     updated_at: datetime
     base_currency: str = msgspec.field(name="base_currency")
     value: Decimal
+
+
+# What the data of an action's reply is; None: it has none.
+REPLY_DATA: Mapping[type, Any] = {
+    Subscribe: Subscribed,
+    Resume: Subscribed,
+    Unsubscribe: None,
+    UnsubscribeAll: None,
+    CreateInvoice: Invoice,
+    FetchInvoice: Invoice,
+    CancelInvoice: Invoice,
+    UpdateInvoice: Invoice,
+    ListInvoices: list[Invoice],
+    ListPrices: list[Price],
+    SetPrice: Price,
+    ConvertPrice: Converted,
+    Authenticate: Authenticated,
+    Ping: Pong,  # the reply itself
+}
 
 
 # What is told

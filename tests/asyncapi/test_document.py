@@ -11,7 +11,7 @@ import pytest
 from trio_ws import asyncapi
 from trio_ws.actions.table import ACTIONS
 from trio_ws.errors import ActionError, CloseCode
-from trio_ws.messages import Action
+from trio_ws.messages import REPLY_DATA, Action
 
 SPECIFICATION = json.loads((Path(__file__).parent / "asyncapi-3.0.0.json").read_text())
 DOCUMENT = json.loads(asyncapi.encoded())
@@ -45,7 +45,7 @@ def test_each_reference_leads_somewhere() -> None:
 def test_each_action_has_its_operation_request_and_reply() -> None:
     tags = {action.__struct_config__.tag for action in get_args(Action)}
     assert set(DOCUMENT["operations"]) == tags | {"events"}
-    assert set(asyncapi.REPLY_DATA) == set(ACTIONS) == set(get_args(Action))
+    assert set(REPLY_DATA) == set(ACTIONS) == set(get_args(Action))
     assert {f"{tag}.reply" for tag in tags} | tags < set(DOCUMENT["components"]["messages"])
 
 
