@@ -345,6 +345,35 @@ async def test_watching_yields_the_state_now_and_each_newer_one_over_lost_lines(
             assert (await anext(states))["version"] == version
 
 
+async def test_a_state_that_is_read_before_its_event_has_a_number_is_yielded_once(
+    autojump_clock: MockClock, client: Client, database: SimulatedDatabase
+) -> None:
+    database.lose_wakes = True  # the server has yet to number what the snapshot shows
+    uid = database.create_invoice(**INVOICE)
+    database.update_invoice(uid, memo="2")
+    states = client.watch("invoice", str(uid))
+    with trio.fail_after(PATIENCE_SECONDS):
+        assert (await anext(states))["version"] == 2
+        await trio.sleep(10)
+        database.update_invoice(uid, memo="3")
+        assert (await anext(states))["version"] == 3
+
+
+async def test_watching_more_prices_than_a_page_holds_yields_each_that_changes(
+    autojump_clock: MockClock, client: Client, database: SimulatedDatabase
+) -> None:
+    many = 1200
+    for number in range(many):
+        database.set_price(f"X{number:04}", Decimal(1))
+    await trio.sleep(1)
+    states = client.watch("price", "*")
+    with trio.fail_after(PATIENCE_SECONDS):
+        known = len(database.prices)
+        assert len({(await anext(states))["currency"] for _ in range(known)}) == known
+        database.set_price("X0001", Decimal(7))
+        assert (await anext(states))["value"] == 7
+
+
 async def test_watching_what_is_not_there_yet_waits_for_it(
     autojump_clock: MockClock, client: Client, database: SimulatedDatabase
 ) -> None:

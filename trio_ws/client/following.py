@@ -155,15 +155,15 @@ class Events:
 class States:
     """A topic's states: those of now, and then each newer one. After a gap, those of now again.
 
-    A list that is longer than a page is read to its end before its events are: a state of a later page may
-    be newer than the first events, which are older states then, and are left out.
+    What is read may be newer than the first events after it: these are older states then, and are left out.
+    A list that is longer than a page is read to its end before its events are.
     """
 
     def __init__(self, type_: str, id_: str | int) -> None:
         self._topic: dict[str, Any] = {"type": type_, "id": id_}
         self._kind = "price." if type_ == "price" else "invoice."
         self._after: str | None = None
-        self._versions: dict[object, int] = {}
+        self._read: dict[object, Any] = {}  # how new each state is that was read
 
     async def begin(self, asker: Asker) -> Sequence[State]:
         """Resume; where that is not exact, read what there is, and follow from there on."""
@@ -178,15 +178,13 @@ class States:
         states: list[State] = understood(
             found if isinstance(found, list) else [found] if found else [], list[State]
         )
-        self._versions = {}
         if followed.next is not None:
             await asker.ask("unsubscribe", **self._topic)
-            later = [state async for state in self._pages(asker, followed.next)]
-            self._versions = {state.get("uid"): state.get("version", 0) for state in later}
-            states += later
+            states += [state async for state in self._pages(asker, followed.next)]
             if not (await asker.resume(followed.position, [self._topic])).recovered:
                 raise broken("the log was lost meanwhile")  # once more, from the beginning
         self._after = followed.position
+        self._read = {_key(state): _newness(state) for state in states}
         return states
 
     async def _pages(self, asker: Asker, cursor: str | None) -> Any:
@@ -202,8 +200,18 @@ class States:
         self._after = event.position
         if not event.type.startswith(self._kind):
             return []
-        known = self._versions.get(event.data.get("uid"))
-        return [event.data] if known is None or event.data.get("version", 0) > known else []
+        read = self._read.get(_key(event.data))
+        return [event.data] if read is None or _newness(event.data) > read else []
+
+
+def _key(state: State) -> object:
+    """Return what an invoice or a price is known by."""
+    return state.get("uid", state.get("id"))
+
+
+def _newness(state: State) -> Any:
+    """Return what grows with each change of an invoice, or of a price."""
+    return state.get("version", state.get("updatedAt"))
 
 
 class Follower(Generic[T]):

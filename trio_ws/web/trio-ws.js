@@ -276,16 +276,16 @@ class Events {
 /**
  * A topic's states: those of now, and then each newer one. After a gap, those of now again.
  *
- * A list that is longer than a page is read to its end before its events are: a state of a later page may be newer
- * than the first events, which are older states then, and are left out.
+ * What is read may be newer than the first events after it: these are older states then, and are left out. A list
+ * that is longer than a page is read to its end before its events are.
  * @implements {Source<Message>}
  */
 class States {
   /** @type {string | undefined} */
   position;
   #isGap = false;
-  /** @type {Map<string, number>} */
-  #versions = new Map();
+  /** @type {Map<unknown, any>} */
+  #read = new Map(); // how new each state is that was read
   #topic;
   #kind;
 
@@ -310,13 +310,13 @@ class States {
     let first;
     const begun = (/** @type {Message[]} */ states) => {
       this.position = first.position;
+      this.#read = new Map(states.map((state) => [keyOf(state), newness(state)]));
       const isGap = this.#isGap;
       this.#isGap = false;
       follow(states, { isResumed: isGap, isGap });
     };
     await demand(line, { action: "subscribe", ...this.#topic, snapshot: true }, (reply) => {
       first = followed(reply);
-      this.#versions.clear();
       if (!first.next) begun([first.snapshot ?? []].flat());
     });
     if (!first.next) return;
@@ -331,7 +331,6 @@ class States {
     }
     await resume(line, first.position, [this.#topic], ({ recovered }) => {
       if (!recovered) throw new Disconnected("the log was lost meanwhile"); // once more, from the beginning
-      this.#versions = new Map(later.map(({ uid, version }) => [uid, version]));
       begun([...first.snapshot, ...later]);
     });
   }
@@ -340,10 +339,19 @@ class States {
   take({ type, data, position }) {
     this.position = position;
     if (!type.startsWith(this.#kind)) return [];
-    const { uid, version } = /** @type {Message} */ (data);
-    const known = this.#versions.get(uid);
-    return known === undefined || version > known ? [data] : [];
+    const read = this.#read.get(keyOf(data));
+    return read === undefined || newness(data) > read ? [data] : [];
   }
+}
+
+/** What an invoice or a price is known by. @param {Message} state */
+function keyOf({ uid, id }) {
+  return uid ?? id;
+}
+
+/** What grows with each change of an invoice, or of a price. @param {Message} state */
+function newness({ version, updatedAt }) {
+  return version ?? updatedAt;
 }
 
 /**
