@@ -2,17 +2,27 @@
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from tests import hostile
 from trio_ws import codec
 from trio_ws.errors import InvalidMessage, InvalidValue
-from trio_ws.messages import Action, Event, Ping
+from trio_ws.messages import (
+    Action,
+    CreateInvoice,
+    Event,
+    Ping,
+    Resume,
+    SetPrice,
+    Subscribe,
+    WantedTopic,
+)
 
 unicode = st.characters(exclude_categories=["Cs"])  # surrogates are no characters, and no JSON
 readable_values = st.none() | st.booleans() | st.integers() | st.text(unicode, max_size=20)
@@ -180,3 +190,80 @@ def test_an_event_carries_its_data_as_it_is() -> None:
     assert codec.encode_event(event) == (
         b'{"type":"invoice.updated","data":{"z":1,"a":1.50},"previous":{"z":0},"position":"e-1.7"}'
     )
+
+
+@pytest.mark.parametrize(
+    ("frame", "action"),
+    [
+        (
+            '{"action":"create_invoice","amount":1000.0,"currency":"USD","account_id":2.00,"memo":"5.0\\"6.0"}',
+            CreateInvoice(amount=1000, currency="USD", account_id=2, memo='5.0"6.0'),
+        ),
+        (
+            '{"action":"subscribe","type":"account","id":1.0,"request_id":7.0}',
+            Subscribe(type="account", id=1, request_id=7),
+        ),
+        (
+            '{"action":"resume","after":"a.1","topics":[{"type":"account","id":-1.0}]}',
+            Resume(after="a.1", topics=[WantedTopic(type="account", id=-1)]),
+        ),
+    ],
+)
+def test_an_integer_may_be_written_with_zeros_behind_the_point(frame: str, action: Action) -> None:
+    assert codec.decode(frame) == action
+
+
+@pytest.mark.parametrize("amount", ["1000.5", "1.0e3", "1.00000001", '"1000"', "1e3", "true"])
+def test_what_is_written_otherwise_is_no_integer(amount: str) -> None:
+    with pytest.raises(codec.DecodeFailure) as failure:
+        codec.decode(f'{{"action":"create_invoice","amount":{amount},"currency":"USD","request_id":"r"}}')
+    assert isinstance(failure.value.error, InvalidValue)
+    assert failure.value.request_id == "r"
+
+
+@pytest.mark.parametrize("type_", get_args(Action))
+def test_each_field_that_may_be_left_out_may_be_null(type_: type[Any]) -> None:
+    values: dict[Any, object] = {int: 1, Decimal: 1}
+    given = {
+        field.encode_name: values.get(getattr(field.type, "__origin__", field.type), "USD")
+        for field in structs.fields(type_)
+        if field.required
+    }
+    given |= {"topics": []} if "topics" in given else {}
+    given |= {"status": "paid"} if "status" in given else {}
+    nulls = {field.encode_name: None for field in structs.fields(type_) if not field.required}
+    assert nulls
+    tag = type_.__struct_config__.tag
+    assert codec.decode(json.dumps({"action": tag, **given, **nulls})) == codec.decode(
+        json.dumps({"action": tag, **given})
+    )
+
+
+@pytest.mark.parametrize("value", ["12", "0.5", "1e2", "1E+2", "-3"])
+def test_a_decimal_may_stand_in_quotes(value: str) -> None:
+    for text in (value, f'"{value}"'):
+        action = codec.decode(
+            f'{{"action":"set_price","currency":"BTC","base_currency":"USD","value":{text}}}'
+        )
+        assert isinstance(action, SetPrice)
+        assert action.value == Decimal(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["1_000", "١٢", " 12", "+1", "01", ".5", "5.", "Infinity", "NaN", "0x1", ""]
+)
+@pytest.mark.parametrize("action", ["set_price", "convert_price"])
+def test_a_decimal_that_json_would_not_spell_so_is_none(action: str, value: str) -> None:
+    name = "value" if action == "set_price" else "quote_value"
+    frame = {
+        "action": action,
+        "base_currency": "USD",
+        "currency": "BTC",
+        "quote_currency": "BTC",
+        name: value,
+        "request_id": 3,
+    }
+    with pytest.raises(codec.DecodeFailure) as failure:
+        codec.decode(json.dumps(frame))
+    assert isinstance(failure.value.error, InvalidValue)
+    assert failure.value.request_id == 3

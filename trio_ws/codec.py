@@ -6,13 +6,13 @@ may have 64 KiB (`scripts/bench hostile`).
 """
 
 import re
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, get_args
 
 import msgspec
 
 from trio_ws.errors import ActionError, InvalidMessage, InvalidValue
-from trio_ws.messages import NOTHING, Action, Event, EventMessage, RequestId
+from trio_ws.messages import NOTHING, Action, ConvertPrice, Event, EventMessage, RequestId, SetPrice
 
 _decoder: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)
 _request_id_decoder: msgspec.json.Decoder[RequestId] = msgspec.json.Decoder(RequestId)
@@ -43,6 +43,19 @@ _Fields = msgspec.defstruct(
 )
 _fields_decoder = msgspec.json.Decoder(_Fields)
 
+_IS_FLOAT_FOR_INT = re.compile(r"Expected `int\b.*got `float`")
+MAX_WHOLE = 64  # such numbers in one message; an action has three, or one for each topic
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+(?![0-9eE.])")
+_DECIMAL = re.compile(rb'("?)-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\1')
+
+
+class _Decimals(msgspec.Struct):
+    value: msgspec.Raw = _NOT_GIVEN
+    quote_value: msgspec.Raw = _NOT_GIVEN
+
+
+_decimals_decoder = msgspec.json.Decoder(_Decimals)
+
 
 class DecodeFailure(Exception):
     """A frame that holds no valid action.
@@ -70,12 +83,45 @@ def decode(frame: str | bytes) -> Action:
     if isinstance(frame, bytes):
         raise DecodeFailure(InvalidMessage("Expected a text frame, got a binary one"), None)
     try:
-        action = _decoder.decode(frame)
+        action = _decode(frame)
     except _UNREADABLE as error:
         raise _explain(frame, error) from None
+    if isinstance(action, SetPrice | ConvertPrice):
+        _check_decimal(frame, action)
     if _is_too_deep(frame):
         raise DecodeFailure(InvalidMessage(_TOO_DEEP), action.request_id)
     return action
+
+
+def _decode(frame: str) -> Action:
+    try:
+        return _decoder.decode(frame)
+    except msgspec.ValidationError as error:
+        if not _IS_FLOAT_FOR_INT.match(str(error)):
+            raise
+        return _decoder.decode(_write_integers(frame))
+
+
+def _write_integers(frame: str) -> str:
+    """Return the frame with `1000.0` written as `1000`, which to JSON is the same number."""
+    masked, parts = _mask_escapes(frame), []
+    quotes = begin = looked = 0
+    for found in islice(_WHOLE.finditer(frame), MAX_WHOLE):
+        quotes += masked.count('"', looked, looked := found.start())
+        if quotes % 2 == 0:  # it stands in no string
+            parts.append(frame[begin : found.end(1)])
+            begin = found.end()
+    return "".join(parts) + frame[begin:]
+
+
+def _check_decimal(frame: str, action: SetPrice | ConvertPrice) -> None:
+    """Raise unless a decimal is spelled as JSON spells numbers: Python's own reading takes more."""
+    name = "value" if isinstance(action, SetPrice) else "quote_value"
+    text = bytes(getattr(_decimals_decoder.decode(frame), name))
+    if not _DECIMAL.fullmatch(text):
+        raise DecodeFailure(
+            InvalidValue(f"Expected a decimal as JSON spells numbers - at `$.{name}`"), action.request_id
+        )
 
 
 def find_request_id(frame: str | bytes) -> RequestId | None:

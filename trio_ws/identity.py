@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from typing import Literal, get_args
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from trio_ws.errors import Forbidden, InvalidMessage, Unauthorized
 
@@ -54,14 +54,14 @@ class Identity(Struct, frozen=True, kw_only=True):
         if self.account_id is not None and str(self.account_id) != str(account_id):
             raise Forbidden("The token is another account's")
 
-    def account_for(self, account_id: int | UnsetType) -> int:
+    def account_for(self, account_id: int | None) -> int:
         """Return the account that an action is for, which may be left out where the token names it.
 
         Raises:
             Forbidden: it is another one's.
             InvalidMessage: nothing names one.
         """
-        if account_id is not UNSET:
+        if account_id is not None:
             self.require_account(account_id)
             return account_id
         if self.account_id is None:

@@ -370,7 +370,7 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
         return Snapshot(Position(name, last), msgspec.Raw(b"null") if state is None else state)
     wanted = InvoiceFilter(owner, topic.id, OPEN)
     if topic.type == "account":
-        wanted = InvoiceFilter(int(topic.id), None, OPEN)
+        wanted = InvoiceFilter(topic.account_id, None, OPEN)
     rows = connection.execute(
         "SELECT name, last, page.* FROM @schema@.event_end"  # noqa: S608
         f" LEFT JOIN ({_page_of(wanted)}) page ON true ORDER BY id DESC".encode(),

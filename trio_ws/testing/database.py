@@ -162,7 +162,7 @@ class SimulatedDatabase(Answering, Statements):
         return answer
 
     def _create_invoice(self, action: CreateInvoice) -> Raw:
-        if action.account_id is UNSET or action.account_id not in self._tables.rows.accounts:
+        if action.account_id not in self._tables.rows.accounts:
             raise NotFound("Account not found")
         key, fingerprint = action.idempotency_key, action.fingerprint()
         columns = {
@@ -234,7 +234,7 @@ class SimulatedDatabase(Answering, Statements):
             return Snapshot(self._log.end, found[0] if found else Raw(b"null"))
         wanted = InvoiceFilter(owner, topic.id, queries.OPEN)
         if topic.type == "account":
-            wanted = InvoiceFilter(int(topic.id), None, queries.OPEN)
+            wanted = InvoiceFilter(topic.account_id, None, queries.OPEN)
         page = self._list_invoices(wanted)
         return Snapshot(self._log.end, page.items, page.next)
 

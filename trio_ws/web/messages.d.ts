@@ -75,7 +75,7 @@ export interface CreateInvoice {
   /** Three letters, or a ticker. */
   currency: string;
   /** Whose it is; may be left out where a token names it. */
-  account_id?: number;
+  account_id?: number | null;
   /** Whatever the merchant wants to remember. */
   memo?: string | null;
   /** Where it is to be paid; can be followed as a topic. */
@@ -255,7 +255,7 @@ export interface Resume {
   /** What to follow, as `{"type": …, "id": …}` each. */
   topics: (WantedTopic)[];
   /** Whether the next `resume` names more of them: the last one follows all, as one message would. */
-  more?: boolean;
+  more?: boolean | null;
   request_id?: string | number | null;
 }
 
@@ -295,7 +295,7 @@ export interface Subscribe {
   /** A position: all that came after it is told first. */
   after?: string | null;
   /** Whether the reply holds the topic's current state. */
-  snapshot?: boolean;
+  snapshot?: boolean | null;
   request_id?: string | number | null;
 }
 
