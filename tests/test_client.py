@@ -784,8 +784,10 @@ async def test_pauses_between_tries_are_random_below_a_bound_that_doubles(autoju
     assert min(longest) < LONGEST_PAUSE_SECONDS * 0.1
 
 
-async def pauses_of_a_follower(serve: Serve, seconds: float) -> list[float]:
-    """How long it leaves a server alone that serves each line so, each time."""
+async def pauses_of(
+    live: Callable[[float, OpenStream], Awaitable[None]], serve: Serve, seconds: float
+) -> list[float]:
+    """How long a client leaves a server alone that serves each line so, each time."""
     times: list[float] = []
 
     async def note_and_serve(stream: trio.abc.HalfCloseableStream) -> None:
@@ -793,9 +795,12 @@ async def pauses_of_a_follower(serve: Serve, seconds: float) -> list[float]:
         await serve(stream)
 
     async with trio.open_nursery() as nursery:
-        await follow_for(seconds, lines_to(note_and_serve, nursery))
+        await live(seconds, lines_to(note_and_serve, nursery))
         nursery.cancel_scope.cancel()
     return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+pauses_of_a_follower = partial(pauses_of, follow_for)
 
 
 async def answer(reply: object, code: int, reason: str, stream: Any, after_seconds: float = 0) -> None:
@@ -860,23 +865,15 @@ async def test_who_is_refused_again_and_again_comes_back_at_longer_and_longer_in
     assert max(pauses) > LONGEST_PAUSE_SECONDS * 0.8
 
 
-async def pauses_of_a_caller(serve: Serve, seconds: float) -> list[float]:
-    """How long one who asks again and again leaves a server alone that serves each line so, each time."""
-    times: list[float] = []
+async def ask_for(seconds: float, open_stream: OpenStream) -> None:
+    async with connect("ws://till.example", open_stream=open_stream) as client:
+        with trio.move_on_after(seconds):
+            while True:
+                with pytest.raises(Disconnected):
+                    await client.call("ping")
 
-    async def note_and_serve(stream: trio.abc.HalfCloseableStream) -> None:
-        times.append(trio.current_time())
-        await serve(stream)
 
-    async with trio.open_nursery() as nursery:
-        open_line = lines_to(note_and_serve, nursery)
-        async with connect("ws://till.example", open_stream=open_line) as client:
-            with trio.move_on_after(seconds):
-                while True:
-                    with pytest.raises(Disconnected):
-                        await client.call("ping")
-        nursery.cancel_scope.cancel()
-    return [later - earlier for earlier, later in itertools.pairwise(times)]
+pauses_of_a_caller = partial(pauses_of, ask_for)
 
 
 BABBLE: dict[str, object] = {"status": "success", "request_id": 0}

@@ -37,24 +37,16 @@ _REQUEST_ID = re.compile(r'\s*:\s*("[^"\\]*(?:\\.[^"\\]*){0,128}"|-?[0-9]+)\s*[,
 _ACTIONS: dict[Any, type[Action]] = {type_.__struct_config__.tag: type_ for type_ in get_args(Action)}
 _NOT_GIVEN = msgspec.Raw()
 _FIELD_NAMES = {field.encode_name for type_ in _ACTIONS.values() for field in msgspec.structs.fields(type_)}
-# Every field that some action has, whatever its value: to find out which one is wrong.
+# Every field that some action has, whatever its value: to find out which one is wrong, and how it is spelled.
 _Fields = msgspec.defstruct(
     "_Fields", [(name, msgspec.Raw, _NOT_GIVEN) for name in {"action", *_FIELD_NAMES}]
 )
 _fields_decoder = msgspec.json.Decoder(_Fields)
 
 _IS_FLOAT_FOR_INT = re.compile(r"Expected `int\b.*got `float`")
-MAX_WHOLE = 64  # such numbers in one message; an action has three, or one for each topic
+MAX_WHOLE = 64  # integers with a point that are read in one message: an action has three, or one a topic
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+(?![0-9eE.])")
 _DECIMAL = re.compile(rb'("?)-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\1')
-
-
-class _Decimals(msgspec.Struct):
-    value: msgspec.Raw = _NOT_GIVEN
-    quote_value: msgspec.Raw = _NOT_GIVEN
-
-
-_decimals_decoder = msgspec.json.Decoder(_Decimals)
 
 
 class DecodeFailure(Exception):
@@ -117,7 +109,7 @@ def _write_integers(frame: str) -> str:
 def _check_decimal(frame: str, action: SetPrice | ConvertPrice) -> None:
     """Raise unless a decimal is spelled as JSON spells numbers: Python's own reading takes more."""
     name = "value" if isinstance(action, SetPrice) else "quote_value"
-    text = bytes(getattr(_decimals_decoder.decode(frame), name))
+    text = bytes(getattr(_fields_decoder.decode(frame), name))
     if not _DECIMAL.fullmatch(text):
         raise DecodeFailure(
             InvalidValue(f"Expected a decimal as JSON spells numbers - at `$.{name}`"), action.request_id

@@ -24,7 +24,7 @@ from rich.text import Text
 import trio_ws
 from trio_ws.cli.database import MORE_SESSIONS, sessions_of
 from trio_ws.cli.options import NO_SERVE_OPTIONS, AsJson, ServeOptions
-from trio_ws.cli.sockets import PortTaken, bind
+from trio_ws.cli.sockets import EVERYWHERE, PortTaken, bind
 from trio_ws.database import embedded, migrations, programs
 from trio_ws.database.sessions import ENCODING, Connection, begin_session, refuse_pooler
 from trio_ws.errors import StartupError
@@ -144,7 +144,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 def _ask(settings: Settings, path: str) -> str | None:
     """Return what a page of a server says that may be there already."""
-    host = {"0.0.0.0": "localhost", "::": "localhost", "*": "localhost"}.get(settings.host, settings.host)  # noqa: S104
+    host = "localhost" if settings.host in ("*", *EVERYWHERE) else settings.host
     if settings.tls_cert is None:
         connection = http.client.HTTPConnection(host, settings.port, timeout=DEADLINE_SECONDS)
     else:

@@ -70,7 +70,7 @@ class Requests(ABC):
             Disconnected: as for `call`; or what came is not what the protocol says.
         """
         fields = msgspec.structs.asdict(action).items()
-        asked = {name: value for name, value in fields if value not in (None, msgspec.UNSET)}
+        asked = {name: value for name, value in fields if value is not None}
         data = await self.call(str(action.__struct_config__.tag), **asked)
         try:
             return msgspec.json.decode(encode(data), type=REPLY_DATA[type(action)])

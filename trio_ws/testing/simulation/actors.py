@@ -186,7 +186,7 @@ class Actors:
         elif step.value == "webhook":
             fields["webhook_url"] = own.choice(URLS)
         account = own.randint(1, ACCOUNTS)
-        self._run.database.create_invoice(amount=1, currency="EUR", account_id=account, **fields)
+        self._insert(account, **fields)
 
     async def update(self, step: Step, own: Random) -> None:
         """Change an invoice."""
@@ -245,13 +245,16 @@ class Actors:
             self._write(own, HELD, "invoices")
         database.written_at = None
 
+    def _insert(self, account: int, **fields: object) -> UUID:
+        return self._run.database.create_invoice(amount=1, currency="EUR", account_id=account, **fields)
+
     def _write_about(self, topic: str) -> None:
         """Change something that a topic is about."""
         database, (kind, _, which) = self._run.database, topic.partition(":")
         if kind == "account":
-            database.create_invoice(amount=1, currency="EUR", account_id=int(which))
+            self._insert(int(which))
         elif kind == "address":
-            database.create_invoice(amount=1, currency="EUR", account_id=1, address=which)
+            self._insert(1, address=which)
         elif kind == "price":
             database.set_price(CURRENCIES[0] if which == "*" else which, Decimal(1))
         else:
@@ -268,7 +271,7 @@ class Actors:
                 with suppress(CheckViolation):
                     database.update_invoice(own.choice(uids), memo=f"version {number}")
             else:
-                database.create_invoice(amount=1, currency="EUR", account_id=own.randint(1, ACCOUNTS))
+                self._insert(own.randint(1, ACCOUNTS))
 
     # The database
 
@@ -448,17 +451,17 @@ class Actors:
         account = own.randint(1, ACCOUNTS)
         for url in CROWD_URLS:
             for _number in range(2):
-                self._hook(account, url)
+                self._insert(account, webhook_url=url)
         await trio.sleep(1.0)  # then it has all places that it gets
         for other in range(1, ACCOUNTS + 1):
-            self._hook(other, own.choice(GOOD_URLS))
+            self._insert(other, webhook_url=own.choice(GOOD_URLS))
 
     async def _fail(self, step: Step, own: Random, how: dict[str, T], value: T) -> None:
         """Have a URL be so for a while, and get some webhooks; of two at once the later one ends it."""
         url = step.value
         self._failing[url] += 1
         how[url] = value
-        uids = [self._hook(own.randint(1, ACCOUNTS), url) for _ in range(HOOKED)]
+        uids = [self._insert(own.randint(1, ACCOUNTS), webhook_url=url) for _ in range(HOOKED)]
         await trio.sleep(step.seconds / 2)
         for uid in uids:
             with suppress(CheckViolation, NoData):
@@ -467,10 +470,6 @@ class Actors:
         self._failing[url] -= 1
         if not self._failing[url]:
             self._run.deliveries.heal(url)
-
-    def _hook(self, account: int, url: str) -> UUID:
-        database = self._run.database
-        return database.create_invoice(amount=1, currency="EUR", account_id=account, webhook_url=url)
 
     async def _end(self, step: Step, *, kill: bool) -> None:
         world = self._world(step)

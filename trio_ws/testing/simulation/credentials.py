@@ -165,12 +165,13 @@ class Credentials:
         if "read" not in self.scopes:
             self._client.following.pause()
             return
-        if was_blind and instead_of is not None:
+        if instead_of is None:
+            return
+        if was_blind:
             self._client.following.begin()
-        if instead_of is not None:
-            self._next = token
-            if self._is_good(instead_of) and self._client.own.random() < 0.5:  # noqa: PLR2004 - or goes on
-                self._end(instead_of)
+        self._next = token
+        if self._is_good(instead_of) and self._client.own.random() < 0.5:  # noqa: PLR2004 - or goes on
+            self._end(instead_of)
 
     def _failed(self, token: Token) -> None:
         """Go on as before, or, where that was nobody, begin anew."""
@@ -180,10 +181,11 @@ class Credentials:
 
     def _hold(self, token: Token | None) -> None:
         self._held = token
-        if token is not None:
-            self.scopes = token.scopes
-            token.holders[self] = None
-        if token is not None and token.ends_at < math.inf:
+        if token is None:
+            return
+        self.scopes = token.scopes
+        token.holders[self] = None
+        if token.ends_at < math.inf:
             self.watch(token)
 
     def watch(self, token: Token) -> None:
