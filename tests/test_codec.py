@@ -142,6 +142,9 @@ def test_a_binary_frame_has_no_request_id() -> None:
 def test_no_message_is_gone_through_character_by_character(name: str, read: Callable[[str], object]) -> None:
     assert len(hostile.MESSAGES[name].encode()) <= hostile.SIZE
     assert hostile.count_steps(lambda: read(hostile.MESSAGES[name])) <= 250
+    assert not hostile.is_slow(lambda: read(hostile.MESSAGES[name])), (
+        "nor by a pattern that tries again and again"
+    )
 
 
 def depth_of(text: str) -> int:

@@ -44,8 +44,9 @@ _Fields = msgspec.defstruct(
 _fields_decoder = msgspec.json.Decoder(_Fields)
 
 _IS_FLOAT_FOR_INT = re.compile(r"Expected `int\b.*got `float`")
-MAX_WHOLE = 64  # integers with a point that are read in one message: an action has three, or one a topic
-_WHOLE = re.compile(r"(-?[0-9]+)\.0+(?![0-9eE.])")
+MAX_WHOLE = 32  # integers with a point that are read in one message: an action has three, or one a topic
+# From the first digit of a number on: from each of 60 000 digits on, a message took 38 s.
+_WHOLE = re.compile(r"(?<![0-9.])([0-9]++)\.0++(?![0-9eE.])")
 _DECIMAL = re.compile(rb'("?)-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\1')
 
 

@@ -101,7 +101,7 @@ def test_top_brings_a_token_where_one_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_token_expires(tmp_path: Path) -> None:
     with serving(tmp_path, "--auth", "token") as server:
-        *_, token = ask(tmp_path, "token", "create", "--account", "1", "--scope", "read", "--expires", "4s")
+        *_, token = ask(tmp_path, "token", "create", "--account", "1", "--scope", "read", "--expires", "10s")
         (line,) = ask(tmp_path, "token", "list")
         assert re.fullmatch(r"1  account 1  read  created [^ ]+  expires [^ ]+", line)
         with connect_as(server, token) as client:
