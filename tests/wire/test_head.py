@@ -3,6 +3,7 @@
 import http.client
 import io
 import re
+import time
 from collections.abc import Callable
 
 import h11
@@ -195,6 +196,28 @@ def test_no_head_takes_longer_than_its_length() -> None:
     for byte in (b" ", b"\t", b"x", b":", b"\r"):
         with pytest.raises(Refusal):
             read(b"GET / HTTP/1.1\r\nHost: x\r\nX:" + byte * 1_000_000 + b"\0\r\n\r\n", limit=None)
+
+
+@pytest.mark.parametrize("begin", [b"", b"\r\n", b"GET /", b"GET http://"])
+def test_a_first_line_that_comes_byte_by_byte_takes_no_longer_than_another(begin: bytes) -> None:
+    size = 32 * 1024
+
+    def seconds(data: bytes) -> float:
+        start = time.perf_counter()
+        assert read(data, 1, limit=None) is None
+        return time.perf_counter() - start
+
+    usual = b"GET / HTTP/1.1\r\nX: " + b"x" * size
+    # It was 27 times as long. Once or twice something else may have run meanwhile.
+    assert any(seconds(begin + b"x" * size) < 8 * seconds(usual) for _ in range(3))
+
+
+@pytest.mark.parametrize("data", [b"GET /\0", b"\r\nGET /\xff", b"GET / HTTP/1.1\rX", b"\r\r", b"\n\n\0"])
+def test_what_no_head_goes_on_with_is_refused_wherever_it_was_cut(data: bytes) -> None:
+    for chunk in range(1, len(data) + 1):
+        with pytest.raises(Refusal) as refused:
+            read(data, chunk)
+        assert refused.value.status == 400
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 import ipaddress
 import logging
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import hostile
 from trio_ws.wire.head import MAX_ITEMS, Head, Refusal
-from trio_ws.wire.proxies import Proxies
+from trio_ws.wire.proxies import MAX_NODE, Proxies
 
 PROXIES = ("10.0.0.0/8", "127.0.0.1", "fd00::/8")
 PEER = ipaddress.ip_address("127.0.0.1")
@@ -133,3 +135,42 @@ def test_more_items_than_anybody_needs_are_refused(header: dict[str, list[str]])
 @given(st.text(alphabet='for=1.;, "\\[]:x\t', max_size=40))
 def test_whatever_stands_in_forwarded_a_client_is_somewhere(text: str) -> None:
     assert Proxies(PROXIES).find_client(Head("GET", "/", "1.1", {"forwarded": [text]}), PEER)
+
+
+SIZE = 32 * 1024  # of a head
+HOSTILE = {
+    "semicolons": ";",
+    "commas": ",",
+    "pairs": "a=b;",
+    "elements": "a=b,",
+    "addresses": "for=10.0.0.1,",
+    "escapes": "\\a",
+    "backslashes": "\\",
+    "spaces": " ",
+    "colons": ":",
+    "digits": "1",
+}
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+@pytest.mark.parametrize("begin", ["", 'for="', "for=[", 'for="[fe80::1%'])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_header_is_gone_through_character_by_character(header: str, begin: str, name: str) -> None:
+    filled = begin + HOSTILE[name] * ((SIZE - len(begin) - 1) // len(HOSTILE[name]))
+    for value in (filled, filled + '"'):
+
+        def look(told: str = value) -> None:
+            with suppress(Refusal):
+                assert len(find("127.0.0.1", {header: [told]})) <= MAX_NODE
+
+        assert hostile.count_steps(look) <= 20 * MAX_ITEMS
+        assert not hostile.is_slow(look)
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+def test_a_long_address_is_none(header: str) -> None:
+    for zone in ("a" * MAX_NODE, "\\a" * MAX_NODE):
+        assert (
+            find("127.0.0.1", {header: [f'for="[fe80::1%{zone}]"'.removeprefix("for=" * (header[0] == "x"))]})
+            == "127.0.0.1"
+        )

@@ -17,13 +17,15 @@ from trio_ws.wire.head import MAX_ITEMS, Head, Refusal
 logger = logging.getLogger(__name__)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Hop = tuple[str, Address | None]  # what a proxy wrote, and which address that is
+Hop = tuple[str, str]  # what a proxy wrote, and what of it should be an address
 
 # RFC 7239 section 4. Ports and IPv6 addresses belong in quotes; some proxies leave them out.
 _PAIR = re.compile(r'[ \t]*+(?:([^\s"(),/:;=]++)=("(?:[^"\\]|\\.)*+"|[^\s",;]++))?+[ \t]*+([,;]|\Z)')
 _ESCAPED = re.compile(r"\\(.)")
 
 TOLD_CHARACTERS = 100  # of what a proxy said, for the log: an address and its port take 50
+MAX_NODE = 128  # characters of an address, its port and what they stand in, each of them escaped
+MAX_PAIRS = 4 * MAX_ITEMS  # in one header: RFC 7239 has by, for, host and proto
 
 
 class Proxies:
@@ -68,7 +70,8 @@ class Proxies:
 
     def _follow(self, header: str, hops: list[Hop], peer: Address) -> Address:
         while hops and peer in self:
-            told, address = hops.pop()
+            told, node = hops.pop()  # those before it are read only if it is a proxy of ours
+            address = _read_address(node)
             if address is None:
                 self._log_once(f"a trusted proxy names no address in {header}", peer, told=told)
                 break
@@ -88,7 +91,7 @@ def unmapped(address: Address) -> Address:
 
 
 def _read_list(head: Head) -> list[Hop]:
-    return [(item, _read_address(item)) for item in head.items("x-forwarded-for")]
+    return [(item, item) for item in head.items("x-forwarded-for")]
 
 
 def _read_forwarded(head: Head) -> list[Hop]:
@@ -97,19 +100,21 @@ def _read_forwarded(head: Head) -> list[Hop]:
     Half a quote that a client sends would hide what the proxy says behind it, so nothing of it is used.
     """
     text = ",".join(head.values("forwarded"))
+    if text.count(",") + text.count(";") > MAX_PAIRS:  # a head of nothing else took 60 ms
+        raise Refusal(431, f"A header has over {MAX_PAIRS} items", given="forwarded")
     hops: list[Hop] = []
     pairs: dict[str, str] = {}
     at, end = 0, ","
     while end:
         if (match := _PAIR.match(text, at)) is None:
-            return [(text, None)]
+            return [(text, "")]
         name, value, end = match.groups()
         at = match.end()
         if name is not None:
             pairs[name.lower()] = value
         if end != ";" and pairs:
             node = pairs.get("for", "")
-            hops.append((node, _read_address(node)))
+            hops.append((node, node))
             pairs = {}
     if len(hops) > MAX_ITEMS:
         raise Refusal(431, f"A header has over {MAX_ITEMS} items", given="forwarded")
@@ -118,6 +123,8 @@ def _read_forwarded(head: Head) -> list[Hop]:
 
 def _read_address(text: str) -> Address | None:
     """Return the address that a proxy wrote, with or without a port, or None where it is none."""
+    if len(text) > MAX_NODE:
+        return None
     host = _ESCAPED.sub(r"\1", text.strip('"'))
     if host.startswith("["):
         host = host[1:].partition("]")[0]
