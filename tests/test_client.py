@@ -561,20 +561,32 @@ async def test_a_server_that_is_full_for_now_is_asked_again(
 async def test_a_message_that_the_server_does_not_take_is_said_to_be_too_large(
     autojump_clock: MockClock, client: Client
 ) -> None:
-    with pytest.raises(Disconnected, match=r"1009 .*larger than the server takes") as error:
+    with pytest.raises(Refused, match=r"1009 .*larger than the server takes") as error:
         await client.call("ping", padding="x" * 100_000)
-    assert error.value.code == 1009
+    assert error.value.code == "invalid_message"
     assert (await client.call("ping"))["type"] == "pong"
 
 
 async def test_how_the_line_ended_is_said_to_who_waits_for_a_reply(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        serve = partial(answer, {}, 4401, "the token was revoked")
+        serve = partial(answer, {}, 1011, "a bug")
         async with connect("ws://till.example", open_stream=lines_to(serve, nursery)) as client:
-            with pytest.raises(Disconnected, match=r"closed with 4401 \(the token was revoked\)") as error:
+            with pytest.raises(Disconnected, match=r"closed with 1011 \(a bug\)") as error:
                 await client.call("ping")
         nursery.cancel_scope.cancel()
-    assert (error.value.code, error.value.reason) == (4401, "the token was revoked")
+    assert (error.value.code, error.value.reason) == (1011, "a bug")
+
+
+async def test_a_request_on_a_line_that_ends_for_good_is_refused_as_following_is(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        serve = partial(answer, {}, 4401, "the token was revoked")
+        async with connect("ws://till.example", open_stream=lines_to(serve, nursery)) as client:
+            with pytest.raises(Refused, match=r"closed with 4401 \(the token was revoked\)") as error:
+                await client.call("ping")
+        nursery.cancel_scope.cancel()
+    assert error.value.code == "unauthorized"
 
 
 # What nobody tells it

@@ -70,8 +70,12 @@ class Lost(NamedTuple):
             code = "unauthorized" if self.code == CloseCode.UNAUTHORIZED else "forbidden"
             raise Refused({"message": str(self), "code": "invalid_message" if self.code in FAULTS else code})
 
-    def disconnected(self) -> Disconnected:
-        """Return the error for a request that was under way."""
+    def error(self) -> Refused | Disconnected:
+        """Return the error for a request that was under way: `Refused`, where it would fare so again."""
+        try:
+            self.check()
+        except Refused as refused:
+            return refused
         return Disconnected(f"the line was lost before the reply came: {self}", self.code, self.reason)
 
 

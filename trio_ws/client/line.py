@@ -80,12 +80,12 @@ class Line:
         self._waiting[number], reply_channel = trio.open_memory_channel[dict[str, Any]](1)
         try:
             if self.lost is not None:
-                raise self.lost.disconnected()
+                raise self.lost.error()
             await self._to_send.send(text)
             reply = await reply_channel.receive()
         except (trio.BrokenResourceError, trio.EndOfChannel):
             assert self.lost is not None  # noqa: S101 - which is why the channels were closed
-            raise self.lost.disconnected() from None
+            raise self.lost.error() from None
         finally:
             self._waiting.pop(number, None)
         if reply["status"] != "success":
