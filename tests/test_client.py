@@ -1,5 +1,6 @@
 """The client under the mock clock: it asks, follows, and comes back from whatever happens to its line."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,13 +12,14 @@ from uuid import UUID
 import pytest
 import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
-from trio_websocket import wrap_server_stream
+from trio_websocket import ConnectionClosed, wrap_server_stream
 
 from trio_ws import messages
-from trio_ws.client import REPLY_SECONDS, Client, Disconnected, Event, Gap, OpenStream, Refused, connect
+from trio_ws.client import Client, Disconnected, Event, Gap, OpenStream, Refused, connect
 from trio_ws.client.closing import FIRST_PAUSE_SECONDS, HELD_SECONDS, LONGEST_PAUSE_SECONDS
-from trio_ws.client.line import SILENCE_SECONDS
-from trio_ws.client.opening import CLOSE_SECONDS
+from trio_ws.client.errors import MOST_SECONDS
+from trio_ws.client.line import REPLY_SECONDS, SILENCE_SECONDS
+from trio_ws.client.opening import CLOSE_SECONDS, Address
 from trio_ws.client.requests import Action, Requests
 from trio_ws.database import event_log
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
@@ -328,6 +330,42 @@ def test_each_action_that_needs_no_following_has_the_reply_that_the_protocol_say
     assert set(get_args(Action)) == set(types)
 
 
+# Lists
+
+
+async def test_a_list_of_many_pages_is_read_to_its_end(
+    autojump_clock: MockClock, client: Client, database: SimulatedDatabase
+) -> None:
+    uids = {str(database.create_invoice(**INVOICE)) for _ in range(250)}
+    for number in range(1200):
+        database.set_price(f"X{number:04}", Decimal(1))
+    assert {invoice["uid"] async for invoice in client.all("list_invoices", account_id=1)} == uids
+    asked = client.all(messages.ListInvoices(account_id=1, limit=100))
+    assert {str(assert_type(invoice, messages.Invoice).uid) async for invoice in asked} == uids
+    assert [one async for one in client.all("list_invoices", account_id=1, status="paid")] == []
+    prices = await client.list_prices()
+    assert len({price["id"] for price in prices}) == len(prices) == len(database.prices)
+    same = [assert_type(one, messages.Price).id async for one in client.all(messages.ListPrices())]
+    assert same == [price["id"] for price in prices]
+
+
+async def test_a_list_that_nobody_reads_to_its_end_is_asked_for_no_further(
+    autojump_clock: MockClock, client: Client, database: SimulatedDatabase
+) -> None:
+    for _ in range(60):
+        database.create_invoice(**INVOICE)
+    async for _ in client.all("list_invoices", account_id=1):
+        break
+    invoices = client.all("list_invoices", account_id=1)
+    for _ in range(50):
+        await anext(invoices)
+    database.away = True
+    with pytest.raises(Refused, match="can't be reached"):
+        await anext(invoices)
+    database.away = False
+    assert len([one async for one in invoices]) == 10, "and goes on where it was"
+
+
 # Watching
 
 
@@ -468,6 +506,55 @@ async def test_a_url_that_leads_nowhere_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match="is no ws:// or wss:// URL"):
         async with connect(url):
             pass
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "target"),
+    [
+        ("ws://till.example", "till.example", "/"),
+        ("ws://u:p@till.example:81/ws?x=1&y=%20#z", "till.example:81", "/ws?x=1&y=%20"),
+        ("ws://till.example?x=[1]", "till.example", "/?x=[1]"),
+        ("ws://[::1]:81", "[::1]:81", "/"),
+        ("ws://a_till", "a_till", "/"),
+        ("ws://bücher.example/über uns?q=ü", "xn--bcher-kva.example", "/%C3%BCber%20uns?q=%C3%BC"),
+    ],
+)
+def test_what_a_url_says_is_asked_for_as_http_writes_it(url: str, host: str, target: str) -> None:
+    address = Address.of(url)
+    assert (address.host, address.target) == (host, target)
+
+
+@pytest.mark.parametrize(
+    "url", ["ws://a..b", f"ws://{'a' * 64}", "ws://x:99999", "ws://[::1", "ws://a b", "ws://x/\udcff"]
+)
+async def test_a_url_that_cannot_be_one_is_refused_in_a_line(url: str) -> None:
+    with pytest.raises(ValueError, match="is no ws:// or wss:// URL") as error:
+        async with connect(url):
+            pass
+    assert type(error.value) is ValueError, "and no UnicodeError"
+    assert "\n" not in str(error.value)
+
+
+# What can be asked
+
+
+async def test_a_field_may_have_any_name_but_those_that_each_request_has(
+    autojump_clock: MockClock, client: Client
+) -> None:
+    assert (await client.call("ping", self=1))["type"] == "pong"
+    for name in ("action", "request_id"):
+        with pytest.raises(ValueError, match=f"no field can be called '{name}'"):
+            await client.call("ping", **{name: 1})
+
+
+@pytest.mark.parametrize(
+    "memo", [float("nan"), float("inf"), Decimal("NaN"), Decimal("-Infinity"), [{"x": (1, float("nan"))}]]
+)
+async def test_a_number_that_json_has_not_is_not_sent(
+    autojump_clock: MockClock, client: Client, memo: object
+) -> None:
+    with pytest.raises(ValueError, match="is no number that can be sent"):
+        await client.create_invoice(**INVOICE, memo=memo)
 
 
 # Who it is
@@ -759,6 +846,37 @@ async def test_it_keeps_its_own_position_until_the_replay_has_come(
     assert [event.position.rpartition(".")[2] for event in got] == ["4", "5", "6"]
 
 
+class Mute:
+    """A server that answers pings, but no requests, until it does."""
+
+    def __init__(self, lines: int) -> None:
+        self.lines = lines
+
+    async def serve(self, stream: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            socket = await (await wrap_server_stream(nursery, stream)).accept()
+            self.lines -= 1
+            with contextlib.suppress(ConnectionClosed):
+                while self.lines >= 0:
+                    await socket.send_message(EVENT)
+                    await trio.sleep(1)
+                    await socket.ping()
+            if self.lines >= 0:
+                return
+            await socket.get_message()
+            await socket.send_message(json.dumps(FOLLOWED))
+            await socket.send_message(EVENT)
+
+
+async def test_a_follower_does_not_wait_for_ever_for_a_reply(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        open_line = lines_to(Mute(lines=3).serve, nursery)
+        async with connect("ws://till.example", open_stream=open_line) as client:
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert isinstance(await anext(client.follow(("account", 1))), Event)
+        nursery.cancel_scope.cancel()
+
+
 # How long it waits
 
 
@@ -830,10 +948,11 @@ async def turn_away(stream: trio.abc.HalfCloseableStream) -> None:
     await stream.send_all(b"HTTP/1.1 503 Full\r\nRetry-After: 20\r\nContent-Length: 0\r\n\r\n")
 
 
+EVENT = '{"type": "invoice.created", "data": {}, "position": "e-1.6"}'
 FOLLOWED = {"status": "success", "data": {"position": "e-1.5", "recovered": True}}
 
 
-def busy(seconds: float) -> dict[str, object]:
+def busy(seconds: object) -> dict[str, object]:
     return {"status": "error", "code": "unavailable", "message": "", "retry_after_seconds": seconds}
 
 
@@ -850,7 +969,18 @@ async def test_a_server_cannot_have_it_wait_for_ever(autojump_clock: MockClock) 
     assert len(pauses) > 10
 
 
-@pytest.mark.parametrize("reason", ["", "retry_after=", "retry_after=soon", "retry_after=-5", "later=7.5"])
+NO_SECONDS = [
+    "",
+    "retry_after=",
+    "retry_after=soon",
+    "retry_after=-5",
+    "retry_after=²",
+    "retry_after=nan",
+    "later=7.5",
+]
+
+
+@pytest.mark.parametrize("reason", NO_SECONDS)
 async def test_who_is_not_told_so_backs_off_unless_its_line_had_held(
     autojump_clock: MockClock, reason: str
 ) -> None:
@@ -866,6 +996,22 @@ async def test_who_is_refused_for_now_comes_back_no_sooner_than_told(autojump_cl
     assert min(pauses) >= 100
     pauses = await pauses_of_a_follower(turn_away, 3550)
     assert min(pauses) >= 20
+
+
+@pytest.mark.parametrize("seconds", [-1e9, -(10**30), "soon", "nan", [], {}])
+async def test_who_is_refused_for_no_time_that_there_is_backs_off(
+    autojump_clock: MockClock, seconds: object
+) -> None:
+    pauses = await pauses_of_a_follower(partial(answer, busy(seconds), 1000, ""), 1000)
+    assert max(pauses) > LONGEST_PAUSE_SECONDS * 0.8
+
+
+@pytest.mark.parametrize("seconds", [1e300, 10**400, "inf"], ids=["1e300", "10**400", "inf"])
+async def test_who_is_refused_for_longer_than_a_server_can_have_it_wait_comes_back_sooner(
+    autojump_clock: MockClock, seconds: object
+) -> None:
+    pauses = await pauses_of_a_follower(partial(answer, busy(seconds), 1000, ""), 3550)
+    assert MOST_SECONDS <= min(pauses) <= max(pauses) <= MOST_SECONDS + LONGEST_PAUSE_SECONDS
 
 
 async def test_who_is_refused_again_and_again_comes_back_at_longer_and_longer_intervals(

@@ -11,7 +11,7 @@ time slows down that line alone: the server then catches it up from its log, and
 here. Numbers with a decimal point are `Decimal`s.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
@@ -32,8 +32,9 @@ from trio_ws.client.following import (
     T,
     TopicName,
 )
-from trio_ws.client.line import Line, encode
+from trio_ws.client.line import REPLY_SECONDS, Line, encode, request_of
 from trio_ws.client.opening import Address, OpenStream, open_nursery, open_patiently
+from trio_ws.client.pages import Items
 from trio_ws.client.requests import Requests
 
 __all__ = [
@@ -42,13 +43,12 @@ __all__ = [
     "Event",
     "Following",
     "Gap",
+    "Items",
     "OpenStream",
     "Refused",
     "connect",
     "encode",
 ]
-
-REPLY_SECONDS = 30.0  # the server answers within 5 s or so, or its line is dead
 
 
 @asynccontextmanager
@@ -88,13 +88,9 @@ class Client(Requests):
         self._backoff = Backoff()
         self._rests_until = -inf  # by trio's clock, after a line was lost
 
-    async def call(self, action: str, **fields: object) -> Any:
-        """Do an action and return its reply's data; for a reply without data, the reply.
-
-        Raises:
-            Refused: the server answered with an error, or does not let us in.
-            Disconnected: no line came about in time, or it was lost before the reply came.
-        """
+    async def request(self, action: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Do an action and return its whole reply: see `Requests`."""
+        request = request_of(action, fields)
         line = None
         with trio.move_on_after(REPLY_SECONDS):
             async with self._opening:
@@ -102,7 +98,7 @@ class Client(Requests):
                     await self._rest()
                     self._line = await self._nursery.start(self._hold_line)
                 line = self._line
-            return await line.ask({"action": action, **fields})
+            return await line.ask(request)
         if line is None:
             raise Disconnected(f"no connection within {REPLY_SECONDS:.0f} s{self._last_loss()}")
         line.give_up("no reply in time")  # on it all is lost, most likely; the next request needs another

@@ -15,7 +15,7 @@ allows one run in each thread, and ends badly where asyncio's loop ends first. T
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -25,9 +25,10 @@ import trio
 from trio_ws import client as on_trio
 from trio_ws.client import Disconnected, Event, Gap, Refused
 from trio_ws.client.following import State, TopicName
+from trio_ws.client.pages import Items
 from trio_ws.client.requests import Requests
 
-__all__ = ["Client", "Disconnected", "Event", "Following", "Gap", "Refused", "connect"]
+__all__ = ["Client", "Disconnected", "Event", "Following", "Gap", "Items", "Refused", "connect"]
 
 T = TypeVar("T")
 
@@ -69,14 +70,9 @@ class Client(Requests):
     def __init__(self, run: "_Run") -> None:
         self._run = run
 
-    async def call(self, action: str, **fields: object) -> Any:
-        """Do an action and return its reply's data; for a reply without data, the reply.
-
-        Raises:
-            Refused: the server answered with an error, or does not let us in.
-            Disconnected: no connection came about in time, or it was lost before the reply came.
-        """
-        return await self._run.do(partial(self._run.client.call, action, **fields))
+    async def request(self, action: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Do an action and return its whole reply: see `Requests`."""
+        return await self._run.do(partial(self._run.client.request, action, fields))
 
     def watch(self, type_: str, id_: str | int) -> "Following[State]":
         """Iterate over the state of what a topic is about, now and each newer one: see `trio_ws.client`."""

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import trio
 from trio_websocket import CloseReason, ConnectionClosed
 
-from trio_ws.client.errors import Disconnected, Refused
+from trio_ws.client.errors import Disconnected, Refused, bounded_seconds
 from trio_ws.errors import CloseCode
 
 # Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): a random time up to a doubling bound.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 HELD_SECONDS = 10.0  # a line that was lost sooner is no reason to come back sooner
-MOST_SECONDS = 300.0  # that a server can have us wait
 
 ABNORMAL = 1006  # RFC 6455 section 7.4.1: there was no close frame
 # What we did wrong. Codes of RFC 6455 section 7.4.1, for which a server need not say more.
@@ -58,7 +57,7 @@ class Lost(NamedTuple):
     def asked_seconds(self) -> float:
         """How long the server wants to be left alone."""
         name, _, seconds = self.reason.partition("=")
-        return float(seconds) if name == "retry_after" and seconds.replace(".", "", 1).isdigit() else 0.0
+        return bounded_seconds(seconds) if name == "retry_after" else 0.0
 
     def check(self) -> None:
         """Return where another connection may fare better.
@@ -90,11 +89,11 @@ class Backoff:
 
         Args:
             begin: When it was open, or was tried, by trio's clock.
-            asked_seconds: How long the server wants to be left alone.
+            asked_seconds: How long the server wants to be left alone, as `bounded_seconds` returns it.
         """
         if trio.current_time() - begin >= HELD_SECONDS:
             self._pauses = pauses()
-        return min(asked_seconds, MOST_SECONDS) + next(self._pauses)
+        return asked_seconds + next(self._pauses)
 
 
 def pauses() -> Iterator[float]:

@@ -1,7 +1,8 @@
 """What can go wrong for one who asks or follows."""
 
-from decimal import Decimal
 from typing import Any
+
+MOST_SECONDS = 300.0  # that a server can have us wait
 
 
 class Refused(Exception):
@@ -14,11 +15,12 @@ class Refused(Exception):
     """
 
     def __init__(self, reply: dict[str, Any]) -> None:
-        super().__init__(reply.get("message", ""))
-        self.code: str = reply.get("code", "internal")
-        self.detail: str | None = reply.get("detail")
+        message, code, detail = reply.get("message"), reply.get("code"), reply.get("detail")
+        super().__init__(message if isinstance(message, str) else "")
+        self.code = code if isinstance(code, str) else "internal"
+        self.detail = detail if isinstance(detail, str) else None
         seconds = reply.get("retry_after_seconds")
-        self.retry_after_seconds = float(seconds) if isinstance(seconds, (int, float, Decimal)) else None
+        self.retry_after_seconds = None if seconds is None else bounded_seconds(seconds)
 
 
 class Disconnected(Exception):
@@ -33,3 +35,17 @@ class Disconnected(Exception):
         super().__init__(message)
         self.code = code
         self.reason = reason
+
+
+def bounded_seconds(said: object) -> float:
+    """Return how long a server wants to be left alone, of whatever it said: 0 where that makes no sense.
+
+    Every such wish is read here, for what is slept for has to be a number, and neither negative nor endless.
+    """
+    try:
+        seconds = float(
+            str(said)
+        )  # of its digits, because float() itself fails for an integer of 400 of them
+    except ValueError:
+        return 0.0
+    return min(max(0.0, seconds), MOST_SECONDS)  # in this order: max() returns its first argument for NaN

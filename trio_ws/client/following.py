@@ -10,8 +10,9 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from trio_ws.client.closing import Backoff, Lost, broken
 from trio_ws.client.errors import Disconnected, Refused
-from trio_ws.client.line import encode, next_message, understood
+from trio_ws.client.line import REPLY_SECONDS, encode, next_message, understood
 from trio_ws.client.opening import Address, open_patiently
+from trio_ws.client.pages import page_of
 
 BATCH_BYTES = 32768  # of topics in one message; a server takes 64 KiB by default
 
@@ -103,13 +104,16 @@ class Asker:
 
         Raises:
             Refused: it is an error.
+            ConnectionClosed: none comes, though the server may well answer pings.
         """
-        await self._socket.send_message(encode({"action": action, **fields}))
-        while "status" not in (reply := await next_message(self._socket)):
-            pass
-        if reply["status"] != "success":
-            raise Refused(reply)
-        return reply
+        with trio.move_on_after(REPLY_SECONDS):
+            await self._socket.send_message(encode({"action": action, **fields}))
+            while "status" not in (reply := await next_message(self._socket)):
+                pass
+            if reply["status"] != "success":
+                raise Refused(reply)
+            return reply
+        raise broken("no reply in time")
 
     async def resume(self, after: str, topics: Sequence[dict[str, object]]) -> _Followed:
         """Follow topics from a position on, named in as many messages as it takes."""
@@ -163,7 +167,7 @@ class States:
         self._topic: dict[str, Any] = {"type": type_, "id": id_}
         self._kind = "price." if type_ == "price" else "invoice."
         self._after: str | None = None
-        self._read: dict[object, Any] = {}  # how new each state is that was read
+        self._read: dict[object, tuple[int, str]] = {}  # how new each state is that was read
 
     async def begin(self, asker: Asker) -> Sequence[State]:
         """Resume; where that is not exact, read what there is, and follow from there on."""
@@ -183,35 +187,40 @@ class States:
             states += [state async for state in self._pages(asker, followed.next)]
             if not (await asker.resume(followed.position, [self._topic])).recovered:
                 raise broken("the log was lost meanwhile")  # once more, from the beginning
+        self._read = dict(map(_key_and_newness, states))
         self._after = followed.position
-        self._read = {_key(state): _newness(state) for state in states}
         return states
 
     async def _pages(self, asker: Asker, cursor: str | None) -> Any:
         action = "list_prices" if self._kind == "price." else "list_invoices"
         while cursor is not None:
-            reply = await asker.ask(action, cursor=cursor)
-            for state in understood(reply.get("data"), list[State]):
+            states, cursor = page_of(await asker.ask(action, cursor=cursor), cursor)
+            for state in states:
                 yield state
-            cursor = reply.get("next")
 
     def take(self, event: Event) -> Sequence[State]:
         """Hand on the state that it brings, if it is one of ours."""
-        self._after = event.position
         if not event.type.startswith(self._kind):
+            self._after = event.position
             return []
-        read = self._read.get(_key(event.data))
-        return [event.data] if read is None or _newness(event.data) > read else []
+        key, newness = _key_and_newness(event.data)
+        self._after = event.position
+        read = self._read.get(key)
+        return [event.data] if read is None or newness > read else []
 
 
-def _key(state: State) -> object:
-    """Return what an invoice or a price is known by."""
-    return state.get("uid", state.get("id"))
+class _Known(msgspec.Struct):
+    """What an invoice or a price is known by, and what grows with each change of one, or of the other."""
+
+    uid: str | None = None
+    id: str | int | None = None
+    version: int | None = None
+    updatedAt: str | None = None  # noqa: N815 - the protocol's spelling
 
 
-def _newness(state: State) -> Any:
-    """Return what grows with each change of an invoice, or of a price."""
-    return state.get("version", state.get("updatedAt"))
+def _key_and_newness(state: State) -> tuple[object, tuple[int, str]]:
+    known = understood(state, _Known)
+    return known.uid or known.id, (known.version or 0, known.updatedAt or "")
 
 
 class Follower(Generic[T]):

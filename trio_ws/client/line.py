@@ -1,6 +1,8 @@
 """Messages on an open WebSocket, and requests and their replies, which share one."""
 
 import itertools
+import math
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from trio_ws.client.closing import ABNORMAL, Lost, broken
 from trio_ws.client.errors import Refused
 
+REPLY_SECONDS = 30.0  # the server answers within 5 s or so, or its line is dead
 SILENCE_SECONDS = 40.0  # the server pings each 20 s by default; we ask after so long
 NO_MESSAGE = "what came is no message of the protocol"
 
@@ -73,8 +76,8 @@ class Line:
         self.lost = self.lost or Lost(ABNORMAL, reason)
         self._running.cancel()
 
-    async def ask(self, request: dict[str, Any]) -> Any:
-        """Send a request, and return its reply's data."""
+    async def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """Send a request, and return its reply, which is no error."""
         number = next(self._numbers)
         text = encode({**request, "request_id": number})
         self._waiting[number], reply_channel = trio.open_memory_channel[dict[str, Any]](1)
@@ -90,7 +93,7 @@ class Line:
             self._waiting.pop(number, None)
         if reply["status"] != "success":
             raise Refused(reply)
-        return reply.get("data", reply)
+        return reply
 
 
 async def next_message(socket: WebSocketConnection) -> dict[str, Any]:
@@ -104,7 +107,8 @@ async def next_message(socket: WebSocketConnection) -> dict[str, Any]:
             message = await socket.get_message()
             try:
                 return _decoder.decode(message)
-            except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+            # msgspec's errors are ValueErrors; a Decimal's, as of 1e9999999999999999999, are not.
+            except (ValueError, ArithmeticError, RecursionError):
                 raise broken(NO_MESSAGE) from None
         with trio.move_on_after(SILENCE_SECONDS):
             await socket.ping()
@@ -122,6 +126,31 @@ def understood(message: Any, type_: type[T]) -> T:
         return msgspec.convert(message, type_)
     except msgspec.ValidationError:
         raise broken(NO_MESSAGE) from None
+
+
+def request_of(action: str, fields: Mapping[str, object]) -> dict[str, object]:
+    """Return an action and its fields as a request, whose `request_id` the line will add.
+
+    Raises:
+        ValueError: the fields can't be said so.
+    """
+    for name in ("action", "request_id"):
+        if name in fields:
+            raise ValueError(f"no field can be called {name!r}: each request has one already")
+    _check_numbers(fields)
+    return {"action": action, **fields}
+
+
+def _check_numbers(value: object) -> None:
+    """Raise ValueError for a number that JSON has not: it would go as null, or as no JSON at all."""
+    if isinstance(value, (float, Decimal)) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number that can be sent")
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for part in value:
+        _check_numbers(part)
 
 
 def encode(message: object) -> str:

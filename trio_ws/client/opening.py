@@ -1,5 +1,6 @@
 """From a URL to an open WebSocket, after as many tries as it takes."""
 
+import contextlib
 import logging
 import re
 import ssl
@@ -7,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import trio
 from trio_websocket import (
@@ -17,9 +18,10 @@ from trio_websocket import (
     WebSocketConnection,
     wrap_client_stream,
 )
+from wsproto.utilities import ProtocolError
 
-from trio_ws.client.closing import MOST_SECONDS, pauses
-from trio_ws.client.errors import Disconnected, Refused
+from trio_ws.client.closing import pauses
+from trio_ws.client.errors import Disconnected, Refused, bounded_seconds
 from trio_ws.errors import leaves
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,9 @@ OPEN_SECONDS = 10.0  # for the line and its handshake
 CLOSE_SECONDS = 1.0
 MESSAGE_BYTES = 16 * 2**20  # a page is 128 KiB; older servers send lists in one piece
 NOT_OPENED = (OSError, HandshakeError, ConnectionClosed, trio.BrokenResourceError)
+IN_TARGETS = (
+    "/?:@!$&'()*+,;=~%[]"  # RFC 3986 section 3.3 and 3.4, and what is written percent-encoded already
+)
 FINAL_STATUSES = (400, 401, 403, 404, 405, 426, 431)  # not again without a change
 
 Stream = trio.abc.HalfCloseableStream
@@ -39,7 +44,7 @@ class Address(NamedTuple):
     """Where the server is, how to get there, and what to say at the door."""
 
     host: str
-    path: str
+    target: str
     headers: list[tuple[bytes, bytes]]
     open_stream: OpenStream
     is_patient: bool
@@ -62,10 +67,19 @@ class Address(NamedTuple):
         if token is not None and not re.fullmatch("[!-~]+", token):
             raise ValueError("the token holds a space, a line break or another character that none can")
 
-        parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host = (
+                (parts.hostname or "").encode("idna").decode()
+            )  # as a resolver knows it; ASCII stays as it is
+            target = quote(parts.path or "/", IN_TARGETS) + (
+                parts.query and f"?{quote(parts.query, IN_TARGETS)}"
+            )
+            port = parts.port or (443 if parts.scheme == "wss" else 80)
+        except ValueError as error:  # of which UnicodeError is one
+            raise ValueError(f"{url!r} is no ws:// or wss:// URL: {error}") from None
+        if parts.scheme not in ("ws", "wss") or not re.fullmatch("[!-~]+", host):
             raise ValueError(f"{url!r} is no ws:// or wss:// URL")
-        host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         try:
             trusted = ssl.create_default_context(cafile=ca) if parts.scheme == "wss" else None
         except OSError as error:
@@ -84,8 +98,9 @@ class Address(NamedTuple):
             return encrypted  # type: ignore[no-any-return] # a Stream; it lacks send_eof, which nobody calls
 
         headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
-        netloc, path = parts.netloc.rpartition("@")[2], parts.path or "/"
-        return cls(netloc, path, headers, open_stream or open_socket, is_patient)
+        said = f"[{host}]" if ":" in host else host
+        said += f":{parts.port}" if parts.port else ""
+        return cls(said, target, headers, open_stream or open_socket, is_patient)
 
 
 @asynccontextmanager
@@ -129,7 +144,7 @@ async def open_patiently(address: Address) -> AsyncIterator[WebSocketConnection]
         if not address.is_patient:
             raise Disconnected(f"can't connect to {address.host}: {opened}")
         say("can't connect to %s: %s; trying on", address.host, opened)
-        await trio.sleep(pause + min(least_pause, MOST_SECONDS))
+        await trio.sleep(pause + least_pause)
 
 
 @asynccontextmanager
@@ -149,8 +164,23 @@ async def open_nursery() -> AsyncIterator[trio.Nursery]:
 def _retry_after(rejected: ConnectionRejected) -> float:
     """Return how long the server wants to be left alone, in seconds."""
     headers = {name.lower(): value for name, value in rejected.headers}
-    seconds = headers.get(b"retry-after", b"0")
-    return float(seconds) if seconds.isdigit() else 0.0
+    return bounded_seconds(headers.get(b"retry-after", b"").decode("ascii", "replace"))
+
+
+class _Careful(NamedTuple):
+    """A nursery for trio-websocket's reader, which fails for some of what a server may send.
+
+    It does for a ping that comes while we close. Whoever uses the line finds it lost then.
+    """
+
+    nursery: trio.Nursery
+
+    def start_soon(self, read: Callable[[], Awaitable[None]]) -> None:
+        self.nursery.start_soon(self._run, read)
+
+    async def _run(self, read: Callable[[], Awaitable[None]]) -> None:
+        with contextlib.suppress(ProtocolError, ConnectionClosed):
+            await read()
 
 
 async def _open(address: Address, nursery: trio.Nursery) -> Opened | str:
@@ -160,10 +190,10 @@ async def _open(address: Address, nursery: trio.Nursery) -> Opened | str:
             stream: Any = await address.open_stream()
             try:
                 socket = await wrap_client_stream(
-                    nursery,
+                    _Careful(nursery),  # type: ignore[arg-type] # all that it does with it
                     stream,
                     address.host,
-                    address.path,
+                    address.target,
                     extra_headers=address.headers,
                     max_message_size=MESSAGE_BYTES,
                 )

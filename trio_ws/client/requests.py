@@ -1,12 +1,16 @@
 """Requests that have methods of their own, for whichever loop a client runs on."""
 
 from abc import ABC, abstractmethod
-from typing import Any, overload
+from collections.abc import Mapping
+from typing import Any, get_args, overload
 
 import msgspec
+from trio_websocket import ConnectionClosed
 
+from trio_ws.client.closing import Lost
 from trio_ws.client.errors import Disconnected
 from trio_ws.client.line import NO_MESSAGE, encode
+from trio_ws.client.pages import Items, Page, page_of
 from trio_ws.messages import (
     REPLY_DATA,
     Authenticate,
@@ -45,8 +49,55 @@ class Requests(ABC):
     """What can be asked."""
 
     @abstractmethod
-    async def call(self, action: str, **fields: object) -> Any:
-        """Do an action and return its reply's data; for a reply without data, the reply."""
+    async def request(self, action: str, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Do an action and return its whole reply.
+
+        Raises:
+            Refused: the server answered with an error, or does not let us in.
+            Disconnected: no connection came about in time, or it was lost before the reply came.
+            ValueError: a field can't be sent: it holds NaN, or has a name that each request has already.
+        """
+
+    async def call(self, action: str, /, **fields: object) -> Any:
+        """Do an action and return its reply's data; for a reply without data, the reply.
+
+        Of a list this is one page: `all` returns the whole list. Raises what `request` raises.
+        """
+        reply = await self.request(action, fields)
+        return reply.get("data", reply)
+
+    @overload
+    def all(self, action: ListInvoices, /) -> Items[Invoice]: ...
+    @overload
+    def all(self, action: ListPrices, /) -> Items[Price]: ...
+    @overload
+    def all(self, action: str, /, **fields: object) -> Items[dict[str, Any]]: ...
+    def all(self, action: str | ListInvoices | ListPrices, /, **fields: object) -> Items[Any]:
+        """Iterate over the items of a list, such as `list_invoices`: a page is read when it is come to.
+
+        What changes meanwhile may be in it or not: to go on with each change, `watch`. `limit` is a page's.
+
+        Args:
+            action: Its name, or one of the server's own structs, whose items are structs too.
+            fields: The action's, where it is a name.
+        """
+        if isinstance(action, str):
+            return Items(lambda cursor: self._page(action, fields, cursor))
+        name, asked = _asked(action)
+        (type_,) = get_args(REPLY_DATA[type(action)])
+
+        async def ask(cursor: str | None) -> Page[Any]:
+            items, following = await self._page(name, asked, cursor)
+            return Page(_as(list[type_], items), following)  # type: ignore[valid-type]
+
+        return Items(ask)
+
+    async def _page(self, action: str, fields: dict[str, object], cursor: str | None) -> Page[dict[str, Any]]:
+        reply = await self.request(action, fields if cursor is None else {**fields, "cursor": cursor})
+        try:
+            return page_of(reply, cursor)
+        except ConnectionClosed as closed:
+            raise Disconnected(str(Lost.of(closed))) from None
 
     @overload
     async def do(self, action: CreateInvoice | FetchInvoice | CancelInvoice | UpdateInvoice) -> Invoice: ...
@@ -65,19 +116,16 @@ class Requests(ABC):
     async def do(self, action: Action) -> Any:
         """Do an action that is one of the server's own structs, and return its reply's data as another.
 
+        Of a list this is one page: `all` returns the whole list.
+
         Raises:
             Refused: as for `call`.
             Disconnected: as for `call`; or what came is not what the protocol says.
         """
-        fields = msgspec.structs.asdict(action).items()
-        asked = {name: value for name, value in fields if value is not None}
-        data = await self.call(str(action.__struct_config__.tag), **asked)
-        try:
-            return msgspec.json.decode(encode(data), type=REPLY_DATA[type(action)])
-        except msgspec.ValidationError as error:
-            raise Disconnected(f"{NO_MESSAGE}: {error}") from None
+        name, fields = _asked(action)
+        return _as(REPLY_DATA[type(action)], await self.call(name, **fields))
 
-    async def create_invoice(self, **fields: object) -> dict[str, Any]:
+    async def create_invoice(self, /, **fields: object) -> dict[str, Any]:
         """Make an invoice, and return it."""
         invoice: dict[str, Any] = await self.call("create_invoice", **fields)
         return invoice
@@ -89,5 +137,18 @@ class Requests(ABC):
 
     async def list_prices(self) -> list[dict[str, Any]]:
         """Return all prices."""
-        prices: list[dict[str, Any]] = await self.call("list_prices")
-        return prices
+        return [price async for price in self.all("list_prices")]
+
+
+def _asked(action: Action) -> tuple[str, dict[str, object]]:
+    """Return the name and the fields of an action that is a struct."""
+    fields = msgspec.structs.asdict(action).items()
+    return str(action.__struct_config__.tag), {name: value for name, value in fields if value is not None}
+
+
+def _as(type_: Any, data: object) -> Any:
+    """Return a reply's data as what the protocol says."""
+    try:
+        return msgspec.json.decode(encode(data), type=type_)
+    except msgspec.ValidationError as error:
+        raise Disconnected(f"{NO_MESSAGE}: {error}") from None
