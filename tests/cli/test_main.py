@@ -52,6 +52,11 @@ def assert_one_line(done: subprocess.CompletedProcess[str], status: int, pattern
         (["serve"], {"TRIO_WS_PORT": "x"}, r"TRIO_WS_PORT: Expected `int`, got `str`"),
         (["serve"], {"TRIO_WS_PROT": "1"}, r"unknown setting prot in the environment \(TRIO_WS_PROT\).*"),
         (["serve", "--config", "/nowhere.toml"], {}, r"can't read /nowhere\.toml: No such file or directory"),
+        (["call", "ping", "action=x"], {}, r"no field can be called 'action': .*"),
+        (["call", "ping", "request_id=7"], {}, r"no field can be called 'request_id': .*"),
+        (["call", "create_invoice", "memo=NaN"], {}, r"nan is no number that can be sent"),
+        (["call", "create_invoice", "memo=[-Infinity]"], {}, r"-inf is no number that can be sent"),
+        (["call", "ping", "--url", "ws://a..b"], {}, r"'ws://a\.\.b' is no ws:// or wss:// URL: .*"),
         (["check-config"], {"TRIO_WS_CONFIG": "/nowhere.toml"}, r"can't read /nowhere\.toml: .*"),
     ],
 )

@@ -40,7 +40,10 @@ const settle = () => new Promise((resolve) => setImmediate(resolve));
 const last = () => FakeSocket.made.at(-1);
 const event = (number) => ({ type: "invoice.updated", data: { version: number }, position: `e.${number}` });
 
+let clock = 0; // what performance.now says, in ms
+
 async function pass(seconds) {
+  clock += 1000 * seconds;
   mock.timers.tick(1000 * seconds);
   await settle();
 }
@@ -67,6 +70,7 @@ beforeEach(() => {
   mock.timers.reset();
   mock.timers.enable({ apis: ["setTimeout", "Date"] });
   mock.method(Math, "random", () => 1);
+  mock.method(performance, "now", () => clock);
 });
 
 test("requests share one line, and each gets the reply that names it", async () => {
@@ -355,6 +359,100 @@ test("who takes slowly holds no more than so many, and loses nothing", async () 
   await last().tell(event(10_001));
   assert.equal((await iterator.next()).value.position, "e.10001");
   assert.equal(new Set(taken).size, 10_000);
+});
+
+for (const seconds of [-100, "soon", {}, { toString: 1 }, Number.NaN]) {
+  test(`a server that refuses for no time that there is is asked at longer and longer intervals: ${JSON.stringify(seconds)}`, async () => {
+    const { states } = await follow();
+    const pauses = [];
+    for (let line = 0; line < 4; line++) {
+      await last().open();
+      const error = { status: "error", message: { toString: 1 }, code: 7, retry_after_seconds: seconds };
+      last().onmessage({ data: JSON.stringify({ ...error, request_id: 1 }).replace(":null", ':"nan"') });
+      await settle();
+      pauses.push(states.at(-1)[1].retryInSeconds);
+      await pass(2);
+    }
+    assert.deepEqual(pauses, [0.2, 0.4, 0.8, 1.6]);
+  });
+}
+
+test("a server can't have us wait for ever, whatever it says", async () => {
+  for (const reason of [`retry_after=${"9".repeat(100)}`, "retry_after=Infinity", "retry_after=1e400"]) {
+    const { states } = await follow();
+    await last().end(1001, reason);
+    assert.equal(states.at(-1)[1].retryInSeconds, 300.2);
+  }
+});
+
+test("a clock that is set back changes no pause", async () => {
+  const one = client();
+  const asked = assert.rejects(one.call("ping"), Disconnected);
+  await last().open();
+  await last().end(1001, "retry_after=20");
+  await asked;
+  mock.method(Date, "now", () => -3_600_000);
+  one.call("ping").catch(() => {});
+  await settle();
+  await pass(20.3);
+  assert.equal(FakeSocket.made.length, 2);
+});
+
+const MANY = 200_000; // more than a stack has room for as arguments
+
+test("a list of very many is taken whole and in order, and not in quadratic time", async () => {
+  const states = await watch("account", 1);
+  await last().open();
+  const snapshot = Array.from({ length: MANY }, (_, version) => ({ uid: `a${version}`, version }));
+  await last().answer({ data: { position: "e.1", recovered: true, snapshot, next: "c" } });
+  await last().answer({});
+  await last().answer({ data: snapshot.map(({ uid, version }) => ({ uid: `b${uid}`, version: MANY + version })) });
+  await last().answer({ data: { position: "e.1", recovered: true } });
+  while (states.length < 2 * MANY) await settle();
+  assert.ok(states.every((version, index) => version === index));
+});
+
+for (const [name, page] of [["no list", { data: "x" }], ["nothing", {}], ["a list of nothing", { data: [null] }], ["itself next", { data: [], next: "c" }]]) {
+  test(`a page that is ${name} is a lost line, and no more`, async () => {
+    const states = await watch("account", 1);
+    await last().open();
+    await last().answer({ data: { position: "e.1", recovered: true, snapshot: [], next: "c" } });
+    await last().answer({});
+    await last().answer(page);
+    await pass(0.2);
+    assert.equal(FakeSocket.made.length, 2);
+    await last().open();
+    await last().answer({ data: { position: "e.1", recovered: true, snapshot: [{ uid: "a", version: 7 }] } });
+    assert.deepEqual(states, [7]);
+  });
+}
+
+test("a list is read to its end, page by page, as its items are wanted", async () => {
+  const one = client();
+  const items = one.all("list_invoices", { status: "unpaid" });
+  const first = items.next();
+  await last().open();
+  assert.deepEqual(last().sent, [{ action: "list_invoices", status: "unpaid", request_id: 1 }]);
+  await last().answer({ data: [{ uid: "a" }, { uid: "b" }], next: "c" });
+  assert.equal((await first).value.uid, "a");
+  assert.equal((await items.next()).value.uid, "b");
+  assert.equal(last().sent.length, 1);
+  const third = items.next();
+  await settle();
+  assert.deepEqual(last().sent.at(-1), { action: "list_invoices", status: "unpaid", cursor: "c", request_id: 2 });
+  await last().answer({ data: [{ uid: "d" }] });
+  assert.equal((await third).value.uid, "d");
+  assert.equal((await items.next()).done, true);
+  for (const page of [{ data: 7 }, {}, { data: [null] }]) {
+    const asked = assert.rejects(one.all("list_prices").next(), Disconnected);
+    await settle();
+    await last().answer(page);
+    await asked;
+  }
+  const refused = assert.rejects(one.all("list_prices").next(), Refused);
+  await settle();
+  await last().answer({ status: "error", message: "no", code: "forbidden" });
+  await refused;
 });
 
 test("when the network is back, the pause is over", async () => {

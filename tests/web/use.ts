@@ -12,6 +12,10 @@ const { timestamp } = await client.call("ping");
 const prices = await client.call("list_prices");
 const total: number = prices.reduce((sum, price) => sum + price.value, timestamp);
 await client.call("set_price", { currency: "BTC", base_currency: "USD", value: "43000.00" });
+for await (const { uid } of client.all("list_invoices", { status: "unpaid" })) console.log(uid.length);
+for await (const { value } of client.all("list_prices")) console.log(value.toFixed(2));
+// @ts-expect-error - that is no list
+client.all("ping");
 const anything: unknown = (await client.request("an_action_of_tomorrow", { x: total })).data;
 
 // @ts-expect-error - a field is missing

@@ -22,6 +22,8 @@ export function connect(url?: string, options?: Options): Client;
  * @typedef {[type: TopicType, id: string | number]} Topic
  * @typedef {Record<string, any>} Message
  * @typedef {import("./messages.js").Actions} Actions  The fields of each action, and its reply's data.
+ * @typedef {{[A in keyof Actions]: Actions[A]["data"] extends any[] ? A : never}[keyof Actions]} Lists
+ *   The actions whose data is a list, in pages.
  * @typedef {import("./messages.js").Invoice} Invoice
  * @typedef {import("./messages.js").Price} Price
  * @typedef {import("./messages.js").Event & {isGap: false}} Event
@@ -55,7 +57,7 @@ export class Client {
     /** @param {string} url @param {Options} options */
     constructor(url: string, options: Options);
     /**
-     * Do an action and return its reply's data; for a reply without data, the reply.
+     * Do an action and return its reply's data; for a reply without data, the reply. Of a list this is one page.
      * @template {keyof Actions} A
      * @param {A} action
      * @param {import("./messages.js").Fields<A>} rest  Its fields, as an object.
@@ -63,6 +65,15 @@ export class Client {
      * @throws {Refused | Disconnected}
      */
     call<A extends keyof Actions>(action: A, ...rest: import("./messages.js").Fields<A>): Promise<Actions[A]["data"]>;
+    /**
+     * Iterate over the items of a list, which is read to its end: a page when its first item is wanted.
+     * @template {Lists} A
+     * @param {A} action
+     * @param {import("./messages.js").Fields<A>} rest  Its fields, as an object; `limit` is a page's.
+     * @returns {AsyncGenerator<Actions[A]["data"][number], void>}
+     * @throws {Refused | Disconnected}
+     */
+    all<A extends Lists>(action: A, ...rest: import("./messages.js").Fields<A>): AsyncGenerator<Actions[A]["data"][number], void>;
     /**
      * Do an action, also one that these types don't know, and return the whole reply, an error too.
      * @param {string} action
@@ -162,6 +173,10 @@ export type Message = Record<string, any>;
  * The fields of each action, and its reply's data.
  */
 export type Actions = import("./messages.js").Actions;
+/**
+ * The actions whose data is a list, in pages.
+ */
+export type Lists = { [A in keyof Actions]: Actions[A]["data"] extends any[] ? A : never; }[keyof Actions];
 export type Invoice = import("./messages.js").Invoice;
 export type Price = import("./messages.js").Price;
 /**

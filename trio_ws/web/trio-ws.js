@@ -38,6 +38,7 @@ const FAULTS = new Map([
 // Not again without a change.
 const isFinal = (/** @type {number} */ code) => (code >= 4400 && code <= 4999) || FAULTS.has(code);
 
+const NO_MESSAGE = "what came is no message of the protocol";
 const BEGIN = "none.0"; // no log's position: following begins at the end of the one that there is
 
 /**
@@ -55,6 +56,8 @@ const BEGIN = "none.0"; // no log's position: following begins at the end of the
  * @typedef {[type: TopicType, id: string | number]} Topic
  * @typedef {Record<string, any>} Message
  * @typedef {import("./messages.js").Actions} Actions  The fields of each action, and its reply's data.
+ * @typedef {{[A in keyof Actions]: Actions[A]["data"] extends any[] ? A : never}[keyof Actions]} Lists
+ *   The actions whose data is a list, in pages.
  * @typedef {import("./messages.js").Invoice} Invoice
  * @typedef {import("./messages.js").Price} Price
  * @typedef {import("./messages.js").Event & {isGap: false}} Event
@@ -68,14 +71,15 @@ const BEGIN = "none.0"; // no log's position: following begins at the end of the
 export class Refused extends Error {
   /** @param {Message} reply */
   constructor(reply) {
-    super(reply.message);
+    super(textOf(reply.message));
     this.name = "Refused";
     /** @type {string} One of the protocol's error codes. */
-    this.code = reply.code;
+    this.code = textOf(reply.code) ?? "internal";
     /** @type {string | undefined} Which field, and why. */
-    this.detail = reply.detail;
+    this.detail = textOf(reply.detail);
+    const seconds = reply.retry_after_seconds ?? undefined;
     /** @type {number | undefined} When it may be worth a retry. */
-    this.retryAfterSeconds = reply.retry_after_seconds;
+    this.retryAfterSeconds = seconds === undefined ? undefined : boundedSeconds(seconds);
   }
 }
 
@@ -114,7 +118,7 @@ export class Client {
   #followings = new Set();
   #closing = new AbortController();
   #backoff = new Backoff();
-  #restsUntil = 0; // after the shared line was lost, in ms as Date has them
+  #restsUntil = 0; // after the shared line was lost, in ms of performance.now
   /** @type {Lost | undefined} */
   #lost;
   #url;
@@ -127,7 +131,7 @@ export class Client {
   }
 
   /**
-   * Do an action and return its reply's data; for a reply without data, the reply.
+   * Do an action and return its reply's data; for a reply without data, the reply. Of a list this is one page.
    * @template {keyof Actions} A
    * @param {A} action
    * @param {import("./messages.js").Fields<A>} rest  Its fields, as an object.
@@ -139,6 +143,26 @@ export class Client {
     const reply = await this.request(action, rest[0]);
     if (reply.status !== "success") throw new Refused(reply);
     return reply.data ?? reply;
+  }
+
+  /**
+   * Iterate over the items of a list, which is read to its end: a page when its first item is wanted.
+   * @template {Lists} A
+   * @param {A} action
+   * @param {import("./messages.js").Fields<A>} rest  Its fields, as an object; `limit` is a page's.
+   * @returns {AsyncGenerator<Actions[A]["data"][number], void>}
+   * @throws {Refused | Disconnected}
+   */
+  async *all(action, ...rest) {
+    /** @type {Message} */
+    const fields = { ...rest[0] };
+    do {
+      const reply = await this.request(action, fields);
+      if (reply.status !== "success") throw new Refused(reply);
+      const { items, next } = pageOf(reply, fields.cursor);
+      yield* /** @type {any[]} */ (items);
+      fields.cursor = next;
+    } while (fields.cursor !== undefined);
   }
 
   /**
@@ -157,7 +181,7 @@ export class Client {
 
   /** Leave the server alone for a while after a line was lost, as `follow` does. */
   async #rest() {
-    const seconds = (this.#restsUntil - Date.now()) / 1000;
+    const seconds = (this.#restsUntil - performance.now()) / 1000;
     if (seconds > REPLY_S) {
       const wish = `the server wants to be left alone for another ${Math.round(seconds)} s`;
       throw new Disconnected(`${wish}; the last line: ${this.#lost && inWords(this.#lost)}`, this.#lost);
@@ -219,13 +243,13 @@ export class Client {
     let begin = Infinity;
     line.opened.then((isOpen) => {
       if (!isOpen) return;
-      begin = Date.now();
+      begin = performance.now();
       onState("open", {});
     });
     line.lost.then((lost) => {
       const { code, reason } = lost;
       this.#lost = lost;
-      this.#restsUntil = Date.now() + 1000 * this.#backoff.pauseAfter(lost, begin);
+      this.#restsUntil = performance.now() + 1000 * this.#backoff.pauseAfter(lost, begin);
       onState(code === NORMAL ? "closed" : isFinal(code) ? "refused" : "lost", { code, reason });
     });
     return line;
@@ -317,7 +341,8 @@ class States {
     };
     await demand(line, { action: "subscribe", ...this.#topic, snapshot: true }, (reply) => {
       first = followed(reply);
-      if (!first.next) begun([first.snapshot ?? []].flat());
+      first.states = statesOf([first.snapshot ?? []].flat());
+      if (!first.next) begun(first.states);
     });
     if (!first.next) return;
     await demand(line, { action: "unsubscribe", ...this.#topic });
@@ -325,13 +350,13 @@ class States {
     const later = [];
     const action = this.#kind === "price." ? "list_prices" : "list_invoices";
     for (let cursor = first.next; cursor; ) {
-      const { data, next } = await demand(line, { action, cursor });
-      later.push(...data);
+      const { items, next } = pageOf(await demand(line, { action, cursor }), cursor);
+      for (const state of items) later.push(state); // not as arguments: a stack has room for some 100 000
       cursor = next;
     }
     await resume(line, first.position, [this.#topic], ({ recovered }) => {
       if (!recovered) throw new Disconnected("the log was lost meanwhile"); // once more, from the beginning
-      begun([...first.snapshot, ...later]);
+      begun([...first.states, ...later]);
     });
   }
 
@@ -367,8 +392,23 @@ function demand(line, request, take = () => {}) {
 
 /** What a reply says of where following begins. @param {Message} reply @returns {Message} */
 function followed({ data }) {
-  if (typeof data?.position !== "string") throw new Disconnected("what came is no message of the protocol");
+  if (typeof data?.position !== "string") throw new Disconnected(NO_MESSAGE);
   return data;
+}
+
+/** What came as a list of states or items. @param {any} list @returns {Message[]} */
+function statesOf(list) {
+  if (!Array.isArray(list) || !list.every(isObject)) throw new Disconnected(NO_MESSAGE);
+  return list;
+}
+
+/**
+ * The page that a reply is, to who asked for it with a cursor. One that names itself as the next would have no end.
+ * @param {Message} reply @param {string} [cursor] @returns {{items: Message[], next: string | undefined}}
+ */
+function pageOf({ data, next = null }, cursor) {
+  if (next !== null && (typeof next !== "string" || next === cursor)) throw new Disconnected(NO_MESSAGE);
+  return { items: statesOf(data), next: next ?? undefined };
 }
 
 /**
@@ -396,8 +436,8 @@ async function resume(line, after, topics, take) {
  * @template T
  */
 export class Following {
-  /** @type {T[]} What came and was not taken yet. */
-  #queue = [];
+  /** @type {Queue<T>} What came and was not taken yet. */
+  #queue = new Queue();
   #isFull = false;
   /** @type {Error | undefined} */
   #error;
@@ -446,7 +486,7 @@ export class Following {
   async #next() {
     for (;;) {
       const value = this.#queue.shift();
-      if (this.#isFull && this.#queue.length === 0) {
+      if (this.#isFull && this.#queue.size === 0) {
         this.#isFull = false;
         this.#changed.notify();
       }
@@ -467,7 +507,7 @@ export class Following {
       let begin = Infinity;
       try {
         await this.#source.begin(line, (found, detail) => {
-          begin = Date.now();
+          begin = performance.now();
           this.#isFollowed = true;
           this.#put(found);
           this.#onState("open", { position: this.#source.position, ...detail });
@@ -487,7 +527,7 @@ export class Following {
   #receive(event) {
     if (!this.#isFollowed) return; // a gap, behind which a snapshot comes
     this.#put(this.#source.take(/** @type {Event} */ (event)));
-    if (this.#queue.length >= MOST_WAITING) {
+    if (this.#queue.size >= MOST_WAITING) {
       this.#isFull = true;
       this.#line?.lose(ABNORMAL, "more came than was taken");
     }
@@ -495,7 +535,7 @@ export class Following {
 
   /** @param {T[]} found */
   #put(found) {
-    this.#queue.push(...found);
+    this.#queue.push(found);
     this.#changed.notify();
   }
 
@@ -528,14 +568,28 @@ class Backoff {
   /**
    * How long to wait after a line that was lost now, in seconds.
    * @param {Lost} lost
-   * @param {number} begin  When it was open, in ms as Date has them; Infinity: never.
+   * @param {number} begin  When it was open, in ms of performance.now, which nobody sets back; Infinity: never.
    * @returns {number}
    */
   pauseAfter({ reason, error }, begin) {
-    if (Date.now() - begin >= 1000 * HELD_S) this.#pauses = jitter();
-    const asked = error?.retryAfterSeconds ?? Number(/^retry_after=([0-9.]+)$/.exec(reason)?.[1] ?? 0);
-    return Math.min(asked || 0, MOST_S) + this.#pauses.next().value; // who are told the same don't come at once
+    if (performance.now() - begin >= 1000 * HELD_S) this.#pauses = jitter();
+    const asked = error?.retryAfterSeconds ?? boundedSeconds(/^retry_after=(.*)$/s.exec(reason)?.[1]);
+    return asked + this.#pauses.next().value; // who are told the same don't come at once
   }
+}
+
+/**
+ * How long a server wants to be left alone, of whatever it said: 0 where that makes no sense.
+ * @param {unknown} said @returns {number}
+ */
+function boundedSeconds(said) {
+  const seconds = typeof said === "number" || typeof said === "string" ? Number(said) : NaN;
+  return Math.min(Math.max(seconds || 0, 0), MOST_S);
+}
+
+/** What is a text, and nothing else. @param {unknown} said @returns {string | undefined} */
+function textOf(said) {
+  return typeof said === "string" ? said : undefined;
 }
 
 /**
@@ -582,7 +636,7 @@ class Line {
       const message = parse(data);
       if (message?.status !== undefined) this.#answer(message);
       else if (isEvent(message)) onEvent(message);
-      else this.lose(ABNORMAL, "what came is no message of the protocol");
+      else this.lose(ABNORMAL, NO_MESSAGE);
       this.#listen();
     };
   }
@@ -693,7 +747,38 @@ function parse(data) {
 
 /** @param {any} message */
 function isEvent(message) {
-  return typeof message?.type === "string" && typeof message.position === "string" && typeof message.data === "object" && message.data !== null;
+  return typeof message?.type === "string" && typeof message.position === "string" && isObject(message.data);
+}
+
+/** @param {any} value */
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * First in, first out, without a step for each that waits: `shift` of an array has one.
+ * @template T
+ */
+class Queue {
+  /** @type {T[]} The later ones. */
+  #came = [];
+  /** @type {T[]} The earlier ones, the first of all last. */
+  #leaving = [];
+
+  get size() {
+    return this.#came.length + this.#leaving.length;
+  }
+
+  /** @param {T[]} items */
+  push(items) {
+    for (const item of items) this.#came.push(item);
+  }
+
+  /** @returns {T | undefined} */
+  shift() {
+    if (!this.#leaving.length) [this.#leaving, this.#came] = [this.#came.reverse(), this.#leaving];
+    return this.#leaving.pop();
+  }
 }
 
 /** Wakes all that wait for a change. */
