@@ -28,10 +28,14 @@ from trio_ws.messages import (
     FetchInvoice,
     Invoice,
     ListInvoices,
+    ListPayments,
     ListPrices,
+    Payment,
+    PaymentStatus,
     Ping,
     Pong,
     Price,
+    RecordPayment,
     Resume,
     SetPrice,
     Status,
@@ -49,6 +53,8 @@ Schema = dict[str, Any]
 EVENTS: Mapping[str, type] = {
     "invoice.created": Invoice,
     "invoice.updated": Invoice,
+    "payment.created": Payment,
+    "payment.updated": Payment,
     "price.updated": Price,
 }
 
@@ -59,6 +65,8 @@ _TOKEN = "trio_ws_ZcJiTEcrREyAcE0G_RXK5Xh5DA3kRZ6zJb4mUaVKbOk"  # noqa: S105 - o
 _TIMES = {"createdAt": _WHEN, "updatedAt": _WHEN}
 _INVOICE = {"id": 123, "uid": _UID, "amount": 1000, "currency": "USD", "status": "unpaid", "account_id": 1}
 _INVOICE |= {**_TIMES, "version": 1}
+_PAYMENT = {"id": 7, "invoice": _UID, "reference": "bank-2024-12-30-0017", "amount": 1000, "currency": "USD"}
+_PAYMENT |= {"status": "settled", "account_id": 1, **_TIMES, "version": 1}
 _PRICE = {"id": 1, "currency": "BTC", "amount": 4300000, "account_id": 1}
 _PRICE |= {**_TIMES, "base_currency": "USD", "value": 43000.0}
 _REQUESTS: tuple[messages.Action, ...] = (
@@ -71,6 +79,8 @@ _REQUESTS: tuple[messages.Action, ...] = (
     CancelInvoice(uid=_UID),
     UpdateInvoice(uid=_UID, status="confirming"),
     ListInvoices(account_id=1, status="unpaid", limit=20),
+    RecordPayment(uid=_UID, reference="bank-2024-12-30-0017", amount=1000, status="settled"),
+    ListPayments(uid=_UID),
     ListPrices(),
     SetPrice(currency="BTC", base_currency="USD", value=Decimal("43000.00")),
     ConvertPrice(quote_currency="BTC", base_currency="USD", quote_value=Decimal(1)),
@@ -81,6 +91,8 @@ _DATA: Mapping[Any, Any] = {
     Subscribed: {"position": _POSITION, "recovered": True},
     Invoice: _INVOICE,
     list[Invoice]: [_INVOICE],
+    Payment: _PAYMENT,
+    list[Payment]: [_PAYMENT],
     list[Price]: [_PRICE],
     Price: _PRICE,
     Converted: {
@@ -289,6 +301,7 @@ def _schemas() -> dict[str, Schema]:
         topic = found[name if name != "Resume" else "WantedTopic"]["properties"]
         topic["type"] = {"enum": list(messages.TOPIC_TYPES), "description": "Of what kind the topic is."}
     found["Invoice"]["properties"]["status"] = {"enum": list(get_args(Status))}
+    found["Payment"]["properties"]["status"] = {"enum": list(get_args(PaymentStatus))}
     found["Failure"]["properties"]["code"] = {
         "enum": sorted(_codes()),
         "description": "; ".join(f"{code}: {prose}" for code, prose in sorted(_codes().items())),

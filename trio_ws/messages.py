@@ -31,6 +31,9 @@ Memo = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*\Z")]
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+\Z")]
 Url = Annotated[str, Meta(max_length=2000, pattern=r"^https?://[^\x00-\x20\x7f/?#]+[^\x00-\x20\x7f]*\Z")]
 Status = Literal["unpaid", "confirming", "paid", "expired", "cancelled"]
+PaymentStatus = Literal["pending", "settled", "failed"]
+PaymentAmount = Annotated[int, Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
+Reference = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
 MAX_EXPIRY_SECONDS = 366 * 86400
 
 PAGE_ITEMS = 100  # of a list or a snapshot; of prices more
@@ -187,6 +190,38 @@ class ListInvoices(_Action, tag="list_invoices"):
     limit: Annotated[int, Meta(ge=1, le=100)] | None = None
 
 
+class RecordPayment(_Action, tag="record_payment"):
+    """Record that money moved, or what has become of it since.
+
+    Args:
+        uid: Of the invoice that it is for.
+        reference: What names it, as a transaction's id does: the same one again changes what there is.
+        amount: In the smallest unit of the invoice's currency; below 0: it went back.
+        status: Pending until it is settled or has failed; what was settled may still fail.
+        currency: The invoice's; given, it is checked.
+    """
+
+    uid: str
+    reference: Reference
+    amount: PaymentAmount
+    status: PaymentStatus
+    currency: Currency | None = None
+
+
+class ListPayments(_Action, tag="list_payments"):
+    """Read an invoice's payments, the oldest first, page by page.
+
+    Args:
+        uid: Of which invoice.
+        cursor: The `next` of the page before.
+        limit: How many at most, 50 unless told; 128 KiB end a page too.
+    """
+
+    uid: str
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] | None = None
+
+
 class ListPrices(_Action, tag="list_prices"):
     """Read the account's prices, and of all others the latest of each pair, page by page.
 
@@ -249,6 +284,8 @@ Action = (
     | CancelInvoice
     | UpdateInvoice
     | ListInvoices
+    | RecordPayment
+    | ListPayments
     | ListPrices
     | SetPrice
     | ConvertPrice
@@ -340,6 +377,8 @@ class Invoice(Struct, rename="camel", kw_only=True):
         amount: In the smallest unit of `currency`.
         status: Where it stands; paid, expired and cancelled are final.
         expires_at: When it expires, if nobody has paid.
+        amount_paid: The sum of its settled payments, where that is not 0.
+        amount_pending: The sum of its pending payments, where that is not 0.
         version: Grows by one with each change.
     """
 
@@ -356,6 +395,35 @@ class Invoice(Struct, rename="camel", kw_only=True):
     redirect_url: str | UnsetType = msgspec.field(name="redirect_url", default=UNSET)
     address: str | UnsetType = UNSET
     expires_at: datetime | UnsetType = UNSET
+    amount_paid: int | UnsetType = msgspec.field(name="amount_paid", default=UNSET)
+    amount_pending: int | UnsetType = msgspec.field(name="amount_pending", default=UNSET)
+    version: int
+
+
+class Payment(Struct, rename="camel", kw_only=True):
+    """Money that moved for an invoice, the protocol's PAYMENT.
+
+    PostgreSQL's `payment_json` makes the same.
+
+    Args:
+        invoice: The uid of the invoice that it is for.
+        reference: What names it; an invoice has one payment of each.
+        amount: In the smallest unit of `currency`; below 0: it went back.
+        currency: The invoice's.
+        status: Pending, settled or failed.
+        account_id: Whose the invoice is.
+        version: Grows by one with each change.
+    """
+
+    id: int
+    invoice: uuid.UUID
+    reference: str
+    amount: int
+    currency: str
+    status: str
+    account_id: int = msgspec.field(name="account_id")
+    created_at: datetime
+    updated_at: datetime
     version: int
 
 
@@ -391,6 +459,8 @@ REPLY_DATA: Mapping[type, Any] = {
     CancelInvoice: Invoice,
     UpdateInvoice: Invoice,
     ListInvoices: list[Invoice],
+    RecordPayment: Payment,
+    ListPayments: list[Payment],
     ListPrices: list[Price],
     SetPrice: Price,
     ConvertPrice: Converted,
@@ -431,7 +501,8 @@ class Cursor(NamedTuple):
     """Where a page of a list begins. Opaque to clients, as a position is.
 
     Args:
-        kind: What of the list: a currency or `*` of prices, `open` or `all` of invoices.
+        kind: What of the list: a currency or `*` of prices, `open` or `all` of invoices, the uid of an
+            invoice of its payments.
         last: The id of the last item of the page before.
     """
 
@@ -466,7 +537,7 @@ class Event(Struct, frozen=True, array_like=True, gc=False):
 
     Args:
         seq: Its number in the log, without gaps.
-        type: `invoice.created`, `invoice.updated` or `price.updated`.
+        type: `invoice.` or `payment.`, and `created` or `updated`; or `price.updated`.
         topics: Whom it concerns, as `str(Topic)`.
         data: The row's whole new state, as JSON.
         previous: The changed fields' old values, as JSON; `NOTHING` for a new invoice.

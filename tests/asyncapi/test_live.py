@@ -110,6 +110,12 @@ async def test_a_session_in_which_all_is_sent_and_all_is_received(guarded: Contr
     await client.hear("invoice.updated")
     await program.update_invoice(UUID(uid), status="paid")
     await client.hear("invoice.updated")
+    payment = {"uid": uid, "reference": "tx", "amount": 1500}
+    for status in ("pending", "settled"):
+        await client.ask("record_payment", **payment, status=status)
+        await client.hear("payment.created" if status == "pending" else "payment.updated")
+        await client.hear("invoice.updated")
+    await client.ask("list_payments", uid=uid)
     another = await client.ask("create_invoice", amount=1, currency="BTC")
     await client.ask("cancel_invoice", uid=another["data"]["uid"])
     await client.ask("set_price", currency="BTC", base_currency="USD", value="43000.00")

@@ -99,8 +99,8 @@ def test_triggers_that_were_all_enabled_alike_double_nothing(conninfo: str) -> N
 
 
 TABLES = {
-    "rows alone": "accounts, invoices, prices",
-    "events too": "accounts, invoices, prices, event, webhook_secrets",
+    "rows alone": "accounts, invoices, payments, prices",
+    "events too": "accounts, invoices, payments, prices, event, webhook_secrets",
 }
 
 
@@ -140,19 +140,25 @@ def test_a_subscription_brings_each_event_once(reachable_path: Path, what: str) 
             synced = "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel"
             until(lambda: new.execute(synced).fetchone() == (True,))
             old.execute(insert)
-            old.execute("UPDATE invoices SET status = 'paid' WHERE id = 1")
-            rows = "SELECT id, status, version, updated_at FROM invoices ORDER BY id"
+            old.execute("INSERT INTO payments (invoice_id, reference, amount, status) VALUES (2, 'x', 1, 'pending')")
+            old.execute("UPDATE payments SET status = 'failed'")
+            old.execute("INSERT INTO payments (invoice_id, reference, amount) VALUES (1, 'y', 1)")
+            rows = "SELECT id, status, version, updated_at, amount_paid, amount_pending FROM invoices ORDER BY id"
             until(lambda: new.execute(rows).fetchall() == old.execute(rows).fetchall())
             query = (
                 "SELECT type, data ->> 'version', data ->> 'status' FROM event"
                 " WHERE type LIKE 'invoice%' ORDER BY data ->> 'id', data ->> 'version'"
             )
             there = old.execute(query).fetchall()
-            assert len(there) == 4
+            assert [status for *_, status in there if status != "unpaid"] == ["confirming", "paid", "confirming"]
             if what == "events too":
                 until(lambda: new.execute(query).fetchall() == there)
             else:  # those from before it as the state that they led to
                 assert new.execute(query).fetchall() == [("invoice.created", "2", "confirming"), *there[2:]]
+            paid = "SELECT type, data - 'id', previous::text FROM (SELECT id, type, data::jsonb, previous FROM event) e"
+            paid += " WHERE type LIKE 'payment%' ORDER BY e.id"
+            assert len(old.execute(paid).fetchall()) == 3
+            assert new.execute(paid).fetchall() == old.execute(paid).fetchall()
             new.execute("ALTER SUBSCRIPTION moving DISABLE")
             new.execute("ALTER SUBSCRIPTION moving SET (slot_name = NONE)")
             new.execute("DROP SUBSCRIPTION moving")

@@ -375,6 +375,8 @@ INVOICES = {
     "expires_at": TIMES,
     "created_at": TIMES,
     "updated_at": TIMES,
+    "amount_paid": NUMBERS,
+    "amount_pending": NUMBERS,
     "idempotency_key": TEXTS | st.sampled_from(["k", "l"]),
     "request_hash": st.binary(max_size=3) | st.sampled_from([bytes(64), bytes(65)]),
 }
@@ -391,6 +393,22 @@ def columns(names: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(names), st.none(), max_size=3).flatmap(
         lambda chosen: st.fixed_dictionaries({name: st.none() | INVOICES[name] for name in chosen})
     )
+
+
+PAYMENTS = {
+    "id": NUMBERS,
+    "reference": TEXTS | st.sampled_from(["a", "b", "c", "x" * 200, "x" * 201]),
+    "amount": NUMBERS,
+    "currency": CURRENCIES,
+    "status": st.sampled_from(["pending", "settled", "failed", "new"]),
+    "version": NUMBERS,
+    "created_at": TIMES,
+    "updated_at": TIMES,
+}
+
+
+def _payment(more: dict[str, Any], uid: UUID, reference: str, amount: int, status: str) -> dict[str, Any]:
+    return {"uid": uid, "reference": reference, "amount": amount, "status": status, **more}
 
 
 def _full(given_columns: dict[str, Any], uid: UUID) -> dict[str, Any]:
@@ -414,6 +432,19 @@ WRITES = st.one_of(
                 columns([name for name in INVOICES if name != "uid"]),
                 st.none() | STATUSES,
             ),
+        ),
+    ),
+    st.tuples(
+        st.just("record_payment"),
+        st.builds(
+            _payment,
+            st.dictionaries(st.sampled_from([*PAYMENTS]), st.none(), max_size=1).flatmap(
+                lambda chosen: st.fixed_dictionaries({name: st.none() | PAYMENTS[name] for name in chosen})
+            ),
+            st.sampled_from(UIDS),
+            st.sampled_from(["a", "b"]),
+            st.integers(-5, 5),
+            st.sampled_from(["pending", "settled", "failed"]),
         ),
     ),
     st.tuples(
@@ -492,6 +523,7 @@ def psql(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
         connection.execute("ALTER TABLE invoices DISABLE TRIGGER keep")
         connection.execute("ALTER TABLE tokens DISABLE TRIGGER keep")
+        connection.execute("ALTER TABLE payments DISABLE TRIGGER keep")
         yield connection
 
 

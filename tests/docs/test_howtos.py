@@ -89,33 +89,33 @@ def test_the_checkout_page_turns_paid(page: Page, tmp_path: Path, monkeypatch: p
             expect(page.locator("#status")).to_have_text("paid")
 
 
-def test_the_processor_books_once_and_only_what_can_be(server: Server, tmp_path: Path) -> None:
+def test_the_processor_records_once_and_only_what_can_be(server: Server, tmp_path: Path) -> None:
     file, uid = write(PAGE, "processor.py", tmp_path), make_invoice(server)
     conninfo = embedded.conninfo(server.data_dir)
     execute(server.data_dir, programs(PAGE)["grant.sql"])
 
-    def book(status: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(file), conninfo, uid, status]
+    def record(status: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(file), conninfo, uid, "tx-17", "1000", status]
         return subprocess.run(command, check=False, capture_output=True, text=True)
 
     with server.connect() as client:
         call(client, action="subscribe", type="invoice", id=uid)
-        assert [book("confirming").stdout for _ in range(2)] == ["booked\n", "known\n"]
-        assert book("paid").stdout == "booked\n"
-        refused = book("unpaid")
+        assert [record("pending").stdout for _ in range(2)] == ["recorded, version 1\n"] * 2
+        assert record("settled").stdout == "recorded, version 2\n"
+        refused = record("pending")
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.startswith("not booked: ")
+        assert refused.stderr.startswith("not recorded: ")
         told: list[str] = []
-        while len(told) < 2:
+        while len(told) < 4:
             event = receive(client)
-            if event["type"] == "invoice.updated":  # that it was made may come after it was subscribed to
+            if event["type"] != "invoice.created":  # which may come after it was subscribed to
                 told.append(event["data"]["status"])
-        assert told == ["confirming", "paid"]
+        assert told == ["pending", "confirming", "settled", "paid"]
     with psycopg.connect(conninfo) as connection:
         connection.execute("SET ROLE processor")
-        connection.execute("UPDATE invoices SET memo = 'x'")
+        connection.execute("UPDATE payments SET status = 'failed'")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("DELETE FROM invoices")
+            connection.execute("UPDATE invoices SET memo = 'x'")
 
 
 INVOICES = """\

@@ -42,7 +42,7 @@ def create_invoice(action: CreateInvoice, services: Services, session: Session) 
 
 def fetch_invoice(action: FetchInvoice, services: Services, session: Session) -> Ticket[Success]:
     """Read an invoice."""
-    asked = services.database.ask(queries.fetch_invoice, _uid(action.id), session.identity.account_id)
+    asked = services.database.ask(queries.fetch_invoice, uid_of(action.id), session.identity.account_id)
     return asked.then(_found)
 
 
@@ -53,7 +53,7 @@ def _found(invoice: msgspec.Raw) -> Success:
 async def cancel_invoice(action: CancelInvoice, services: Services, session: Session) -> Success:
     """Cancel an invoice that nobody has begun to pay."""
     owner = session.identity.account_id
-    invoice = await services.database.run(queries.change_status, _uid(action.uid), "cancelled", owner)
+    invoice = await services.database.run(queries.change_status, uid_of(action.uid), "cancelled", owner)
     services.tail.wake()
     return Success(message="Invoice cancelled successfully", data=invoice)
 
@@ -61,7 +61,7 @@ async def cancel_invoice(action: CancelInvoice, services: Services, session: Ses
 async def update_invoice(action: UpdateInvoice, services: Services, session: Session) -> Success:
     """Change an invoice's status as the protocol's section 3 allows."""
     owner = session.identity.account_id
-    invoice = await services.database.run(queries.change_status, _uid(action.uid), action.status, owner)
+    invoice = await services.database.run(queries.change_status, uid_of(action.uid), action.status, owner)
     services.tail.wake()
     return Success(data=invoice)
 
@@ -96,7 +96,12 @@ def _check_webhook(action: CreateInvoice, services: Services) -> None:
         raise InvalidValue("Webhooks may not go to private addresses - at `$.webhook_url`")
 
 
-def _uid(text: str) -> UUID:
+def uid_of(text: str) -> UUID:
+    """Return an invoice's uid.
+
+    Raises:
+        NotFound: no invoice can have that name.
+    """
     uid = parse_uid(text)
     if uid is None:
         raise NotFound("Invoice not found")

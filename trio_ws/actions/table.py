@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from trio_ws import logs, metrics
-from trio_ws.actions import identities, invoices, prices, topics
+from trio_ws.actions import identities, invoices, payments, prices, topics
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.codec import DecodeFailure, decode, encode, find_request_id
@@ -25,8 +25,10 @@ from trio_ws.messages import (
     Failure,
     FetchInvoice,
     ListInvoices,
+    ListPayments,
     ListPrices,
     Ping,
+    RecordPayment,
     Reply,
     RequestId,
     Resume,
@@ -99,6 +101,8 @@ ACTIONS: dict[type, Row] = {
         Row(CancelInvoice, invoices.cancel_invoice, "write"),
         Row(UpdateInvoice, invoices.update_invoice, "process"),
         Row(ListInvoices, invoices.list_invoices, "read"),
+        Row(RecordPayment, payments.record_payment, "process"),
+        Row(ListPayments, payments.list_payments, "read"),
         Row(ListPrices, prices.list_prices, "read"),
         Row(SetPrice, prices.set_price, "process"),
         Row(ConvertPrice, prices.convert_price, "read"),

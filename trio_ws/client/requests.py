@@ -22,10 +22,13 @@ from trio_ws.messages import (
     FetchInvoice,
     Invoice,
     ListInvoices,
+    ListPayments,
     ListPrices,
+    Payment,
     Ping,
     Pong,
     Price,
+    RecordPayment,
     SetPrice,
     UpdateInvoice,
 )
@@ -37,6 +40,8 @@ Action = (
     | CancelInvoice
     | UpdateInvoice
     | ListInvoices
+    | RecordPayment
+    | ListPayments
     | ListPrices
     | SetPrice
     | ConvertPrice
@@ -103,6 +108,10 @@ class Requests(ABC):
     async def do(self, action: CreateInvoice | FetchInvoice | CancelInvoice | UpdateInvoice) -> Invoice: ...
     @overload
     async def do(self, action: ListInvoices) -> list[Invoice]: ...
+    @overload
+    async def do(self, action: RecordPayment) -> Payment: ...
+    @overload
+    async def do(self, action: ListPayments) -> list[Payment]: ...
     @overload
     async def do(self, action: ListPrices) -> list[Price]: ...
     @overload

@@ -16,8 +16,9 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
-from trio_ws.database import sessions, tokens
+from trio_ws.database import payments, sessions, tokens
 from trio_ws.database.lanes import Lane
+from trio_ws.database.pages import OWNED, Page, json_of, page_of
 from trio_ws.database.sessions import Primary, begin_pooled_session, begin_session
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound
 from trio_ws.messages import (
@@ -108,7 +109,7 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
         ),
     )
     if row := created.fetchone():
-        return _json(row)
+        return json_of(row)
     found = connection.execute(
         "SELECT @schema@.invoice_json(i), request_hash FROM @schema@.invoices i"
         " WHERE account_id = %s AND idempotency_key = %s",
@@ -119,7 +120,7 @@ def create_invoice(connection: Connection, action: CreateInvoice) -> msgspec.Raw
     invoice, fingerprint = row
     if fingerprint != action.fingerprint():
         raise IdempotencyMismatch("The idempotency key stands for another request")
-    return _json((invoice,))
+    return json_of((invoice,))
 
 
 def create_invoices(
@@ -172,10 +173,6 @@ _CREATE_INVOICES = (
 )
 
 
-# Where a query takes an `owner`, what is not that account's is not there; None: any account's.
-_OWNED = "(%(owner)s::bigint IS NULL OR account_id = %(owner)s)"
-
-
 def fetch_invoice(connection: Connection, uid: UUID, owner: int | None) -> msgspec.Raw:
     """Return an invoice as INVOICE.
 
@@ -184,12 +181,12 @@ def fetch_invoice(connection: Connection, uid: UUID, owner: int | None) -> msgsp
     """
     found = connection.execute(
         "SELECT @schema@.invoice_json(i) FROM @schema@.invoices i"  # noqa: S608
-        f" WHERE uid = %(uid)s AND {_OWNED}",
+        f" WHERE uid = %(uid)s AND {OWNED}",
         {"uid": uid, "owner": owner},
     )
     if not (row := found.fetchone()):
         raise NotFound("Invoice not found")
-    return _json(row)
+    return json_of(row)
 
 
 def fetch_invoices(
@@ -217,16 +214,16 @@ def change_status(connection: Connection, uid: UUID, status: Status, owner: int 
     """
     changed = connection.execute(
         "UPDATE @schema@.invoices SET status = %(status)s"  # noqa: S608
-        f" WHERE uid = %(uid)s AND {_OWNED} AND @schema@.status_may_become(status, %(status)s::text)"
+        f" WHERE uid = %(uid)s AND {OWNED} AND @schema@.invoice_may_become(invoices, %(status)s::text)"
         " AND (%(status)s = 'expired' OR status <> 'unpaid'"
         " OR expires_at IS NULL OR expires_at > clock_timestamp())"
         " RETURNING @schema@.invoice_json(invoices)",
         {"uid": uid, "status": status, "owner": owner},
     )
     if row := changed.fetchone():
-        return _json(row)
+        return json_of(row)
     found = connection.execute(
-        f"SELECT status FROM @schema@.invoices WHERE uid = %(uid)s AND {_OWNED}",  # noqa: S608
+        f"SELECT status FROM @schema@.invoices WHERE uid = %(uid)s AND {OWNED}",  # noqa: S608
         {"uid": uid, "owner": owner},
     )
     if not (row := found.fetchone()):
@@ -252,7 +249,7 @@ def set_price(
     )
     if not (row := changed.fetchone()):
         raise NotFound("Account not found")
-    return _json(row)
+    return json_of(row)
 
 
 class InvoiceFilter(NamedTuple):
@@ -271,13 +268,6 @@ class InvoiceFilter(NamedTuple):
     statuses: Sequence[Status] | None = None
     before: int | None = None
     most: int = PAGE_ITEMS
-
-
-class InvoicePage(NamedTuple):
-    """Invoices as a JSON list, the newest first, and the id of the last one where there are more."""
-
-    items: msgspec.Raw
-    next: int | None
 
 
 def _page_of(wanted: InvoiceFilter) -> str:
@@ -324,18 +314,10 @@ def _arguments_of(wanted: InvoiceFilter) -> dict[str, Any]:
     }
 
 
-def _invoice_page(rows: Sequence[Row]) -> InvoicePage:
-    if not rows:
-        return InvoicePage(msgspec.Raw(b"[]"), None)
-    items = msgspec.Raw(b"[" + b",".join(bytes(json) for _, json, _ in rows) + b"]")
-    last, _, found = rows[-1]
-    return InvoicePage(items, last if found > len(rows) else None)
-
-
-def list_invoices(connection: Connection, wanted: InvoiceFilter) -> InvoicePage:
+def list_invoices(connection: Connection, wanted: InvoiceFilter) -> Page:
     """Return a page of invoices, the newest first."""
     rows = connection.execute(f"{_page_of(wanted)} ORDER BY id DESC".encode(), _arguments_of(wanted))
-    return _invoice_page(rows.fetchall())
+    return page_of(rows.fetchall())
 
 
 class Snapshot(NamedTuple):
@@ -364,7 +346,7 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
     if topic.type == "invoice":
         ((name, last, state),) = connection.execute(
             "SELECT name, last, (SELECT @schema@.invoice_json(i) FROM @schema@.invoices i"  # noqa: S608
-            f" WHERE uid = %(uid)s AND {_OWNED}) FROM @schema@.event_end",
+            f" WHERE uid = %(uid)s AND {OWNED}) FROM @schema@.event_end",
             {"uid": parse_uid(topic.id), "owner": owner},
         )
         return Snapshot(Position(name, last), msgspec.Raw(b"null") if state is None else state)
@@ -376,7 +358,7 @@ def read_snapshot(connection: Connection, topic: Topic, owner: int | None) -> Sn
         f" LEFT JOIN ({_page_of(wanted)}) page ON true ORDER BY id DESC".encode(),
         _arguments_of(wanted),
     ).fetchall()
-    page = _invoice_page([row[2:] for row in rows if row[2] is not None])
+    page = page_of([row[2:] for row in rows if row[2] is not None])
     return Snapshot(Position(*rows[0][:2]), page.items, page.next)
 
 
@@ -431,13 +413,6 @@ def check(connection: Connection) -> None:
     connection.execute("SELECT")
 
 
-def _json(row: Row) -> msgspec.Raw:
-    """Return the row's one column."""
-    (json,) = row
-    assert isinstance(json, msgspec.Raw)  # noqa: S101 - what the adapter above makes of json
-    return json
-
-
 class Joined(NamedTuple):
     """What answers many requests of a kind at once.
 
@@ -458,4 +433,6 @@ TOGETHER: dict[Callable[..., Any], Joined] = {
 }
 
 # What clients write: each changes a row, or is refused for what it asks. `Writes` notes what comes of them.
-WRITES: frozenset[Callable[..., Any]] = frozenset({create_invoice, change_status, set_price})
+WRITES: frozenset[Callable[..., Any]] = frozenset(
+    {create_invoice, change_status, set_price, payments.record_payment}
+)

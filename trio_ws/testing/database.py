@@ -21,19 +21,39 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw
 
-from trio_ws.database import expiry, queries, tokens
+from trio_ws.database import expiry, payments, queries, tokens
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import InvoiceFilter, InvoicePage, PricePart, Snapshot
-from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound, Outage, Timeout, Unauthorized
+from trio_ws.database.pages import Page
+from trio_ws.database.queries import InvoiceFilter, PricePart, Snapshot
+from trio_ws.errors import (
+    Conflict,
+    IdempotencyMismatch,
+    InvalidValue,
+    NotFound,
+    Outage,
+    Timeout,
+    Unauthorized,
+)
 from trio_ws.identity import NOBODY, Identity
-from trio_ws.messages import PAGE_BYTES, CreateInvoice, Event, Invoice, Position, Price, Status, Topic
+from trio_ws.messages import (
+    PAGE_BYTES,
+    CreateInvoice,
+    Event,
+    Invoice,
+    Payment,
+    Position,
+    Price,
+    RecordPayment,
+    Status,
+    Topic,
+)
 from trio_ws.testing.answering import Answering
 from trio_ws.testing.log import SimulatedLog
 from trio_ws.testing.refusals import CheckViolation, LockNotAvailable, UniqueViolation
-from trio_ws.testing.rules import MAY_BECOME, InvoiceRow, PriceRow
+from trio_ws.testing.rules import MAY_BECOME, InvoiceRow, PaymentRow, PriceRow, payment_may_become
 from trio_ws.testing.session import Session, SimulatedSession, Statements
-from trio_ws.testing.tables import PriceKey, Rows, Tables, Transaction, as_json, price_key
+from trio_ws.testing.tables import PaymentKey, PriceKey, Rows, Tables, Transaction, as_json, price_key
 from trio_ws.testing.webhooks import SimulatedQueue
 
 __all__ = ["EPOCH", "CheckViolation", "SimulatedDatabase"]
@@ -199,10 +219,31 @@ class SimulatedDatabase(Answering, Statements):
     def _change_status(self, uid: uuid.UUID, status: Status, owner: int | None) -> Raw:
         invoice = self._find(uid, owner)
         overdue = invoice.status == "unpaid" and self._is_due(invoice) and status != "expired"
-        if overdue or status not in MAY_BECOME[invoice.status]:
+        is_covered = status == "paid" != invoice.status and invoice.amount_paid >= invoice.amount
+        if overdue or not (is_covered or status in MAY_BECOME[invoice.status]):
             raise Conflict(f"The invoice cannot become {status}", f"It is {invoice.status}, or has expired")
         with self._tables.begin() as statement:
             return as_json(statement.update_invoice(uid, {"status": status}))
+
+    def _record_payment(self, uid: uuid.UUID, action: RecordPayment, owner: int | None) -> Raw:
+        invoice = self._find(uid, owner)
+        if action.currency not in (None, invoice.currency):
+            raise InvalidValue(f"Expected {invoice.currency}, the invoice's currency - at `$.currency`")
+        known = self._tables.rows.payments.get((invoice.id, action.reference))
+        if known is not None and not payment_may_become(known, action.amount, action.status):
+            raise Conflict(
+                f"The payment cannot become {action.status} over {action.amount}",
+                f"It is {known.status} over {known.amount}",
+            )
+        columns = {"reference": action.reference, "amount": action.amount, "status": action.status}
+        with self._tables.begin() as statement:
+            return as_json(statement.upsert_payment(uid, columns), invoice)
+
+    def _list_payments(self, uid: uuid.UUID, after: int, most: int, owner: int | None) -> Page:
+        invoice = self._find(uid, owner)
+        of_it = [one for one in self._tables.rows.payments.values() if one.invoice_id == invoice.id]
+        found = sorted((one for one in of_it if one.id > after), key=lambda one: one.id)
+        return _page([(one.id, as_json(one, invoice)) for one in found], most)
 
     def _expire_invoices(self, most: int) -> int:
         if self._first_due > self._now():
@@ -238,7 +279,7 @@ class SimulatedDatabase(Answering, Statements):
         page = self._list_invoices(wanted)
         return Snapshot(self._log.end, page.items, page.next)
 
-    def _list_invoices(self, wanted: InvoiceFilter) -> InvoicePage:
+    def _list_invoices(self, wanted: InvoiceFilter) -> Page:
         found = [
             one
             for one in sorted(self._tables.rows.invoices.values(), key=lambda one: -one.id)
@@ -247,13 +288,7 @@ class SimulatedDatabase(Answering, Statements):
             and (wanted.statuses is None or one.status in wanted.statuses)
             and (wanted.before is None or one.id < wanted.before)
         ]
-        items: list[bytes] = []
-        for one in found[: wanted.most]:
-            if sum(map(len, items)) >= PAGE_BYTES:
-                break
-            items.append(bytes(as_json(one)))
-        last = found[len(items) - 1].id if len(items) < len(found) else None
-        return InvoicePage(Raw(b"[" + b",".join(items) + b"]"), last)
+        return _page([(one.id, as_json(one)) for one in found[: wanted.most + 1]], wanted.most)
 
     def _read_prices(self, after: int, most: int, known: int = 0) -> PricePart:
         found = [price for price in self._prices() if price.id > after]
@@ -284,6 +319,8 @@ class SimulatedDatabase(Answering, Statements):
         queries.change_status: _change_status,
         expiry.expire_invoices: _expire_invoices,
         queries.set_price: _set_price,
+        payments.record_payment: _record_payment,
+        payments.list_payments: _list_payments,
         tokens.identify: _identify,
         tokens.find_ended: _find_ended,
         queries.read_snapshot: _read_snapshot,
@@ -396,17 +433,22 @@ class SimulatedDatabase(Answering, Statements):
             for uid, row in self._tables.rows.invoices.items()
             if uid in latest
         }
+        paid: dict[PaymentKey, PaymentRow] = {}
         prices: dict[PriceKey, PriceRow] = {}
         last_price = 0
         for event in self.written:
-            if event.type == "price.updated":
+            if event.type.startswith("payment."):
+                payment = msgspec.json.decode(event.data, type=Payment)
+                row = _payment_row(payment, invoices[payment.invoice].id)
+                paid[row.invoice_id, row.reference] = row
+            elif event.type == "price.updated":
                 price = _price_row(msgspec.json.decode(event.data, type=Price))
                 prices[price_key(price)] = price
                 last_price = max(last_price, price.id)
             elif event.type == "price.deleted":
                 gone = msgspec.json.decode(event.data, type=_Numbered).id
                 prices = {key: price for key, price in prices.items() if price.id != gone}
-        self._tables.restore(invoices, prices, last_price)
+        self._tables.restore(invoices, paid, prices, last_price)
         self._first_due = EPOCH
 
     def unnumber(self, seq: int) -> None:
@@ -447,7 +489,24 @@ def _due_at(invoice: InvoiceRow) -> datetime:
 def _as_it_was(row: InvoiceRow, shown: Invoice) -> InvoiceRow:
     """Return an invoice's row as it was when this was said of it."""
     then = {name: None if value is UNSET else value for name, value in msgspec.structs.asdict(shown).items()}
-    return msgspec.structs.replace(row, **then)
+    sums = {name: then[name] or 0 for name in ("amount_paid", "amount_pending")}
+    return msgspec.structs.replace(row, **{**then, **sums})
+
+
+def _payment_row(shown: Payment, invoice_id: int) -> PaymentRow:
+    fields = msgspec.structs.asdict(shown)
+    return PaymentRow(invoice_id=invoice_id, **{n: fields[n] for n in fields if n not in ("invoice", "account_id")})
+
+
+def _page(found: Sequence[tuple[int, Raw]], most: int) -> Page:
+    """Return the first of what was found, with its id, and where there is more the id of the last one."""
+    items: list[bytes] = []
+    for _, json in found[:most]:
+        if sum(map(len, items)) >= PAGE_BYTES:
+            break
+        items.append(bytes(json))
+    last = found[len(items) - 1][0] if len(items) < len(found) else None
+    return Page(Raw(b"[" + b",".join(items) + b"]"), last)
 
 
 def _price_row(shown: Price) -> PriceRow:

@@ -11,7 +11,7 @@ import trio
 from trio_ws.database import event_log
 from trio_ws.database.event_log import LogRead
 from trio_ws.messages import Event, Position
-from trio_ws.testing.tables import Written
+from trio_ws.testing.tables import Webhook, Written
 from trio_ws.testing.webhooks import SimulatedQueue
 
 ADVANCE_BYTES = 7000  # of events that advance() of the schema returns with what it numbered, roughly
@@ -41,7 +41,7 @@ class SimulatedLog:
         self._now = now
         self._webhooks = webhooks
         self._notify = notify
-        self._webhook_ids: dict[int, str] = {}  # of events that are to be POSTed
+        self._posts: dict[int, Webhook] = {}  # of events that are to be POSTed
         self._steps = 0  # that have numbered events, those that a restore has lost included
         self._life = "step"  # what they are called by: a copy goes on with other ones
         self._copies = 0
@@ -52,8 +52,8 @@ class SimulatedLog:
         """Add an event, without a number."""
         seq = len(self.events) + 1
         self.events.append(Event(seq, *written[:-1]))
-        if written.webhook_id is not None:
-            self._webhook_ids[seq] = written.webhook_id
+        if written.webhook is not None:
+            self._posts[seq] = written.webhook
 
     def append_numbered(self, event: Event) -> None:
         """Add an event that has its number already."""
@@ -87,7 +87,7 @@ class SimulatedLog:
         order = sorted(range(seq, self.numbered), key=lambda place: self.events[place].topics[0])
         again = [*order, *range(self.numbered, len(self.events))]
         moved = {place + 1: number for number, place in enumerate(again, start=seq + 1)}
-        self._webhook_ids = {moved.get(number, number): id_ for number, id_ in self._webhook_ids.items()}
+        self._posts = {moved.get(number, number): post for number, post in self._posts.items()}
         self.events[seq:] = [
             msgspec.structs.replace(self.events[place], seq=number, name="", frame=b"")
             for number, place in enumerate(again, start=seq + 1)
@@ -99,14 +99,14 @@ class SimulatedLog:
         self._copies += 1
         other = SimulatedLog(self._now, webhooks, notify)
         other.events, other.numbered, other.trimmed = self.events[:seq], seq, min(self.trimmed, seq)
-        other._webhook_ids, other._steps = self._webhook_ids.copy(), self._steps
+        other._posts, other._steps = self._posts.copy(), self._steps
         other._life = f"{self._life}-{self._copies}-"
         other._notified, other._notified_at = self._notified, self._notified_at
         return other
 
     def _lose(self, seq: int) -> None:
         del self.events[seq:]
-        self._webhook_ids = {number: id_ for number, id_ in self._webhook_ids.items() if number <= seq}
+        self._posts = {number: post for number, post in self._posts.items() if number <= seq}
 
     def _named(self, event: Event) -> Event:
         return msgspec.structs.replace(event, name=f"{self._life}{self._steps}")
@@ -119,8 +119,8 @@ class SimulatedLog:
         self._steps += before < self.numbered
         for place in range(before, self.numbered):
             self.events[place] = self._named(self.events[place])
-            if place + 1 in self._webhook_ids:
-                self._webhooks.add(self._webhook_ids[place + 1], self.events[place])
+            if place + 1 in self._posts:
+                self._webhooks.add(*self._posts[place + 1], self.events[place])
         if self.numbered > self._notified and trio.current_time() >= self._notified_at + NOTIFY_SECONDS:
             self._notified, self._notified_at = self.numbered, trio.current_time()
             self._notify(self._notified)

@@ -44,6 +44,18 @@ class PostgresSession:
         found: dict[str, Any] = self._run(statement, uid)
         return found
 
+    def record_payment(self, uid: UUID, **columns: Any) -> int:
+        """See `Session`."""
+        statement = sql.SQL(
+            "INSERT INTO payments ({}) SELECT {} FROM invoices WHERE uid = %s"
+            " ON CONFLICT (invoice_id, reference)"
+            " DO UPDATE SET amount = excluded.amount, status = excluded.status RETURNING id"
+        ).format(
+            sql.SQL(", ").join(map(sql.Identifier, ("invoice_id", *columns))),
+            sql.SQL(", ").join([sql.Identifier("invoices", "id"), *(sql.Placeholder() for _ in columns)]),
+        )
+        return int(self._run(statement, *columns.values(), uid))
+
     def set_price(
         self, currency: str, value: Decimal | None, base_currency: str = "USD", account_id: int = 1
     ) -> None:

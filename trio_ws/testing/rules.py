@@ -17,7 +17,19 @@ import msgspec
 from msgspec import Meta, Struct
 
 from trio_ws.currencies import exponent, in_minor_units
-from trio_ws.messages import MAX_AMOUNT, MAX_BIGINT, Amount, Currency, Memo, Status, Url, Word
+from trio_ws.messages import (
+    MAX_AMOUNT,
+    MAX_BIGINT,
+    Amount,
+    Currency,
+    Memo,
+    PaymentAmount,
+    PaymentStatus,
+    Reference,
+    Status,
+    Url,
+    Word,
+)
 from trio_ws.testing.refusals import (
     CheckViolation,
     DataError,
@@ -56,8 +68,24 @@ class InvoiceRow(Struct, kw_only=True):
     expires_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
+    amount_paid: int = 0
+    amount_pending: int = 0
     idempotency_key: Word | None = None
     request_hash: Annotated[bytes, Meta(max_length=64)] | None = None
+
+
+class PaymentRow(Struct, kw_only=True):
+    """A row of `payments`."""
+
+    id: int
+    invoice_id: int
+    reference: Reference
+    amount: PaymentAmount
+    currency: str | None = None  # a trigger knows it
+    status: PaymentStatus = "settled"
+    version: int = 1
+    created_at: datetime
+    updated_at: datetime
 
 
 class PriceRow(Struct, kw_only=True):
@@ -75,10 +103,16 @@ class PriceRow(Struct, kw_only=True):
     set_at: datetime
 
 
-AnyRow = AccountRow | InvoiceRow | PriceRow
+AnyRow = AccountRow | InvoiceRow | PaymentRow | PriceRow
 
-TABLES: dict[type, str] = {AccountRow: "accounts", InvoiceRow: "invoices", PriceRow: "prices"}
+TABLES: dict[type, str] = {
+    AccountRow: "accounts",
+    InvoiceRow: "invoices",
+    PaymentRow: "payments",
+    PriceRow: "prices",
+}
 DOMAINS = {"amount": (InvoiceRow,), "currency": (InvoiceRow, PriceRow), "base_currency": (PriceRow,)}
+SUMS = ("amount_paid", "amount_pending")  # are numeric: however many payments they are of
 UNCHANGEABLE = (
     *("id", "uid", "account_id", "amount", "currency", "created_at"),
     *("idempotency_key", "request_hash"),
@@ -105,8 +139,11 @@ LIMITS: dict[type, dict[str, str]] = {  # in the order in which the schema looks
         "updated_at": "within the years 1 to 9999",
     },
     AccountRow: {"name": "at most 200 characters, none of them a control character"},
+    PaymentRow: {},
     PriceRow: {},
 }
+REFERENCE = "1 to 200 characters, none of them a control character"
+PAYMENT_YEARS = "within the years 1 to 9999"
 INDEXED_LENGTH = 128  # of the schema's guard_invoice(): what is longer is refused before all else
 DECIMALS = 72  # of the schema's price_fault()
 SMALLEST, LARGEST = Decimal("1e-36"), Decimal("1e36")  # of a price: the schema's 0006
@@ -124,7 +161,7 @@ def _columns(row: type) -> Mapping[str, _Column]:
     for name, hint in get_type_hints(row, include_extras=True).items():
         (limited, *_), is_nullable = (get_args(hint), True) if _is_optional(hint) else ((hint,), False)
         plain = get_args(limited)[0] if get_origin(limited) is Annotated else limited
-        columns[name] = _Column(str if plain is Status else plain, limited, is_nullable)
+        columns[name] = _Column(str if plain in (Status, PaymentStatus) else plain, limited, is_nullable)
     return columns
 
 
@@ -176,8 +213,8 @@ def cast(row: type, values: Mapping[str, Any]) -> dict[str, Any]:
     # What is a text for psycopg may be whatever PostgreSQL reads from it, later than all else is of a type.
     given = sorted(values.items(), key=lambda item: isinstance(item[1], str))
     converted = {name: _cast(row, name, value) for name, value in given}
-    for value in converted.values():
-        if isinstance(value, int) and not -MAX_BIGINT - 1 <= value <= MAX_BIGINT:
+    for name, value in converted.items():
+        if isinstance(value, int) and name not in SUMS and not -MAX_BIGINT - 1 <= value <= MAX_BIGINT:
             raise refusal(NumericValueOutOfRange, "bigint out of range")
     return {name: converted[name] for name in _columns(row) if name in converted}
 
@@ -227,12 +264,60 @@ def check_change(new: InvoiceRow, old: InvoiceRow) -> None:
     Raises:
         CheckViolation: it would.
     """
-    if new.status not in (None, old.status, *MAY_BECOME[old.status]):
+    may_become = (*MAY_BECOME[old.status], *(("paid",) if new.amount_paid >= new.amount else ()))
+    if new.status not in (None, old.status, *may_become):
         raise refusal(CheckViolation, f"invoice {old.id} is {old.status} and cannot become {new.status}")
     if any(getattr(new, name) != getattr(old, name) for name in UNCHANGEABLE):
         raise refusal(
             CheckViolation,
             f"only the status, memo, address, URLs and time to pay of invoice {old.id} can change",
+        )
+
+
+def check_sums(new: InvoiceRow, old: InvoiceRow | None = None) -> None:
+    """Refuse sums that are not of payments.
+
+    Raises:
+        CheckViolation: they are not.
+    """
+    if any(getattr(new, name) != (getattr(old, name) if old else 0) for name in SUMS):
+        sums = "the sums of the invoice's payments: record a payment"
+        raise _over_limit(new, ", ".join(SUMS), sums)
+
+
+def check_payment(new: PaymentRow, invoice: InvoiceRow) -> None:
+    """Refuse what can't be a payment of an invoice, and complete what can.
+
+    Raises:
+        CheckViolation: it can't.
+    """
+    for name, limit in (("reference", REFERENCE), ("created_at", PAYMENT_YEARS)):
+        if not _fits(PaymentRow, name, getattr(new, name)):
+            raise _over_limit(new, name, limit)
+    new.currency = invoice.currency if new.currency is None else new.currency
+    if new.currency != invoice.currency:
+        raise _over_limit(new, "currency", f"the invoice's, which is {invoice.currency}")
+    new.version, new.updated_at = 1, new.created_at
+
+
+def payment_may_become(old: PaymentRow, amount: int, status: str | None) -> bool:
+    """Tell whether a payment may be recorded so again: as it is, always."""
+    is_next = status == old.status or (old.status, status) == ("settled", "failed")
+    return old.status == "pending" or (amount == old.amount and is_next)
+
+
+def check_payment_change(new: PaymentRow, old: PaymentRow) -> None:
+    """Refuse what a payment can't become.
+
+    Raises:
+        CheckViolation: it would.
+    """
+    if not payment_may_become(old, new.amount, new.status):
+        raise refusal(
+            CheckViolation,
+            f"payment {old.id} over {old.amount} is {old.status} and cannot become {new.status}"
+            f" over {new.amount}",
+            table="payments",
         )
 
 
@@ -288,6 +373,11 @@ def _broken(new: AnyRow) -> Iterator[str]:
             yield "accounts_id_check"
         case InvoiceRow() if not _fits(InvoiceRow, "status", new.status):
             yield "invoices_status_check"
+        case PaymentRow():
+            if new.amount == 0 or not _fits(PaymentRow, "amount", new.amount):
+                yield "payments_amount_check"
+            if not _fits(PaymentRow, "status", new.status):
+                yield "payments_status_check"
         case PriceRow():
             if not _fits(PriceRow, "amount", new.amount):
                 yield "prices_amount_check"

@@ -45,6 +45,13 @@ class Session(Protocol):
             NoData: there is none with that uid.
         """
 
+    def record_payment(self, uid: UUID, **columns: Any) -> int:
+        """Insert a payment of an invoice, or change the one that has this reference, and return its id.
+
+        Raises:
+            NoData: there is no invoice with that uid.
+        """
+
     def set_price(
         self, currency: str, value: Decimal | None, base_currency: str = "USD", account_id: int = 1
     ) -> None:
@@ -107,6 +114,11 @@ class Statements(ABC):
         """See `Session`."""
         with self._statement() as statement:
             return wire(statement.lock_invoice(uid))
+
+    def record_payment(self, uid: UUID, **columns: Any) -> int:
+        """See `Session`."""
+        with self._with(*columns.values()) as statement:
+            return statement.upsert_payment(uid, columns).id
 
     def set_price(
         self, currency: str, value: Decimal | None, base_currency: str = "USD", account_id: int = 1

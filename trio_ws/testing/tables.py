@@ -33,20 +33,26 @@ from trio_ws.testing.rules import (
     AccountRow,
     AnyRow,
     InvoiceRow,
+    PaymentRow,
     PriceRow,
     cast,
     check_change,
     check_domains,
     check_indexed,
     check_limits,
+    check_payment,
+    check_payment_change,
     check_row,
+    check_sums,
     complete,
     defaults,
 )
 
-R = TypeVar("R", AccountRow, InvoiceRow, PriceRow)
+R = TypeVar("R", AccountRow, InvoiceRow, PaymentRow, PriceRow)
 
+PaymentKey = tuple[int, str]  # invoice_id, reference
 PriceKey = tuple[int, str, str]  # account_id, currency, base_currency
+ShownRow = InvoiceRow | PaymentRow | PriceRow
 NOT_SHOWN = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
 
 
@@ -66,7 +72,14 @@ class Written(NamedTuple):
     data: Raw
     previous: Raw
     at: float
-    webhook_id: str | None = None
+    webhook: "Webhook | None" = None
+
+
+class Webhook(NamedTuple):
+    """How an event is to be POSTed."""
+
+    id: str
+    url: str
 
 
 class Rows:
@@ -80,6 +93,7 @@ class Rows:
     def __init__(self, around: "Rows | None" = None) -> None:
         self.accounts: MutableMapping[int, AccountRow] = ChainMap({}, around.accounts) if around else {}
         self.invoices: MutableMapping[uuid.UUID, InvoiceRow] = ChainMap({}, around.invoices) if around else {}
+        self.payments: MutableMapping[PaymentKey, PaymentRow] = ChainMap({}, around.payments) if around else {}
         self.prices: MutableMapping[PriceKey, PriceRow | None] = ChainMap({}, around.prices) if around else {}
         self.tokens: MutableMapping[bytes, Token] = ChainMap({}, around.tokens) if around else {}
         self.unique: MutableMapping[tuple[str, Any], Any] = ChainMap({}, around.unique) if around else {}
@@ -150,22 +164,29 @@ class Tables:
     def restore(
         self,
         invoices: Mapping[uuid.UUID, InvoiceRow],
+        payments: Mapping[PaymentKey, PaymentRow],
         prices: Mapping[PriceKey, PriceRow],
         last_price: int,
     ) -> None:
-        """Have these invoices and prices and no others, as a restored backup has; numbers go on from there.
+        """Have these rows and no others, as a restored backup has; numbers go on from there.
 
         Args:
             invoices: By uid.
+            payments: By what there is one of.
             prices: By what there is one of.
             last_price: The last number that was given to one, which may be deleted.
         """
-        self.rows.invoices, self.rows.prices = dict(invoices), dict(prices)
-        left: Sequence[AnyRow] = [*self.rows.accounts.values(), *invoices.values(), *prices.values()]
+        self.rows.invoices, self.rows.payments = dict(invoices), dict(payments)
+        self.rows.prices = dict(prices)
+        left: Sequence[AnyRow] = [
+            *(*self.rows.accounts.values(), *invoices.values()),
+            *(*payments.values(), *prices.values()),
+        ]
         self.rows.unique = {}
         for row in left:
             self.rows.unique.update(dict.fromkeys(_unique(row), _key(row)))
         self._last_ids["invoices"] = max((row.id for row in invoices.values()), default=0)
+        self._last_ids["payments"] = max((row.id for row in payments.values()), default=0)
         self._last_ids["prices"] = last_price
 
     def after(self, seconds: float | None) -> datetime | None:
@@ -242,13 +263,14 @@ class Transaction:
             values = {**others, "expires_at": self._tables.after(seconds)}
         new = self._draft(InvoiceRow, values, uid=self._tables.new_uuid)
         check_indexed(new)
+        check_sums(new)
         new.version = 1
         check_row(new)
         self.rows.invoices[new.uid] = new
         self._claim(new)
         self._refer(new, new.account_id)
         check_limits(new)
-        self._log("invoice.created", invoice_topics(new), None, new)
+        self._log_row("invoice.created", invoice_topics(new), None, new, new)
         return new
 
     def lock_invoice(self, uid: uuid.UUID) -> InvoiceRow:
@@ -271,21 +293,76 @@ class Transaction:
         given = cast(InvoiceRow, values)
         old = self.lock_invoice(uid)
         check_domains(InvoiceRow, given)
-        if uid in self._tables.stuck:
-            raise refusal(CheckViolation, "a trigger of another program")
         kept = {"version": old.version, "updated_at": old.updated_at}
         new = msgspec.structs.replace(old, **{**given, **kept})
+        self._refuse_if_stuck(uid)
         check_indexed(new, old)
+        check_sums(new, old)
+        return self._store_invoice(new, old)
+
+    def _store_invoice(self, new: InvoiceRow, old: InvoiceRow) -> InvoiceRow:
         check_change(new, old)
         if new != old:
             new.version, new.updated_at = old.version + 1, self._tables.now()
         check_row(new)
         check_limits(new, old)
-        self.rows.invoices[uid] = new
+        self.rows.invoices[new.uid] = new
         if new.version > old.version:
             topics = dict.fromkeys((*invoice_topics(new), *invoice_topics(old)))
-            self._log("invoice.updated", tuple(topics), old, new)
+            self._log_row("invoice.updated", tuple(topics), old, new, new)
         return new
+
+    def _refuse_if_stuck(self, uid: uuid.UUID) -> None:
+        if uid in self._tables.stuck:
+            raise refusal(CheckViolation, "a trigger of another program")
+
+    def upsert_payment(self, uid: uuid.UUID, values: Mapping[str, Any]) -> PaymentRow:
+        """Insert a payment of an invoice, or change the one that has this reference.
+
+        Raises:
+            NoData: there is no invoice with that uid.
+        """
+        if (invoice := self.rows.invoices.get(uid)) is None:
+            raise refusal(NoData, f"no invoice has the uid {uid}")
+        new = self._draft(PaymentRow, {**values, "invoice_id": invoice.id})
+        check_payment(new, invoice)
+        check_row(new)
+        key = new.invoice_id, new.reference
+        self._lock("payments", key)
+        if (old := self.rows.payments.get(key)) is None:
+            self._claim(new)
+            self._log_row("payment.created", invoice_topics(invoice), None, new, invoice)
+        else:
+            new = msgspec.structs.replace(old, amount=new.amount, status=new.status)
+            check_payment_change(new, old)
+            if new == old:
+                return old
+            new.version, new.updated_at = old.version + 1, self._tables.now()
+            self._log_row("payment.updated", invoice_topics(invoice), old, new, invoice)
+        self.rows.payments[key] = new
+        self._add_to_invoice(
+            uid,
+            _amount_if(new, "settled") - _amount_if(old, "settled"),
+            _amount_if(new, "pending") - _amount_if(old, "pending"),
+        )
+        return new
+
+    def _add_to_invoice(self, uid: uuid.UUID, paid: int, pending: int) -> None:
+        """Add to an invoice's sums: `add_to_invoices` and `status_by_payments` of the schema."""
+        old = self.lock_invoice(uid)
+        self._refuse_if_stuck(uid)
+        paid, pending, status = old.amount_paid + paid, old.amount_pending + pending, old.status
+        if status == "unpaid" and old.expires_at is not None and old.expires_at <= self._tables.now():
+            status = "expired"
+        elif status in ("unpaid", "confirming"):
+            if paid >= old.amount:
+                status = "paid"
+            elif paid + pending >= old.amount:
+                status = "confirming"
+            elif old.amount_paid + old.amount_pending >= old.amount:
+                status = "unpaid"
+        sums = {"amount_paid": paid, "amount_pending": pending, "status": status}
+        self._store_invoice(msgspec.structs.replace(old, **sums), old)
 
     def upsert_price(self, values: Mapping[str, Any], *, is_said_again: bool = False) -> PriceRow:
         """Insert a price, or change the one that there is; an event says so again where it was so already."""
@@ -305,7 +382,7 @@ class Transaction:
         check_limits(new, old)
         self.rows.prices[key] = new
         if old is None or new.version > old.version:
-            self._log("price.updated", price_topics(new), old, new)
+            self._log_row("price.updated", price_topics(new), old, new)
         return new
 
     def delete_price(self, key: PriceKey) -> None:
@@ -381,24 +458,27 @@ class Transaction:
     def _lock(self, what: str, key: Any) -> None:
         self._tables.lock((what, key), self.owner)
 
-    def _log(
+    def _log_row(
         self,
         type_: str,
         topics: tuple[str, ...],
-        old: InvoiceRow | PriceRow | None,
-        new: InvoiceRow | PriceRow,
+        old: ShownRow | None,
+        new: ShownRow,
+        invoice: InvoiceRow | None = None,
     ) -> None:
         previous = NOTHING
+        after = wire(new, invoice)
         if old is not None:
-            before, after = wire(old), wire(new)
+            before = wire(old, invoice)
             names = dict.fromkeys((*before, *after))
             changed = [name for name in names if before.get(name) != after.get(name)]
             shown = {name: before.get(name) for name in changed if name not in NOT_SHOWN}
             previous = Raw(codec.encode(shown))
-        has_webhook = isinstance(new, InvoiceRow) and new.webhook_url is not None
-        webhook_id = str(self._tables.new_uuid()) if has_webhook else None
+        webhook = None
+        if invoice is not None and invoice.webhook_url is not None:
+            webhook = Webhook(str(self._tables.new_uuid()), invoice.webhook_url)
         at = self._tables.now().timestamp()
-        self.rows.written.append(Written(type_, topics, as_json(new), previous, at, webhook_id))
+        self.rows.written.append(Written(type_, topics, Raw(codec.encode(after)), previous, at, webhook))
 
     def _note(self, type_: str, topic: str, row: int) -> None:
         data, at = Raw(codec.encode({"id": row})), self._tables.now().timestamp()
@@ -416,6 +496,8 @@ def _key(row: AnyRow) -> Any:
     match row:
         case InvoiceRow():
             return row.uid
+        case PaymentRow():
+            return row.invoice_id, row.reference
         case PriceRow():
             return price_key(row)
         case AccountRow():
@@ -435,6 +517,8 @@ def _unique(row: AnyRow) -> Iterator[tuple[str, Any]]:
             yield "invoices_uid_key", row.uid
             if row.idempotency_key is not None:
                 yield "invoices_idempotency", (row.account_id, row.idempotency_key)
+        case PaymentRow():
+            yield "payments_invoice_id_reference_key", (row.invoice_id, row.reference)
         case PriceRow():
             yield "prices_account_id_currency_base_currency_key", price_key(row)
 
@@ -458,11 +542,29 @@ def wire_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def wire(row: InvoiceRow | PriceRow) -> dict[str, Any]:
-    """Return the row's fields as `invoice_json` and `price_json` of the schema do.
+def wire(row: ShownRow, invoice: InvoiceRow | None = None) -> dict[str, Any]:
+    """Return the row's fields as `invoice_json`, `payment_json` and `price_json` of the schema do.
 
     What a price is goes as its digits: PostgreSQL writes no exponents.
+
+    Args:
+        row: What to show.
+        invoice: Whose payment it is.
     """
+    if isinstance(row, PaymentRow):
+        assert invoice is not None  # noqa: S101 - a payment has one
+        return {
+            "id": row.id,
+            "invoice": str(invoice.uid),
+            "reference": row.reference,
+            "amount": row.amount,
+            "currency": row.currency,
+            "status": row.status,
+            "account_id": invoice.account_id,
+            "createdAt": wire_time(row.created_at),
+            "updatedAt": wire_time(row.updated_at),
+            "version": row.version,
+        }
     if isinstance(row, PriceRow):
         return {
             "id": row.id,
@@ -488,11 +590,17 @@ def wire(row: InvoiceRow | PriceRow) -> dict[str, Any]:
         "redirect_url": row.redirect_url,
         "address": row.address,
         "expiresAt": None if row.expires_at is None else wire_time(row.expires_at),
+        "amount_paid": row.amount_paid or None,
+        "amount_pending": row.amount_pending or None,
         "version": row.version,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def as_json(row: InvoiceRow | PriceRow) -> Raw:
-    """Return a row as the protocol shows it."""
-    return Raw(codec.encode(wire(row)))
+def as_json(row: ShownRow, invoice: InvoiceRow | None = None) -> Raw:
+    """Return a row as the protocol shows it; a payment's with its invoice."""
+    return Raw(codec.encode(wire(row, invoice)))
+
+
+def _amount_if(payment: PaymentRow | None, status: str) -> int:
+    return payment.amount if payment is not None and payment.status == status else 0

@@ -24,9 +24,9 @@ DROPPABLE = 500  # of what has waited for a dead one for too long, in one call: 
 class _Named(msgspec.Struct):
     """Of an event's data, what the queue looks at."""
 
+    account_id: int
     uid: str = ""
-    account_id: int = 0
-    webhook_url: str = ""
+    invoice: str = ""  # of a payment
 
 
 @dataclass
@@ -130,11 +130,11 @@ class SimulatedQueue:
         for queued in self._open():
             self._retry(queued.id)
 
-    def add(self, id_: str, event: Event) -> None:
-        """Queue an event that is to be POSTed, and has its number."""
+    def add(self, id_: str, url: str, event: Event) -> None:
+        """Queue an event that is to be POSTed there, and has its number."""
         named = msgspec.json.decode(event.data, type=_Named)
         now = self._now()
-        what = (id_, self.origin, event, named.uid, named.account_id, named.webhook_url)
+        what = (id_, self.origin, event, named.uid or named.invoice, named.account_id, url)
         self._queued.setdefault(id_, _Queued(*what, since=now, due_at=now))
 
     def _open(self) -> list[_Queued]:
