@@ -147,6 +147,10 @@ async def test_large_invoices_end_a_page_sooner(contract: Contract) -> None:
         InvoiceFilter(1, None, ("expired",), None, 50),
         InvoiceFilter(None, "here", queries.OPEN, None, 50),
         InvoiceFilter(1, None, None, 15_000, 50),
+        InvoiceFilter(None, None, ("expired",), None, 50),
+        InvoiceFilter(None, None, None, None, 50),
+        InvoiceFilter(1, "mine", None, None, 50),
+        InvoiceFilter(2, "here", None, None, 50),
     ],
 )
 def test_a_page_costs_what_it_holds_whatever_the_statistics_say(conninfo: str, wanted: InvoiceFilter) -> None:
@@ -160,6 +164,11 @@ def test_a_page_costs_what_it_holds_whatever_the_statistics_say(conninfo: str, w
             " SELECT 1, 1, 'USD', CASE WHEN n % 1000 = 0 THEN 'unpaid' WHEN n = 5 THEN 'expired'"
             " ELSE 'paid' END, 'here'"
             " FROM generate_series(1, 20000) n"
+        )
+        connection.execute("INSERT INTO accounts DEFAULT VALUES")
+        connection.execute(
+            "INSERT INTO invoices (account_id, amount, currency, address)"
+            " VALUES (1, 1, 'USD', 'mine'), (2, 1, 'USD', 'here')"
         )
         with connection.transaction():
             before = rows_read(connection)

@@ -134,7 +134,7 @@ async def test_money_that_comes_late_is_recorded_and_the_status_stays(
 async def test_what_has_expired_unnoted_is_not_paid_any_more(
     serverless: tuple[Any, OtherProgram],
 ) -> None:
-    database, program = serverless
+    _, program = serverless
     uid = await program.create_invoice(amount=5, currency="EUR", account_id=1, expires_in_seconds=-1)
     await program.run(lambda session: session.record_payment(uid, reference="late", amount=5))
     with program.open_session() as session, session.transaction():
@@ -211,8 +211,12 @@ async def test_payments_are_listed_page_by_page_the_oldest_first(contract: Contr
 
 async def test_anothers_invoice_is_not_there(guarded: Contract) -> None:
     world, program = guarded
-    mine = await world.connect(authorization=bearer(await program.create_token(1, ["read", "write", "process"])))
-    theirs = await world.connect(authorization=bearer(await program.create_token(2, ["read", "write", "process"])))
+    mine = await world.connect(
+        authorization=bearer(await program.create_token(1, ["read", "write", "process"]))
+    )
+    theirs = await world.connect(
+        authorization=bearer(await program.create_token(2, ["read", "write", "process"]))
+    )
     reader = await world.connect(authorization=bearer(await program.create_token(1, ["read", "write"])))
     uid = (await new_invoice(mine))["uid"]
     assert (await pay(theirs, uid))["code"] == "not_found"
@@ -246,7 +250,9 @@ STEPS = st.lists(
             st.sampled_from([AMOUNT, AMOUNT // 2, AMOUNT - 1, 1, -1, -AMOUNT, 2 * AMOUNT]),
             st.sampled_from(["pending", "pending", "settled", "failed"]),
         ),
-        st.builds(Step, st.none(), st.just(0), st.sampled_from(["expired", "cancelled", "confirming", "paid"])),
+        st.builds(
+            Step, st.none(), st.just(0), st.sampled_from(["expired", "cancelled", "confirming", "paid"])
+        ),
     ),
     max_size=12,
 )
@@ -301,9 +307,7 @@ def play(session: Session, steps: Sequence[Step]) -> tuple[UUID, list[bool]]:
             if step.reference is None:
                 session.update_invoice(uid, status=step.status)
             else:
-                session.record_payment(
-                    uid, reference=step.reference, amount=step.amount, status=step.status
-                )
+                session.record_payment(uid, reference=step.reference, amount=step.amount, status=step.status)
             outcomes.append(True)
         except CheckViolation:
             outcomes.append(False)
@@ -375,7 +379,8 @@ def test_a_statement_of_many_payments_counts_each_once(psql: psycopg.Connection[
     psql.execute("UPDATE payments SET status = 'settled' WHERE right(reference, 1) <> '0'")
     psql.execute(
         "INSERT INTO payments (invoice_id, reference, amount) SELECT i.id, 'part 10', 7 FROM invoices i"
-        " ON CONFLICT (invoice_id, reference) DO UPDATE SET amount = excluded.amount, status = excluded.status"
+        " ON CONFLICT (invoice_id, reference)"
+        " DO UPDATE SET amount = excluded.amount, status = excluded.status"
     )
     for uid in uids:
         with psql.transaction():
@@ -402,8 +407,14 @@ def test_sums_beyond_what_a_payment_may_be_refuse_no_money(psql: psycopg.Connect
     ("statement", "says"),
     [
         ("INSERT INTO payments (invoice_id, reference, amount) VALUES (1, 'x', 0)", "payments_amount_check"),
-        ("INSERT INTO payments (invoice_id, reference, amount) VALUES (1, E'a\\nb', 5)", "reference: 1 to 200"),
-        ("INSERT INTO payments (invoice_id, reference, amount) VALUES (1, repeat('x', 10240), 5)", "reference: "),
+        (
+            "INSERT INTO payments (invoice_id, reference, amount) VALUES (1, E'a\\nb', 5)",
+            "reference: 1 to 200",
+        ),
+        (
+            "INSERT INTO payments (invoice_id, reference, amount) VALUES (1, repeat('x', 10240), 5)",
+            "reference: ",
+        ),
         (
             "INSERT INTO payments (invoice_id, reference, amount, currency) VALUES (1, 'x', 5, 'EUR')",
             "currency: the invoice's, which is USD",
@@ -415,7 +426,10 @@ def test_sums_beyond_what_a_payment_may_be_refuse_no_money(psql: psycopg.Connect
         ("DELETE FROM payments", "rows of payments are not removed"),
         ("TRUNCATE payments CASCADE", "rows of payments are not removed"),
         ("UPDATE invoices SET amount_paid = 10", "amount_paid, amount_pending: the sums"),
-        ("UPDATE invoices SET amount_pending = 10, status = 'confirming'", "amount_paid, amount_pending: the"),
+        (
+            "UPDATE invoices SET amount_pending = 10, status = 'confirming'",
+            "amount_paid, amount_pending: the",
+        ),
         ("INSERT INTO invoices (account_id, amount, currency, amount_paid) VALUES (1, 5, 'USD', 5)", "sums"),
     ],
 )

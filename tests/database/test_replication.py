@@ -140,23 +140,28 @@ def test_a_subscription_brings_each_event_once(reachable_path: Path, what: str) 
             synced = "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel"
             until(lambda: new.execute(synced).fetchone() == (True,))
             old.execute(insert)
-            old.execute("INSERT INTO payments (invoice_id, reference, amount, status) VALUES (2, 'x', 1, 'pending')")
+            old.execute(
+                "INSERT INTO payments (invoice_id, reference, amount, status) VALUES (2, 'x', 1, 'pending')"
+            )
             old.execute("UPDATE payments SET status = 'failed'")
             old.execute("INSERT INTO payments (invoice_id, reference, amount) VALUES (1, 'y', 1)")
-            rows = "SELECT id, status, version, updated_at, amount_paid, amount_pending FROM invoices ORDER BY id"
+            rows = "SELECT id, status, version, updated_at, amount_paid FROM invoices ORDER BY id"
             until(lambda: new.execute(rows).fetchall() == old.execute(rows).fetchall())
             query = (
                 "SELECT type, data ->> 'version', data ->> 'status' FROM event"
                 " WHERE type LIKE 'invoice%' ORDER BY data ->> 'id', data ->> 'version'"
             )
             there = old.execute(query).fetchall()
-            assert [status for *_, status in there if status != "unpaid"] == ["confirming", "paid", "confirming"]
+            assert [status for *_, status in there if status != "unpaid"] == [
+                "confirming",
+                "paid",
+                "confirming",
+            ]
             if what == "events too":
                 until(lambda: new.execute(query).fetchall() == there)
             else:  # those from before it as the state that they led to
                 assert new.execute(query).fetchall() == [("invoice.created", "2", "confirming"), *there[2:]]
-            paid = "SELECT type, data - 'id', previous::text FROM (SELECT id, type, data::jsonb, previous FROM event) e"
-            paid += " WHERE type LIKE 'payment%' ORDER BY e.id"
+            paid = "SELECT type, data::text, previous::text FROM event WHERE type LIKE 'payment%' ORDER BY id"
             assert len(old.execute(paid).fetchall()) == 3
             assert new.execute(paid).fetchall() == old.execute(paid).fetchall()
             new.execute("ALTER SUBSCRIPTION moving DISABLE")

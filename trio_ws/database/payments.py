@@ -1,4 +1,4 @@
-"""The SQL statements about payments. What becomes of their invoices is done by triggers, see the schema's 0016."""
+"""The SQL statements about payments. Triggers do what becomes of their invoices: see 0016 of the schema."""
 
 from uuid import UUID
 

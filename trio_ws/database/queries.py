@@ -281,20 +281,14 @@ def _page_of(wanted: InvoiceFilter) -> str:
         for column in ("account_id", "address")
         if getattr(wanted, column) is not None
     )
-    if owned:
-        found = (
-            "SELECT one.id FROM unnest(%(statuses)s::text[]) wanted (status)"  # noqa: S608
-            " CROSS JOIN LATERAL ("
-            "SELECT id FROM @schema@.invoices"
-            f" WHERE status >= wanted.status AND (status, id) < (wanted.status, %(before)s){owned}"
-            " ORDER BY status DESC, id DESC LIMIT %(most)s + 1"
-            ") one ORDER BY one.id DESC LIMIT %(most)s + 1"
-        )
-    else:
-        found = (
-            "SELECT id FROM @schema@.invoices WHERE id < %(before)s AND status = ANY (%(statuses)s)"
-            " ORDER BY id DESC LIMIT %(most)s + 1"
-        )
+    found = (
+        "SELECT one.id FROM unnest(%(statuses)s::text[]) wanted (status)"  # noqa: S608
+        " CROSS JOIN LATERAL ("
+        "SELECT id FROM @schema@.invoices"
+        f" WHERE status >= wanted.status AND (status, id) < (wanted.status, %(before)s){owned}"
+        " ORDER BY status DESC, id DESC LIMIT %(most)s + 1"
+        ") one ORDER BY one.id DESC LIMIT %(most)s + 1"
+    )
     return (
         "SELECT id, json, found FROM (SELECT id, json, count(*) OVER () AS found,"  # noqa: S608 - made above
         " row_number() OVER (ORDER BY id DESC) AS place,"

@@ -495,7 +495,9 @@ def _as_it_was(row: InvoiceRow, shown: Invoice) -> InvoiceRow:
 
 def _payment_row(shown: Payment, invoice_id: int) -> PaymentRow:
     fields = msgspec.structs.asdict(shown)
-    return PaymentRow(invoice_id=invoice_id, **{n: fields[n] for n in fields if n not in ("invoice", "account_id")})
+    return PaymentRow(
+        invoice_id=invoice_id, **{n: fields[n] for n in fields if n not in ("invoice", "account_id")}
+    )
 
 
 def _page(found: Sequence[tuple[int, Raw]], most: int) -> Page:

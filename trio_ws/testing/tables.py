@@ -93,7 +93,9 @@ class Rows:
     def __init__(self, around: "Rows | None" = None) -> None:
         self.accounts: MutableMapping[int, AccountRow] = ChainMap({}, around.accounts) if around else {}
         self.invoices: MutableMapping[uuid.UUID, InvoiceRow] = ChainMap({}, around.invoices) if around else {}
-        self.payments: MutableMapping[PaymentKey, PaymentRow] = ChainMap({}, around.payments) if around else {}
+        self.payments: MutableMapping[PaymentKey, PaymentRow] = (
+            ChainMap({}, around.payments) if around else {}
+        )
         self.prices: MutableMapping[PriceKey, PriceRow | None] = ChainMap({}, around.prices) if around else {}
         self.tokens: MutableMapping[bytes, Token] = ChainMap({}, around.tokens) if around else {}
         self.unique: MutableMapping[tuple[str, Any], Any] = ChainMap({}, around.unique) if around else {}
@@ -178,10 +180,8 @@ class Tables:
         """
         self.rows.invoices, self.rows.payments = dict(invoices), dict(payments)
         self.rows.prices = dict(prices)
-        left: Sequence[AnyRow] = [
-            *(*self.rows.accounts.values(), *invoices.values()),
-            *(*payments.values(), *prices.values()),
-        ]
+        left: list[AnyRow] = [*self.rows.accounts.values(), *invoices.values()]
+        left += [*payments.values(), *prices.values()]
         self.rows.unique = {}
         for row in left:
             self.rows.unique.update(dict.fromkeys(_unique(row), _key(row)))

@@ -142,6 +142,10 @@ export interface Invoice {
   redirect_url?: string;
   address?: string;
   expiresAt?: string;
+  /** The sum of its settled payments, where that is not 0. */
+  amount_paid?: number;
+  /** The sum of its pending payments, where that is not 0. */
+  amount_pending?: number;
   /** Grows by one with each change. */
   version: number;
 }
@@ -187,6 +191,27 @@ export interface ListInvoicesReply {
   next?: string;
 }
 
+/** Read an invoice's payments, the oldest first, page by page. */
+export interface ListPayments {
+  action: "list_payments";
+  /** Of which invoice. */
+  uid: string;
+  /** The `next` of the page before. */
+  cursor?: string | null;
+  /** How many at most, 50 unless told; 128 KiB end a page too. */
+  limit?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface ListPaymentsReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (Payment)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
 /** Read the account's prices, and of all others the latest of each pair, page by page. */
 export interface ListPrices {
   action: "list_prices";
@@ -202,6 +227,42 @@ export interface ListPricesReply {
   data: (Price)[];
   /** The cursor of the next page. */
   next?: string;
+}
+
+/** Money that moved for an invoice, the protocol's PAYMENT. */
+export interface Payment {
+  id: number;
+  /** The uid of the invoice that it is for. */
+  invoice: string;
+  /** What names it; an invoice has one payment of each. */
+  reference: string;
+  /** In the smallest unit of `currency`; below 0: it went back. */
+  amount: number;
+  /** The invoice's. */
+  currency: string;
+  status: "pending" | "settled" | "failed";
+  /** Whose the invoice is. */
+  account_id: number;
+  createdAt: string;
+  updatedAt: string;
+  /** Grows by one with each change. */
+  version: number;
+}
+
+export interface PaymentCreated {
+  type: "payment.created";
+  data: Payment;
+  /** The changed fields' old values; a new row has none. */
+  previous?: Partial<Payment>;
+  position: Position;
+}
+
+export interface PaymentUpdated {
+  type: "payment.updated";
+  data: Payment;
+  /** The changed fields' old values; a new row has none. */
+  previous?: Partial<Payment>;
+  position: Position;
 }
 
 /** Ask whether the server is there. */
@@ -242,6 +303,29 @@ export interface PriceUpdated {
   /** The changed fields' old values; a new row has none. */
   previous?: Partial<Price>;
   position: Position;
+}
+
+/** Record that money moved, or what has become of it since. */
+export interface RecordPayment {
+  action: "record_payment";
+  /** Of the invoice that it is for. */
+  uid: string;
+  /** What names it, as a transaction's id does: the same one again changes what there is. */
+  reference: string;
+  /** In the smallest unit of the invoice's currency; below 0: it went back. */
+  amount: number;
+  /** Pending until it is settled or has failed; what was settled may still fail. */
+  status: "failed" | "pending" | "settled";
+  /** The invoice's; given, it is checked. */
+  currency?: string | null;
+  request_id?: string | number | null;
+}
+
+export interface RecordPaymentReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Payment;
 }
 
 /** That of the request, if it had one. */
@@ -381,6 +465,8 @@ export interface Actions {
   cancel_invoice: { request: Omit<CancelInvoice, "action" | "request_id">; data: Invoice };
   update_invoice: { request: Omit<UpdateInvoice, "action" | "request_id">; data: Invoice };
   list_invoices: { request: Omit<ListInvoices, "action" | "request_id">; data: (Invoice)[] };
+  record_payment: { request: Omit<RecordPayment, "action" | "request_id">; data: Payment };
+  list_payments: { request: Omit<ListPayments, "action" | "request_id">; data: (Payment)[] };
   list_prices: { request: Omit<ListPrices, "action" | "request_id">; data: (Price)[] };
   set_price: { request: Omit<SetPrice, "action" | "request_id">; data: Price };
   convert_price: { request: Omit<ConvertPrice, "action" | "request_id">; data: Converted };
@@ -388,7 +474,7 @@ export interface Actions {
   ping: { request: Record<string, never>; data: Pong };
 }
 
-export type Event = InvoiceCreated | InvoiceUpdated | PriceUpdated;
+export type Event = InvoiceCreated | InvoiceUpdated | PaymentCreated | PaymentUpdated | PriceUpdated;
 export type TopicType = Subscribe["type"];
 /** What `watch` yields. */
 export type StateOf<T extends TopicType> = T extends "price" ? Price : Invoice;
