@@ -24,6 +24,7 @@ class Identity(Struct, frozen=True, kw_only=True):
         scopes: What it allows.
         expires_at: When it ends, RFC 3339 in UTC; None: when it is revoked.
         seconds_left: How long that is from now on, by the database's clock.
+        is_customer: Whether it has no token, and may see what a customer may: see `checkout`.
     """
 
     token_id: int | None = None
@@ -31,6 +32,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     scopes: tuple[Scope, ...] = ()
     expires_at: str | None = None
     seconds_left: float | None = None
+    is_customer: bool = False
 
     def require(self, scope: Scope) -> None:
         """Raise unless it may do that.
@@ -70,6 +72,7 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 ANYBODY = Identity(scopes=SCOPES)  # where `auth` is open
+CUSTOMER = Identity(is_customer=True)  # where the setting `checkout` is on
 NOBODY = Identity()
 
 

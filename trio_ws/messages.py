@@ -544,6 +544,7 @@ class Event(Struct, frozen=True, array_like=True, gc=False):
         at: When it was written down, in Unix seconds by the database's clock.
         name: That of the step that numbered it.
         frame: It as it goes out, once somebody was sent it.
+        customers_frame: The same for a customer, who sees less.
     """
 
     seq: int
@@ -554,6 +555,7 @@ class Event(Struct, frozen=True, array_like=True, gc=False):
     at: float = 0.0
     name: str = ""
     frame: bytes = b""
+    customers_frame: bytes = b""
 
     @property
     def position(self) -> Position:

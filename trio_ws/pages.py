@@ -42,6 +42,7 @@ class Page(NamedTuple):
 
 
 Maker = Callable[[], Page]
+Asked = Callable[[Head], Awaitable[Page]]  # what is to be asked elsewhere, as of the database
 
 
 class Pages:
@@ -54,6 +55,7 @@ class Pages:
         makers: What makes each.
         guarded: The same, for who is let in.
         admit: Raises `Refusal` for who is not.
+        asked: Makes what takes waiting; many of these may be made at once.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Pages:
         makers: Mapping[str, Maker],
         guarded: Mapping[str, Maker] = MappingProxyType({}),
         admit: Callable[[Head], Awaitable[None]] | None = None,
+        asked: Mapping[str, Asked] = MappingProxyType({}),
     ) -> None:
         self._makers = {**makers, **guarded}
+        self._asked = asked
         self._guarded = guarded
         self._admit = admit
         self._turn = trio.Lock()
@@ -76,6 +80,8 @@ class Pages:
         name = self._find(head)
         if self._admit is not None and name in self._guarded:
             await self._admit(head)
+        if name in self._asked:
+            return _respond(head, await self._asked[name](head))
         async with self._turn:
             return _respond(head, self._makers[name]())
 
@@ -83,9 +89,10 @@ class Pages:
         if head.method == "OPTIONS" and head.path in PATHS:
             return "/healthz"
         folder, slash, _ = head.path.rpartition("/")
-        name = head.path if head.path in self._makers else folder + slash
-        if name not in self._makers:
-            raise Refusal(404, f"Nothing is here; try {', '.join(self._makers)}", given=head.path)
+        known = {**self._makers, **self._asked}
+        name = head.path if head.path in known else folder + slash
+        if name not in known:
+            raise Refusal(404, f"Nothing is here; try {', '.join(known)}", given=head.path)
         if head.method not in METHODS:
             raise Refusal(
                 405, "Only GET, HEAD and OPTIONS are known here", given=head.method, Allow=", ".join(METHODS)

@@ -8,14 +8,17 @@ import ipaddress
 import logging
 from collections.abc import AsyncIterable, Callable, Sequence
 from functools import partial
+from uuid import UUID
 
 import trio
+from msgspec import Raw
 
 from trio_ws import logs, metrics, web
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
 from trio_ws.background import forever
 from trio_ws.connection import Connection
+from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.writes import Writes
 from trio_ws.errors import CloseCode, Unauthorized
@@ -27,9 +30,10 @@ from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.identity import hash_token
 from trio_ws.limits import Census
-from trio_ws.pages import Pages, figures, health, measurements, readiness, receive_handshake
+from trio_ws.pages import Asked, Page, Pages, figures, health, measurements, readiness, receive_handshake
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
+from trio_ws.web.checkout import pay
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
 from trio_ws.wire.accepting import Listener, accept
@@ -257,7 +261,25 @@ class _Server:
         if self._services.settings.console:
             found |= web.CONSOLE
             guarded["/console/figures"] = figures
-        return Pages(found, guarded, self._admit)
+        asked: dict[str, Asked] = {}
+        if self._services.settings.checkout:
+            found |= web.CHECKOUT
+            asked["/pay/"] = self._pay
+        return Pages(found, guarded, self._admit, asked)
+
+    async def _pay(self, head: Head) -> Page:
+        """Return a customer's page.
+
+        Raises:
+            Refusal: the database could not be asked.
+        """
+        services = self._services
+
+        async def fetch(uid: UUID) -> Raw:
+            return await services.database.ask(queries.fetch_invoice, uid, None).wait()
+
+        with refusing(services.settings):
+            return await pay(head.path.rpartition("/")[2], fetch, services.now())
 
     async def _admit(self, head: Head) -> None:
         """Let by who has a token, where one is needed.

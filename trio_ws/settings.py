@@ -96,6 +96,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     console: Annotated[bool, Meta(description="whether there is a `/console`, for people")] = True
+    checkout: Annotated[
+        bool, Meta(description="whether customers may look at an invoice without a token, and at `/pay/UID`")
+    ] = False
     log_format: Annotated[Literal["text", "json"], Meta(description="form of log lines")] = "text"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
@@ -173,8 +176,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
 _FIXED = (
     "host port workers database_url listen_url log_url data_dir postgres_bindir migrate auth tls_cert tls_key"
-    " metrics_listen console log_format database_connections statement_seconds poll_seconds expiry_seconds"
-    " retention_seconds log_memory_bytes webhooks webhook_private_addresses webhook_seconds"
+    " metrics_listen console checkout log_format database_connections statement_seconds poll_seconds"
+    " expiry_seconds retention_seconds log_memory_bytes webhooks webhook_private_addresses webhook_seconds"
     " webhook_answer_bytes webhook_retry_seconds"
 )
 FIXED = frozenset(_FIXED.split())

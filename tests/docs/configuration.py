@@ -13,7 +13,7 @@ GROUPS = {
         "database_url listen_url log_url data_dir postgres_bindir migrate database_connections"
         " statement_seconds"
     ),
-    "Who may come": "auth authenticate_seconds origins trusted_proxies",
+    "Who may come": "auth checkout authenticate_seconds origins trusted_proxies",
     "How many": "connections connections_per_address connections_per_second subscriptions",
     "What a client may send": (
         "head_bytes head_seconds message_bytes message_fragments control_frames_per_second"

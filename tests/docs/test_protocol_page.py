@@ -17,7 +17,7 @@ from trio_ws.database import embedded
 from trio_ws.errors import CloseCode
 
 PAGE = (Path(__file__).parents[2] / "trio_ws/docs/protocol.md").read_text()
-SESSIONS = re.findall(r"^```session( tokens)?\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+SESSIONS = re.findall(r"^```session( tokens| customer)?\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 PAGE_S_TOKEN = "trio_ws_ZcJiTEcrREyAcE0G_RXK5Xh5DA3kRZ6zJb4mUaVKbOk"
 NAMES = {"id", "uid", "position"}  # another here than on the page, and the same throughout
 TIMES = {"createdAt", "updatedAt", "expiresAt", "timestamp"}
@@ -97,7 +97,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def test_all_that_stands_there_is_so(server: Server) -> None:
     reader = Reader()
-    sessions = [session for tokens, session in SESSIONS if not tokens]
+    sessions = [session for who, session in SESSIONS if not who]
     assert len(sessions) >= 10
     for session in sessions:
         with server.connect() as client:
@@ -105,12 +105,15 @@ def test_all_that_stands_there_is_so(server: Server) -> None:
 
 
 def test_also_where_tokens_are_asked_for(tmp_path: Path) -> None:
-    with serving(tmp_path, "--auth", "token") as server:
+    with serving(tmp_path, "--auth", "token", "--checkout") as server:
         options = ["--account", "1", "--scope", "read,write", "--data-dir", str(tmp_path)]
         token = trio_ws_command("token", "create", *options).stdout.split()[-1]
-        (session,) = [session for tokens, session in SESSIONS if tokens]
-        with server.connect() as client:
-            play(session, client, server.data_dir, Reader(**{PAGE_S_TOKEN: token}))
+        reader = Reader(**{PAGE_S_TOKEN: token})
+        sessions = [session for who, session in SESSIONS if who]
+        assert len(sessions) == 2, "a merchant's and a customer's"
+        for session in sessions:
+            with server.connect() as client:
+                play(session, client, server.data_dir, reader)
 
 
 @pytest.mark.parametrize(

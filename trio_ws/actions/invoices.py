@@ -7,6 +7,7 @@ from msgspec import UNSET
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
+from trio_ws.checkout import hide
 from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
 from trio_ws.database.tickets import Ticket
@@ -43,11 +44,15 @@ def create_invoice(action: CreateInvoice, services: Services, session: Session) 
 def fetch_invoice(action: FetchInvoice, services: Services, session: Session) -> Ticket[Success]:
     """Read an invoice."""
     asked = services.database.ask(queries.fetch_invoice, uid_of(action.id), session.identity.account_id)
-    return asked.then(_found)
+    return asked.then(_for_customer if session.identity.is_customer else _found)
 
 
 def _found(invoice: msgspec.Raw) -> Success:
     return Success(data=invoice)
+
+
+def _for_customer(invoice: msgspec.Raw) -> Success:
+    return Success(data=hide(invoice))
 
 
 async def cancel_invoice(action: CancelInvoice, services: Services, session: Session) -> Success:

@@ -16,7 +16,7 @@ from trio_ws.database import tokens
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import ActionError, CloseCode, RateLimited, Unauthorized
 from trio_ws.events.follower import Follower
-from trio_ws.identity import ANYBODY, NOBODY, Identity, hash_token
+from trio_ws.identity import ANYBODY, CUSTOMER, NOBODY, Identity, hash_token
 from trio_ws.limits import Bucket
 
 # A message costs one request, and one more for each of these: so much takes about as long as a small request.
@@ -53,8 +53,10 @@ class Session:
         end: End,
         expire_at: Callable[[float], None],
     ) -> None:
-        self.identity = ANYBODY if services.settings.auth == "open" else NOBODY
+        without_token = CUSTOMER if services.settings.checkout else NOBODY
+        self.identity = ANYBODY if services.settings.auth == "open" else without_token
         self.follower = follower
+        follower.is_customers = self.identity.is_customer
         self.named: dict[tuple[str, str | int], None] = {}
         self.log_fields: dict[str, object] = {}
         self._services = services
@@ -109,6 +111,7 @@ class Session:
         self._let_go = services.tokens.hold(identity, self._revoke)
         self.identity = identity
         self.follower.account = f"account:{identity.account_id}"
+        self.follower.is_customers = False
         self.log_fields["account"] = identity.account_id
         if "read" not in identity.scopes:
             services.dispatcher.unsubscribe_all(self.follower)

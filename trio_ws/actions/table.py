@@ -66,13 +66,14 @@ class Row:
         handler: Does it.
         scope: What a token has to allow; None: anybody may.
         cost: Returns how many of the requests that a client may send it counts for; None: for one.
+        for_customers: Whether customers may, who have no token.
 
     Attributes:
         name: What a client calls it.
         is_later: Whether all of it is to be awaited.
     """
 
-    __slots__ = ("action", "cost", "handler", "is_later", "name", "scope")
+    __slots__ = ("action", "cost", "for_customers", "handler", "is_later", "name", "scope")
 
     def __init__(
         self,
@@ -80,24 +81,27 @@ class Row:
         handler: Handler,
         scope: Scope | None,
         cost: Callable[[Any], float] | None = None,
+        *,
+        for_customers: bool = False,
     ) -> None:
         self.action = action
         self.name = str(action.__struct_config__.tag)
         self.handler: Any = handler
         self.scope = scope
         self.cost = cost
+        self.for_customers = for_customers
         self.is_later = iscoroutinefunction(handler)
 
 
 ACTIONS: dict[type, Row] = {
     row.action: row
     for row in (
-        Row(Subscribe, topics.subscribe, "read", _of_topic),
-        Row(Resume, topics.resume, "read", _of_topics),
-        Row(Unsubscribe, topics.unsubscribe, "read", _of_topic),
-        Row(UnsubscribeAll, topics.unsubscribe_all, "read"),
+        Row(Subscribe, topics.subscribe, "read", _of_topic, for_customers=True),
+        Row(Resume, topics.resume, "read", _of_topics, for_customers=True),
+        Row(Unsubscribe, topics.unsubscribe, "read", _of_topic, for_customers=True),
+        Row(UnsubscribeAll, topics.unsubscribe_all, "read", for_customers=True),
         Row(CreateInvoice, invoices.create_invoice, "write"),
-        Row(FetchInvoice, invoices.fetch_invoice, "read"),
+        Row(FetchInvoice, invoices.fetch_invoice, "read", for_customers=True),
         Row(CancelInvoice, invoices.cancel_invoice, "write"),
         Row(UpdateInvoice, invoices.update_invoice, "process"),
         Row(ListInvoices, invoices.list_invoices, "read"),
@@ -184,8 +188,9 @@ class Request:
         return self.finish(done)
 
     def _check_scope(self) -> None:
-        if (scope := self.row.scope) is not None:
-            self._session.identity.require(scope)
+        identity = self._session.identity
+        if (scope := self.row.scope) is not None and not (self.row.for_customers and identity.is_customer):
+            identity.require(scope)
 
     def finish(self, done: Reply | Exception) -> bytes:
         """Return the reply as a frame."""

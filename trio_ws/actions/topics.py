@@ -7,9 +7,10 @@ from msgspec import UNSET
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
+from trio_ws.checkout import hide
 from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
-from trio_ws.errors import TooManySubscriptions, Unavailable
+from trio_ws.errors import TooManySubscriptions, Unauthorized, Unavailable
 from trio_ws.messages import (
     Cursor,
     Position,
@@ -102,7 +103,8 @@ async def _follow_snapshot(
         raise Unavailable("The event log was replaced; positions are no longer valid")
     start = after if after and recovered else position
     followed = _follow_from(start, [topic], services, session, recovered=recovered)
-    followed.position, followed.snapshot = str(position), state
+    followed.position = str(position)
+    followed.snapshot = hide(state) if session.identity.is_customer else state
     if last is not None:
         followed.next = str(Cursor("open", last))
     return Success(message=message, data=followed)
@@ -159,8 +161,10 @@ def _follow_from(
 
 
 def _allowed(type_: str, id_: str | int, session: Session) -> Topic:
-    """Return the topic. An account's must be one's own; what the others bring is filtered."""
+    """Return the topic. An account's must be one's own, a customer's an invoice's; the rest is filtered."""
     topic = Topic.parse(type_, id_)
+    if session.identity.is_customer and topic.type != "invoice":
+        raise Unauthorized("Authentication required")
     if topic.type == "account":
         session.identity.require_account(topic.id)
     return topic

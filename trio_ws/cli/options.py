@@ -41,6 +41,9 @@ class ServeOptions(Options):
     host: Annotated[str | None, Parameter(help="Address to listen on; *: all. Default: localhost.")] = None
     port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
     auth: Annotated[str | None, Parameter(help="open or token. Default: open, on loopback.")] = None
+    checkout: Annotated[
+        bool | None, Parameter(help="Have customers see an invoice without a token, and at /pay/UID.")
+    ] = None
     tls_cert: Annotated[str | None, Parameter(help="PEM file of a certificate. Default: no TLS.")] = None
     tls_key: Annotated[str | None, Parameter(help="PEM file of its key. Default: in the same file.")] = None
     metrics_listen: Annotated[

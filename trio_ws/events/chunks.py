@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from trio_ws.checkout import hide_in
 from trio_ws.codec import encode_event
 from trio_ws.messages import Event
 from trio_ws.wire.frames import TEXT, encode_frame
@@ -25,6 +26,7 @@ class View(NamedTuple):
         account: The only account whose events it may see, as a topic; None: any.
         is_folded: Whether prices are left out that a later event replaces.
         together_bytes: About how much it takes at once.
+        is_customers: Whether it is a customer's, who sees less of each.
     """
 
     topics: frozenset[str]
@@ -32,6 +34,7 @@ class View(NamedTuple):
     account: str | None
     is_folded: bool
     together_bytes: int
+    is_customers: bool = False
 
     @property
     def size(self) -> int:
@@ -60,6 +63,15 @@ def framed(event: Event) -> bytes:
     return event.frame
 
 
+def framed_for_customers(event: Event) -> bytes:
+    """Return the same for customers."""
+    if not event.customers_frame:
+        msgspec.structs.force_setattr(
+            event, "customers_frame", encode_frame(TEXT, encode_event(hide_in(event)))
+        )
+    return event.customers_frame
+
+
 def join(events: list[Event], reached: int, view: View, most_bytes: float) -> Chunk:
     """Return the first frames of what was read of a view's topics.
 
@@ -70,12 +82,13 @@ def join(events: list[Event], reached: int, view: View, most_bytes: float) -> Ch
         most_bytes: About how many may go together.
     """
     events = [event for event in events if event.seq <= view.upto and event.is_visible_to(view.account)]
+    frame_of = framed_for_customers if view.is_customers else framed
     frames: list[bytes] = []
     size = 0
     for event in _folded(events) if view.is_folded else events:
         if size >= most_bytes:
             return Chunk(b"".join(frames), len(frames), event.seq - 1)
-        frames.append(framed(event))
+        frames.append(frame_of(event))
         size += len(frames[-1])
     return Chunk(b"".join(frames), len(frames), int(min(reached, view.upto)))
 

@@ -14,7 +14,7 @@ import trio
 
 from trio_ws import metrics
 from trio_ws.errors import ActionError
-from trio_ws.events.chunks import Chunk, View
+from trio_ws.events.chunks import Chunk, View, framed_for_customers
 from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
 from trio_ws.messages import Event
@@ -35,6 +35,7 @@ class Follower:
     Attributes:
         topics: What it follows, and from which position on.
         account: The only account whose events it may see, as a topic; None: any. Prices are for all.
+        is_customers: Whether it is a customer's, who sees less of each event.
     """
 
     # Waiting for memory that is far away is most of what telling a thousand of them takes: with slots here,
@@ -46,6 +47,7 @@ class Follower:
         "_log",
         "account",
         "end",
+        "is_customers",
         "outbox",
         "topics",
     )
@@ -53,6 +55,7 @@ class Follower:
     def __init__(self, log: Log, outbox: Outbox, end: Callable[[], None]) -> None:
         self.topics: dict[str, int] = {}
         self.account: str | None = None
+        self.is_customers = False
         self.outbox = outbox
         self.end = end
         self._log = log
@@ -78,7 +81,11 @@ class Follower:
 
     def tell(self, event: Event, frame: bytes) -> None:
         """Send or queue an event; where there is no room, fall back to the log."""
-        if self._cursor is None and event.is_visible_to(self.account) and not self.outbox.push(frame):
+        if self._cursor is not None or not event.is_visible_to(self.account):
+            return
+        if self.is_customers:
+            frame = framed_for_customers(event)
+        if not self.outbox.push(frame):
             self._read_from(event.seq - 1)
             self._fell_behind = True
             metrics.CATCH_UPS.inc()
@@ -122,7 +129,10 @@ class Follower:
         topics = frozenset([topic for topic, since in self.topics.items() if since <= cursor])
         later = [since for since in self.topics.values() if since > cursor]
         upto = min(later, default=math.inf)
-        return View(topics, upto, self.account, self._fell_behind, self.outbox.together_bytes)
+        return View(
+            *(topics, upto, self.account, self._fell_behind),
+            *(self.outbox.together_bytes, self.is_customers),
+        )
 
     async def _read_ahead(self, cursor: int, view: View) -> None:
         try:

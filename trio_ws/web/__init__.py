@@ -51,6 +51,10 @@ PAGES = {
     "/asyncapi.json": _asyncapi,
     "/trio-ws.js": _file("trio-ws.js", FOR_ANY_PAGE),
 }
+CHECKOUT = {
+    "/pay.css": _file("checkout/pay.css", {}),
+    "/pay.js": _file("checkout/pay.js", {}),
+}
 CONSOLE = {
     "/console": _console,
     "/console/invoice/": _console,
