@@ -67,7 +67,7 @@ class OtherProgram:
         return int(await self.run(lambda session: session.create_account(name="another")))
 
     async def create_token(
-        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+        self, account_id: int | None = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
     ) -> str:
         """Insert a token, and return it."""
         return str(await self.run(lambda session: session.create_token(account_id, scopes, seconds)))

@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast, get_args
 from uuid import UUID
 
+import psycopg
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected
 
 from tests import raw
-from tests.test_protocol import INVOICE, Contract, request
+from tests.test_protocol import INVOICE, PATIENCE_SECONDS, Contract, request
 from trio_ws.database import event_log
 from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
@@ -694,3 +695,55 @@ async def test_open_means_open(database: SimulatedDatabase, world: World) -> Non
     token = database.create_token(scopes=("read",))
     await request(client, action="authenticate", token=token)
     assert (await request(client, **INVOICE))["code"] == "forbidden"
+
+
+# Operators
+
+
+@pytest.mark.parametrize("action", sorted(SCOPE_OF))
+async def test_an_operator_may_do_everything_for_any_account(guarded: Contract, action: str) -> None:
+    world, program = guarded
+    uid = await program.create_invoice(amount=1, currency="USD", account_id=2)
+    token = await program.create_token(None, ["admin"])
+    operator = await world.connect(authorization=bearer(token))
+    reply = await request(operator, **fields_of(action, uid, 2, token))
+    assert reply["status"] == "success", reply
+    if action == "authenticate":
+        assert reply["data"] == {"account_id": None, "scopes": ["admin"], "expiresAt": None}
+
+
+async def test_an_operator_is_told_of_every_account_until_the_token_is_revoked(guarded: Contract) -> None:
+    world, program = guarded
+    token = await program.create_token(None, ["admin"])
+    operator = await world.connect(authorization=bearer(token))
+    for account in (1, 2):
+        await request(operator, action="subscribe", type="account", id=account)
+    for account in (1, 2):
+        await program.create_invoice(amount=1, currency="USD", account_id=account)
+    with trio.fail_after(PATIENCE_SECONDS):
+        told = [await operator.receive() for _ in (1, 2)]
+    assert [event["data"]["account_id"] for event in told] == [1, 2]
+    assert len((await request(operator, action="list_invoices"))["data"]) == 2
+    reply = await request(operator, action="create_invoice", amount=1, currency="USD")
+    assert reply["code"] == "invalid_message", "whose it is has to be said"
+    await program.revoke_token(token)
+    with trio.fail_after(PATIENCE_SECONDS):
+        code, reason, _ = await closes(operator)
+    assert (code, reason) == (4401, "the token was revoked")
+
+
+@pytest.mark.parametrize(
+    ("account", "scopes", "constraint"),
+    [
+        (1, ["admin"], "tokens_account_check"),
+        (None, ["read"], "tokens_account_check"),
+        (1, ["root"], "tokens_scopes_check"),
+    ],
+)
+async def test_a_token_is_an_account_s_or_an_operator_s(
+    guarded: Contract, account: int | None, scopes: list[Any], constraint: str
+) -> None:
+    _, program = guarded
+    with pytest.raises(psycopg.errors.CheckViolation) as refused:
+        await program.create_token(account, scopes)
+    assert refused.value.diag.constraint_name == constraint

@@ -2,14 +2,15 @@
 
 import hashlib
 import secrets
-from typing import Literal, get_args
+from typing import Literal
 
 from msgspec import Struct
 
 from trio_ws.errors import Forbidden, InvalidMessage, Unauthorized
 
-Scope = Literal["read", "write", "process"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
+Scope = Literal["read", "write", "process", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "write", "process")  # of an account's token
+ADMIN: Scope = "admin"  # of an operator's, who may do everything for any account
 
 TOKEN_BYTES = 32
 TOKEN_PREFIX = "trio_ws_"  # noqa: S105 - so that who finds one knows what it is
@@ -20,7 +21,7 @@ class Identity(Struct, frozen=True, kw_only=True):
 
     Args:
         token_id: Which token; None: there is none.
-        account_id: Whose it is; None: nobody's in particular.
+        account_id: Whose it is; None: nobody's in particular, as an operator's.
         scopes: What it allows.
         expires_at: When it ends, RFC 3339 in UTC; None: when it is revoked.
         seconds_left: How long that is from now on, by the database's clock.
@@ -34,6 +35,10 @@ class Identity(Struct, frozen=True, kw_only=True):
     seconds_left: float | None = None
     is_customer: bool = False
 
+    def allows(self, scope: Scope) -> bool:
+        """Tell whether it may do that."""
+        return scope in self.scopes or ADMIN in self.scopes
+
     def require(self, scope: Scope) -> None:
         """Raise unless it may do that.
 
@@ -41,7 +46,7 @@ class Identity(Struct, frozen=True, kw_only=True):
             Unauthorized: there is no token.
             Forbidden: the token does not allow it.
         """
-        if scope in self.scopes:
+        if self.allows(scope):
             return
         if self.token_id is None:
             raise Unauthorized("Authentication required")

@@ -328,9 +328,13 @@ Reply = Success | Pong | Failure
 
 
 class Authenticated(Struct, kw_only=True, rename="camel"):
-    """The data of a reply to `authenticate`."""
+    """The data of a reply to `authenticate`.
 
-    account_id: int = msgspec.field(name="account_id")
+    Args:
+        account_id: Whose the token is; null: an operator's, for all accounts.
+    """
+
+    account_id: int | None = msgspec.field(name="account_id")
     scopes: tuple[str, ...]
     expires_at: str | None
 

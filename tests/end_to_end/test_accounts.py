@@ -115,13 +115,15 @@ def test_a_token_expires(tmp_path: Path) -> None:
         (["token", "create", "--account", "7", "--scope", "read"], 1, "Account not found"),
         (["token", "create", "--account", "0", "--scope", "read"], 1, "Account not found"),
         (["token", "create", "--account", "1", "--scope", "all"], 2, "--scope: 'all' is none of read, .*"),
+        (["token", "create", "--account", "1", "--scope", "admin"], 2, "--scope: admin is for operators.*"),
+        (["token", "create", "--scope", "read"], 2, "--scope: read is for an account: give --account"),
+        (["account", "rename", "7", "x"], 1, "Account not found"),
         (["token", "create", "--account", "1", "--scope", ""], 2, "--scope: '' is none of read, .*"),
         (
             ["token", "create", "--account", "1", "--scope", "read", "--expires", "soon"],
             2,
             "--expires: 'soon' is no duration such as .*",
         ),
-        (["token", "create", "--scope", "read"], 2, ".*--account.*"),
         (["token", "revoke", "7"], 1, "Token not found"),
         (["token", "revoke", "first"], 2, ".*first.*"),
         (["account", "create"], 2, ".*--name.*"),
@@ -179,3 +181,30 @@ def test_a_page_of_another_origin_is_turned_away(tmp_path: Path, monkeypatch: py
             call(client, action="subscribe", type="account", id=1)
             call(client, **INVOICE)
             assert receive(client)["type"] == "invoice.created"
+
+
+def test_accounts_and_tokens_are_listed_as_json_too(tmp_path: Path) -> None:
+    with serving(tmp_path, "--auth", "token") as server:
+        (line,) = ask(tmp_path, "account", "create", "--name", "A shop", "--json")
+        shop = json.loads(line)
+        assert shop == {"id": 2, "name": "A shop"}
+        assert ask(tmp_path, "account", "rename", "2", "Überladen") == ["renamed account 2"]
+        first, second = ask(tmp_path, "account", "list", "--json")
+        assert json.loads(second) | {"createdAt": ""} == {"id": 2, "name": "Überladen", "createdAt": ""}
+        assert re.fullmatch(r"2  created [^ ]+  Überladen", ask(tmp_path, "account", "list")[1])
+        assert json.loads(first)["id"] == 1
+        (line,) = ask(tmp_path, "token", "create", "--scope", "admin", "--json")
+        token = json.loads(line)
+        assert (token["id"], token["account_id"], token["scopes"]) == (1, None, ["admin"])
+        with connect_as(server, token["token"]) as client:
+            assert call(client, action="subscribe", type="account", id=2)["status"] == "success"
+        (line,) = ask(tmp_path, "token", "list", "--json")
+        assert json.loads(line) | {"createdAt": ""} == {
+            "id": 1,
+            "account_id": None,
+            "scopes": ["admin"],
+            "createdAt": "",
+            "expiresAt": None,
+            "revokedAt": None,
+        }
+        assert re.fullmatch(r"1  an operator  admin  created .*", ask(tmp_path, "token", "list")[0])

@@ -110,10 +110,10 @@ class Session:
         self.close()
         self._let_go = services.tokens.hold(identity, self._revoke)
         self.identity = identity
-        self.follower.account = f"account:{identity.account_id}"
+        self.follower.account = None if identity.account_id is None else f"account:{identity.account_id}"
         self.follower.is_customers = False
         self.log_fields["account"] = identity.account_id
-        if "read" not in identity.scopes:
+        if not identity.allows("read"):
             services.dispatcher.unsubscribe_all(self.follower)
         self._stay(math.inf if identity.seconds_left is None else identity.seconds_left)
         return identity

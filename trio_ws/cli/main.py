@@ -154,6 +154,14 @@ _add(
     "create",
     'trio-ws account create --name "The corner shop"',
 )
+_add(account, None, "trio_ws.cli.accounts:list_accounts", "list", "trio-ws account list --json")
+_add(
+    account,
+    None,
+    "trio_ws.cli.accounts:rename_account",
+    "rename",
+    'trio-ws account rename 1 "The corner shop"',
+)
 token = _group("token", "Tokens: who may come, and do what.")
 _add(
     token,
@@ -161,6 +169,7 @@ _add(
     "trio_ws.cli.accounts:create_token",
     "create",
     "trio-ws token create --account 1 --scope read,write --expires 30d",
+    "trio-ws token create --scope admin --expires 12h --json",
 )
 _add(token, None, "trio_ws.cli.accounts:list_tokens", "list", "trio-ws token list")
 _add(token, None, "trio_ws.cli.accounts:revoke_token", "revoke", "trio-ws token revoke 1")

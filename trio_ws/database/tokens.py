@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from trio_ws.database.sessions import Connection, Row
 from trio_ws.errors import NotFound, Unauthorized
-from trio_ws.identity import SCOPES, Identity
+from trio_ws.identity import ADMIN, SCOPES, Identity
 
 
 def identify(connection: Connection, digest: bytes) -> Identity:
@@ -33,7 +33,7 @@ def identify_all(connection: Connection, many: Sequence[tuple[bytes]]) -> list[I
         number: Identity(
             token_id=token_id,
             account_id=account_id,
-            scopes=tuple(scope for scope in SCOPES if scope in scopes),
+            scopes=tuple(scope for scope in (*SCOPES, ADMIN) if scope in scopes),
             expires_at=expires_at,
             seconds_left=seconds_left,
         )
@@ -70,20 +70,46 @@ def create_account(connection: Connection, name: str) -> int:
     return int(account_id)
 
 
+def list_accounts(connection: Connection) -> list[Row]:
+    """Return each account's id and name, and when it was made."""
+    return connection.execute(
+        "SELECT id, name, @schema@.wire_time(created_at) FROM @schema@.accounts ORDER BY id"
+    ).fetchall()
+
+
+def rename_account(connection: Connection, account_id: int, name: str) -> None:
+    """Give an account another name.
+
+    Raises:
+        NotFound: the account does not exist.
+    """
+    renamed = connection.execute("UPDATE @schema@.accounts SET name = %s WHERE id = %s", (name, account_id))
+    if not renamed.rowcount:
+        raise NotFound("Account not found")
+
+
 def create_token(
-    connection: Connection, account_id: int, digest: bytes, scopes: list[str], seconds: float | None
+    connection: Connection, account_id: int | None, digest: bytes, scopes: list[str], seconds: float | None
 ) -> int:
     """Store a new token, and return its id.
+
+    Args:
+        connection: The database's.
+        account_id: Whose it is; None: an operator's, with the scope `admin`.
+        digest: Its SHA-256.
+        scopes: What it allows.
+        seconds: How long it lasts; None: until it is revoked.
 
     Raises:
         NotFound: the account does not exist.
     """
     created = connection.execute(
         "INSERT INTO @schema@.tokens (account_id, hash, scopes, expires_at)"
-        " SELECT id, %s, %s, clock_timestamp() + make_interval(secs => %s) FROM @schema@.accounts"
-        " WHERE id = %s"
+        " SELECT a.id, %(hash)s, %(scopes)s, clock_timestamp() + make_interval(secs => %(seconds)s)"
+        " FROM (SELECT id FROM @schema@.accounts WHERE id = %(account)s"
+        " UNION ALL SELECT NULL WHERE %(account)s::bigint IS NULL) a"
         " RETURNING id",
-        (digest, scopes, seconds, account_id),
+        {"hash": digest, "scopes": scopes, "seconds": seconds, "account": account_id},
     )
     if not (row := created.fetchone()):
         raise NotFound("Account not found")

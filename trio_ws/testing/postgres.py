@@ -79,7 +79,7 @@ class PostgresSession:
         )
 
     def create_token(
-        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+        self, account_id: int | None = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
     ) -> str:
         """See `Session`."""
         token = new_token()

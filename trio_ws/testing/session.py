@@ -65,9 +65,9 @@ class Session(Protocol):
         """
 
     def create_token(
-        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+        self, account_id: int | None = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
     ) -> str:
-        """Insert a token, good for so long, and return it."""
+        """Insert a token, good for so long, and return it; one with the scope `admin` has no account."""
 
     def revoke_token(self, token: str) -> None:
         """Have a token be good no more.
@@ -134,7 +134,7 @@ class Statements(ABC):
             statement.delete_price((account_id, currency, base_currency))
 
     def create_token(
-        self, account_id: int = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
+        self, account_id: int | None = 1, scopes: Sequence[Scope] = SCOPES, seconds: float | None = None
     ) -> str:
         """See `Session`."""
         with self._statement() as statement:

@@ -18,7 +18,7 @@ import trio
 from msgspec import Raw
 
 from trio_ws import codec
-from trio_ws.identity import NOBODY, SCOPES, Identity, hash_token
+from trio_ws.identity import ADMIN, NOBODY, SCOPES, Identity, hash_token
 from trio_ws.messages import NOTHING
 from trio_ws.testing.refusals import (
     CheckViolation,
@@ -398,20 +398,24 @@ class Transaction:
         self.rows.unique.update(dict.fromkeys(_unique(old)))
         self._note("price.deleted", "prices", old.id)
 
-    def insert_token(self, account_id: int, scopes: Sequence[str], seconds: float | None) -> str:
+    def insert_token(self, account_id: int | None, scopes: Sequence[str], seconds: float | None) -> str:
         """Insert a token that is good for so long, and return it."""
         number = self._tables.next_id("tokens")
-        if not scopes or not {*scopes} <= {*SCOPES}:
+        constraint = ""
+        if (account_id is None) != (ADMIN in scopes):
+            constraint = "tokens_account_check"
+        elif not scopes or not {*scopes} <= {*SCOPES, ADMIN}:
             constraint = "tokens_scopes_check"
+        if constraint:
             message = f'new row for relation "tokens" violates check constraint "{constraint}"'
             raise refusal(CheckViolation, message, table="tokens", constraint=constraint)
-        if account_id not in self.rows.accounts:
+        if account_id is not None and account_id not in self.rows.accounts:
             raise _refers_to_nothing("tokens")
         expires_at = self._tables.after(seconds)
         identity = Identity(
             token_id=number,
             account_id=account_id,
-            scopes=tuple(scope for scope in SCOPES if scope in scopes),
+            scopes=tuple(scope for scope in (*SCOPES, ADMIN) if scope in scopes),
             expires_at=None if expires_at is None else wire_time(expires_at),
         )
         token = f"token-{number}"

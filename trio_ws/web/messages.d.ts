@@ -17,7 +17,8 @@ export interface AuthenticateReply {
 
 /** The data of a reply to `authenticate`. */
 export interface Authenticated {
-  account_id: number;
+  /** Whose the token is; null: an operator's, for all accounts. */
+  account_id: number | null;
   scopes: (string)[];
   expiresAt: string | null;
 }
