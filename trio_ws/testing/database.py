@@ -424,7 +424,12 @@ class SimulatedDatabase(Answering, Statements):
         self._log.append_numbered(event)
 
     def restore(self, seq: int) -> None:
-        """Lose what came after an event, as a restored backup has: its rows, too."""
+        """Lose what came after an event, as a restored backup has: its rows, too.
+
+        A payment and what it made of its invoice are of one transaction: they are lost together.
+        """
+        while seq and self.written[seq - 1].type.startswith("payment."):
+            seq -= 1
         self._log.restore(seq)
         self.webhooks.lose(seq)
         latest = {msgspec.json.decode(event.data, type=_Named).uid: event.data for event in self.written}

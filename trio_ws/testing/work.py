@@ -11,12 +11,13 @@ from uuid import UUID
 
 import trio
 
-from trio_ws.database import event_log, queries
+from trio_ws.database import event_log, payments, queries
 from trio_ws.testing.database import SimulatedDatabase
 
 AHEAD = (event_log.advance, event_log.number)
 PAGES = (event_log.read_events, event_log.find_events)
 SCANS = {event_log.find_events: 2}  # which argument says how many events are looked at, where not the second
+CHANGES = (queries.change_status, payments.record_payment)  # of the invoice that comes first
 BYTES = 1000  # that take as long as a row
 
 
@@ -69,7 +70,7 @@ class Locks:
 
     def __call__(self, query: Callable[..., Any], many: Sequence[tuple[Any, ...]]) -> float:
         """Return how long what is asked waits for them."""
-        waits = query is queries.change_status and any(args[0] in self._uids for args in many)
+        waits = query in CHANGES and any(args[0] in self._uids for args in many)
         if self._log and query in AHEAD:
             waits = len(self._database.written) > self._database.numbered
         return self._until - trio.current_time() if waits else 0.0

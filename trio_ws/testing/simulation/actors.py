@@ -42,6 +42,7 @@ MEMOS = {"memo": 0, "long memo": 980}  # how long, besides some digits: up to as
 HOOKED = 3  # invoices with a webhook where a receiver begins to fail
 DAWDLES = (2.0, 8.0, 15.0)  # seconds; a POST has 10
 RECENT = 12  # of all invoices, those that steps are about
+REFERENCES = 3  # of an invoice's payments that other programs record: so one is recorded again
 
 
 class Actors:
@@ -80,6 +81,10 @@ class Actors:
         """Have a client read some pages of invoices, and ask for another account's."""
         self._client(step).asking.list_others_invoices()
         self._client(step).asking.list_invoices()
+
+    async def pay(self, step: Step, own: Random) -> None:
+        """Have a client record a payment, early or late, and read all that were recorded."""
+        self._client(step).asking.pay(self._some_invoice(own), step.value, own)
 
     async def say_price(self, step: Step, own: Random) -> None:
         """Have a client say what a currency costs, and ask what some of it comes to."""
@@ -208,6 +213,16 @@ class Actors:
             if number % 10 == 0:
                 self._run.database.set_price("ETH", Decimal(own.randint(1, 10**6)) / 100)
             await trio.sleep(own.choice([0, 0, 0, 0.02]))
+
+    async def take_money(self, step: Step, own: Random) -> None:
+        """Record a payment, or what became of one: too little, too much, twice, or backwards."""
+        with suppress(CheckViolation, NoData):
+            self._run.database.record_payment(
+                self._some_invoice(own),
+                reference=f"tx-{own.randrange(REFERENCES)}",
+                amount=own.choice([-1, 1, 1, 5, 20]),
+                status=step.value,
+            )
 
     async def set_price(self, step: Step, own: Random) -> None:
         """Change a price."""

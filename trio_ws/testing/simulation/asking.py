@@ -1,4 +1,4 @@
-"""What a client asks for besides following: invoices and prices; and whether what it is told is so."""
+"""What a client asks for besides following: invoices, payments, prices; and whether the replies are so."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -29,6 +29,15 @@ class _Invoice(msgspec.Struct):
     status: str
     amount: int
     currency: str
+    account_id: int
+
+
+class _Payment(msgspec.Struct):
+    id: int
+    invoice: str
+    reference: str
+    amount: int
+    status: str
     account_id: int
 
 
@@ -182,6 +191,50 @@ class Asking:
         if (invoice.uid, invoice.status) != (uid, status):
             raise Violation(f"{uid} was to be {status}, and the reply is {invoice}")
         self._run.check_invoice(uid, bytes(told.data))
+
+    def pay(self, uid: UUID, status: str, own: Random) -> None:
+        """Record a payment, which nothing but its invoice's absence refuses."""
+        reference = f"{self._client.name} {next(self._client.numbers)}"
+        fields = {"reference": reference, "amount": own.choice([-1, 1, 5, 20]), "status": status}
+        self._client.ask(
+            "record_payment",
+            reference,
+            {"uid": str(uid), **fields},
+            scope="process",
+            may={"not_found"},
+            done=partial(self._paid, str(uid), fields),
+            refused=partial(self._not_found, str(uid)),
+        )
+
+    def _paid(self, uid: str, fields: Mapping[str, object], told: Told) -> None:
+        payment = self._check_payment(uid, bytes(told.data))
+        if any(getattr(payment, name) != value for name, value in fields.items()):
+            raise Violation(f"{fields} was paid, and the reply is {payment}")
+        self._client.ask(
+            "list_payments",
+            uid,
+            {"uid": uid},
+            scope="read",
+            may={"not_found"},
+            done=partial(self._payments_listed, uid, payment.id),
+            refused=partial(self._not_found, uid),
+        )
+
+    def _payments_listed(self, uid: str, paid: int, told: Told) -> None:
+        listed = msgspec.json.decode(told.data, type=list[msgspec.Raw])
+        ids = [self._check_payment(uid, bytes(payment)).id for payment in listed]
+        is_whole = told.next is None and not self._run.was_restored
+        if ids != sorted(ids) or (is_whole and paid not in ids):
+            raise Violation(f"payments {ids} of {uid} are listed, and {paid} is one of them")
+
+    def _check_payment(self, uid: str, told: bytes) -> _Payment:
+        """Return a payment, which has to be as an event said."""
+        payment = msgspec.json.decode(told, type=_Payment)
+        if self._client.credentials.account not in (None, payment.account_id) or payment.invoice != uid:
+            raise Violation(f"of {uid} it is told another's payment: {told!r}")
+        if not self._run.truth.was_said(told):
+            raise Violation(f"a payment was never {told!r}")
+        return payment
 
     def list_others_invoices(self) -> None:
         """Ask for another account's invoices, as a token may not."""

@@ -27,6 +27,7 @@ CLIENT_STEPS = {
     "cancel": 4,
     "change_status": 4,
     "list_invoices": 1,
+    "pay": 4,
     "say_price": 1,
     "convert": 2,
     "ask_many": 1,
@@ -36,7 +37,7 @@ CLIENT_STEPS = {
     "ask_nonsense": 1,
     "authenticate": 2,
 }
-PROGRAM_STEPS = {"insert": 12, "update": 50, "set_price": 4}
+PROGRAM_STEPS = {"insert": 12, "update": 50, "take_money": 12, "set_price": 4}
 RARE_STEPS = {"burst": 2, "delete_price": 1}  # and in all
 # What breaks, by what it happens to. Those joined by `+` happen at once, or nearly so, to the same server.
 FAULT_STEPS: dict[str, dict[str, float]] = {
@@ -243,6 +244,8 @@ def _topic(own: Random) -> str:
 _VALUES: dict[str, Callable[[Random], str]] = {
     "create": lambda own: own.choice(["", "", "soon", "long", "webhook"]),
     "change_status": lambda own: own.choice(["confirming", "paid", "unpaid"]),
+    "pay": lambda own: own.choice(["pending", "settled", "settled", "failed"]),
+    "take_money": lambda own: own.choice(["pending", "settled", "settled", "failed"]),
     "say_price": lambda own: own.choice(CURRENCIES),
     "convert": lambda own: own.choice(CURRENCIES),
     "authenticate": lambda own: own.choice(["", "2", "60", "wrong", "again", "blind"]),

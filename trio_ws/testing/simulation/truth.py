@@ -43,6 +43,7 @@ class Row(msgspec.Struct):
     version: int = 0
     status: str = ""
     memo: str = ""
+    amount_paid: int = 0
     expires_at: datetime | None = msgspec.field(name="expiresAt", default=None)
 
 
@@ -65,13 +66,20 @@ class Truth:
     def check_what_is_stored(self) -> None:
         """Raise unless each invoice was made once, and has expired if it was to."""
         made: set[str] = set()
+        paid: dict[str, dict[str, int]] = {}  # by invoice, what each settled payment comes to
         for event in self.database.written:
+            if event.type.startswith("payment."):
+                payment = msgspec.json.decode(event.data, type=_Payment)
+                settled = payment.amount if payment.status == "settled" else 0
+                paid.setdefault(payment.invoice, {})[payment.reference] = settled
             if event.type == "invoice.created" and (memo := msgspec.json.decode(event.data, type=Row).memo):
                 if memo in made:
                     raise Violation(f"{memo} was made twice")
                 made.add(memo)
             if event.type == "invoice.updated":
                 row = msgspec.json.decode(event.data, type=Row)
+                if row.amount_paid != (due := sum(paid.get(row.uid, {}).values())):
+                    raise Violation(f"{row.uid} was paid {due}, and shows {row.amount_paid}")
                 if row.status == "expired" and not _is_due(row, event.at):
                     raise Violation(f"{row.uid} expired before its time")
         for uid in self.database.uids:
@@ -103,6 +111,10 @@ class Truth:
         parts = f'"currency":"{currency}","amount":{amount},'.encode(), f'"updatedAt":"{since}"'.encode()
         logs = [self.database.written, *self._past]
         return any(all(part in bytes(event.data) for part in parts) for log in logs for event in log)
+
+    def was_said(self, told: bytes) -> bool:
+        """Tell whether an event says a row is so, in the log that there is or one that is no more."""
+        return self.was(told) or any(bytes(event.data) == told for event in reversed(self.database.written))
 
     def was(self, told: bytes) -> bool:
         """Tell whether a row was so in a log that is no more."""
@@ -156,6 +168,13 @@ class Truth:
             is_due = is_due or (event.type == "price.updated" and event is latest[_rate(event).pair])
             if is_whole and is_due and id_ not in there | {*later}:
                 raise Violation(f"{topic} is shown at {at} without {bytes(event.data)!r}")
+
+
+class _Payment(msgspec.Struct):
+    invoice: str
+    reference: str
+    amount: int
+    status: str
 
 
 class _Owned(msgspec.Struct):
