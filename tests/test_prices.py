@@ -504,7 +504,7 @@ async def test_a_price_converts_its_currency_into_its_base(contract: Contract) -
         ("USD", "BTC", "43000", 1),  # inversely
         ("USD", "BTC", 1, 0.00002326),
         ("BTC", "EUR", 1, 39814.81),  # both through USD: 43000 / 1.08
-        ("EUR", "ETH", 1000, 0.469565217391304348),
+        ("EUR", "ETH", 1000, 0.469565217),
         ("USD", "USD", "1.005", 1.01),
         ("JPY", "JPY", "0.5", 1),
     ],
@@ -619,6 +619,31 @@ def test_python_and_postgresql_know_the_same_exponents(conninfo: str) -> None:
     assert dict(rows) == {currency: exponent(currency) for currency in known}
     assert defined
     assert defined[0].count("'") == 2 * len(EXPONENTS)
+
+
+@pytest.mark.parametrize(
+    ("currency", "value", "converted"),
+    [
+        ("SOL", Fraction(1, 150), "0.006666667"),
+        ("SHIB", Fraction(1, 150), "0.01"),  # as its digits are known
+        ("XXX", Fraction(1, 150), "0.006666666666666667"),
+        ("XXX", Fraction(1200), "1200"),
+        ("XXX", Fraction(5, 2), "2.5"),
+        ("XXX", Fraction(1, 10**18), "1E-18"),
+        ("XXX", Fraction(1, 10**19), "0"),
+        ("XXX", Fraction(10**36), str(10**36)),
+    ],
+)
+def test_an_amount_in_a_currency_whose_digits_nobody_knows_keeps_its_own(
+    currency: str, value: Fraction, converted: str
+) -> None:
+    assert str(rounded(value, currency)) == converted
+
+
+async def test_a_dollar_in_a_coin_that_nobody_has_listed_is_not_a_hundredth(world: World) -> None:
+    client = await world.connect()
+    await request(client, action="set_price", currency="UNLISTED", base_currency="USD", value=150)
+    assert await convert(world, "USD", "UNLISTED") == 0.006666666666666667
 
 
 decimals = st.decimals(min_value="1e-18", max_value="1e15", allow_nan=False, places=18)

@@ -1,6 +1,7 @@
 """Currencies: how many digits their smallest units have, and exact conversion by prices.
 
-Integers, decimals and fractions; never a binary float.
+EXPONENTS is the one table of them. `currency_exponent` of the schema and `/currencies.js` say the same, and
+tests compare them. Integers, decimals and fractions; never a binary float.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,34 +11,74 @@ from itertools import chain, islice
 from math import floor
 from typing import NamedTuple, Protocol
 
-# ISO 4217, and what is usual for others; all else has 2. `currency_exponent` of the schema says the same.
-_BY_EXPONENT = {
+# ISO 4217, list one as its maintenance agency, SIX, published it on 2026-01-01. What it gives no digits, as
+# XAU and XXX, is not here. The last six were on it until lately, and may be in what is stored.
+_ISO_4217 = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    2: "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF "
+    "CHE CHF CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD "
+    "GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL "
+    "MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR "
+    "PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP "
+    "TRY TTD TWD TZS UAH USD USN UYU UZS VED VES WST XAD XCD XCG YER ZAR ZMW ZWG "
+    "ANG BGN CUC HRK SLL ZWL",
     3: "BHD IQD JOD KWD LYD OMR TND",
     4: "CLF UYW",
-    6: "USDC USDT TRX",
-    8: "BCH BTC DOGE LTC",
-    12: "XMR",
-    18: "BNB DAI ETH",
 }
-EXPONENTS = {currency: digits for digits, names in _BY_EXPONENT.items() for currency in names.split()}
+# Coins have the smallest unit that their own network counts in: satoshi and its like (8), piconero (XMR),
+# lamport (SOL), nanoton (TON), nAVAX, planck (DOT), stroop (XLM), drop (XRP), lovelace (ADA), uatom (ATOM),
+# sun (TRX); the contracts of USDC, USDT and EURC have 6 digits. Where that unit is 10^-18, the largest
+# amount, 2^53 - 1 of them, is 0.009. So Ethereum's and its like are counted in gwei (up to 9 007 199), DAI
+# in 10^-6 as other dollars, and SHIB, of which a dollar is some 100 000, in hundredths.
+_COINS = {
+    2: "SHIB",
+    6: "ADA ATOM DAI EURC TRX USDC USDT XRP",
+    7: "XLM",
+    8: "BCH BTC DASH DOGE LTC ZEC",
+    9: "AVAX BNB ETC ETH LINK MATIC POL SOL TON",
+    10: "DOT",
+    12: "XMR",
+    # What was stored before 0017_currencies.sql, and is no whole number of the units above.
+    18: "BNB18 DAI18 ETH18",
+}
+EXPONENTS = {
+    currency: digits
+    for table in (_ISO_4217, _COINS)
+    for digits, names in table.items()
+    for currency in names.split()
+}
+UNKNOWN_EXPONENT = 2  # as most of ISO 4217
+CONVERTED_DIGITS = 18  # of an amount in a currency whose digits are unknown: no coin in use has more
 
 
 def exponent(currency: str) -> int:
     """Return how many digits a currency has after the point."""
-    return EXPONENTS.get(currency, 2)
+    return EXPONENTS.get(currency, UNKNOWN_EXPONENT)
 
 
 def in_minor_units(value: Decimal | Fraction, currency: str) -> int:
     """Return an amount in major units as an integer of the smallest ones; halves go up, as in PostgreSQL."""
-    scale: int = 10 ** exponent(currency)
-    return floor(Fraction(value) * scale + Fraction(1, 2))
+    return _in_units(value, exponent(currency))
 
 
 def rounded(value: Decimal | Fraction, currency: str) -> Decimal:
-    """Return an amount in major units to the currency's smallest one."""
+    """Return an amount in major units to the currency's smallest one.
+
+    Where nobody knows that one, two digits would make 0.01 of 0.006667. So it has as many as it needs then,
+    up to CONVERTED_DIGITS.
+    """
+    digits = EXPONENTS.get(currency, CONVERTED_DIGITS)
+    units = _in_units(value, digits)
+    if currency not in EXPONENTS:
+        while digits and units % 10 == 0:
+            units, digits = units // 10, digits - 1
     # Made of text: arithmetic would round to the context's precision.
-    return Decimal(f"{in_minor_units(value, currency)}E-{exponent(currency)}")
+    return Decimal(f"{units}E-{digits}")
+
+
+def _in_units(value: Decimal | Fraction, digits: int) -> int:
+    scale: int = 10**digits
+    return floor(Fraction(value) * scale + Fraction(1, 2))
 
 
 class Rate(NamedTuple):

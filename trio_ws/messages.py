@@ -343,7 +343,7 @@ class Converted(Struct, kw_only=True):
     """The data of a reply to `convert_price`.
 
     Args:
-        base_value: Rounded to the smallest unit of `base_currency`.
+        base_value: Rounded to the smallest unit of `base_currency`; 18 decimals where that is unknown.
         timestamp: Since when the price that it rests on is in force; of two prices, the older one's.
     """
 

@@ -13,6 +13,7 @@ from websockets.sync.client import ClientConnection
 from tests.asyncapi.test_document import DOCUMENT
 from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import PATIENCE_SECONDS, Server, serving
+from trio_ws.currencies import EXPONENTS
 from trio_ws.database import embedded
 from trio_ws.errors import CloseCode
 
@@ -150,3 +151,14 @@ def test_each_error_code_is_in_the_table_and_shown() -> None:
 def test_each_close_code_is_in_the_table() -> None:
     table = set(map(int, re.findall(r"^\| (\d{4}) \|", PAGE, re.MULTILINE)))
     assert table == {*CloseCode, 1000}
+
+
+def test_each_currency_is_in_the_table_with_its_digits() -> None:
+    section = PAGE.partition("## Currencies")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", section, re.MULTILINE)
+    shown = {
+        name: int(digits) for digits, names in rows for name in re.findall(r"\b[A-Z][A-Z0-9]{2,}\b", names)
+    }
+    del shown["ISO"]  # "all others of ISO 4217"
+    assert shown == {name: EXPONENTS[name] for name in shown}
+    assert {digits for name, digits in EXPONENTS.items() if name not in shown} == {2}

@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +13,7 @@ from playwright.sync_api import Page, Route, expect
 from tests.cli.test_main import trio_ws_command
 from tests.end_to_end.serving import INVOICE, Server, call, execute, free_port, serving
 from tests.web.browser import PATIENCE_MS
+from trio_ws.currencies import EXPONENTS
 from trio_ws.messages import Action
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -73,6 +75,45 @@ def test_an_invoice_that_is_not_there_yet_is_waited_for(page: Page, server: Serv
     expect(page.locator("#invoice-status")).to_have_text("unpaid")
     expect(page.locator("#invoice-amount")).to_have_text("5 JPY")
     expect(page.locator("#invoice-trouble")).to_be_hidden()
+
+
+def test_amounts_are_shown_with_the_digits_that_the_server_counts_in(page: Page, server: Server) -> None:
+    page.goto(http(server))
+    assert page.evaluate('import("/currencies.js").then(({ EXPONENTS }) => EXPONENTS)') == EXPONENTS
+    shown = page.evaluate(
+        """async (currencies) => {
+          const { inWords } = await import("/console/amounts.js");
+          const amounts = [5, Number.MAX_SAFE_INTEGER];
+          return currencies.flatMap((currency) => amounts.map((amount) => inWords(amount, currency)));
+        }""",
+        [*EXPONENTS],
+    )
+    assert shown == [
+        f"{Decimal(amount).scaleb(-digits):f} {currency}"
+        for currency, digits in EXPONENTS.items()
+        for amount in (5, 2**53 - 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "text"),
+    [
+        # Of ISO 4217 these have other digits than browsers show.
+        (123456, "IQD", "123.456 IQD"),
+        (123456, "HUF", "1234.56 HUF"),
+        (123456, "UGX", "123456 UGX"),
+        (1, "ETH", "0.000000001 ETH"),
+        (2**53 - 1, "ETH", "9007199.254740991 ETH"),
+        (5, "XXX", "5 smallest units of XXX"),
+    ],
+)
+def test_an_invoice_s_page_shows_the_amount_that_is_meant(
+    page: Page, server: Server, amount: int, currency: str, text: str
+) -> None:
+    with server.connect() as client:
+        uid = call(client, **{**INVOICE, "amount": amount, "currency": currency})["data"]["uid"]
+    page.goto(http(server, f"/console/invoice/{uid}"))
+    expect(page.locator("#invoice-amount")).to_have_text(text)
 
 
 def test_there_is_a_form_for_each_action_and_it_shows_the_reply(page: Page, server: Server) -> None:

@@ -5,10 +5,12 @@ its Content-Security-Policy has it run these files alone, and Trusted Types leav
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trio_ws import asyncapi
+from trio_ws.currencies import EXPONENTS
 from trio_ws.pages import Page
 
 FOLDER = Path(__file__).parent
@@ -47,8 +49,12 @@ def _asyncapi() -> Page:
     return _constant(asyncapi.encoded(), ".json", FOR_ANY_PAGE)()  # made when it is first asked for
 
 
+# A module made of Python's table, so that there is no second one to keep.
+_currencies = f"export const EXPONENTS = Object.freeze({json.dumps(EXPONENTS)});\n"
+
 PAGES = {
     "/asyncapi.json": _asyncapi,
+    "/currencies.js": _constant(_currencies.encode(), ".js", FOR_ANY_PAGE),
     "/trio-ws.js": _file("trio-ws.js", FOR_ANY_PAGE),
 }
 CHECKOUT = {

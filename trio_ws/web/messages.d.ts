@@ -62,7 +62,7 @@ export interface Converted {
   quote_currency: string;
   base_currency: string;
   quote_value: number;
-  /** Rounded to the smallest unit of `base_currency`. */
+  /** Rounded to the smallest unit of `base_currency`; 18 decimals where that is unknown. */
   base_value: number;
   /** Since when the price that it rests on is in force; of two prices, the older one's. */
   timestamp: string;

@@ -1,19 +1,11 @@
 /** One invoice, as it is now and as it changes. */
 
+import { inWords } from "./amounts.js";
 import { byId, element, note } from "./elements.js";
 import { tell } from "./following.js";
 import { askForToken, client, showLine } from "./session.js";
 
 const FINAL = ["paid", "expired", "cancelled"];
-
-/** @param {any} invoice How much it is over, in words: the smallest unit is the only one that is sure. */
-function amount({ amount, currency }) {
-  const isKnown = Intl.supportedValuesOf("currency").includes(currency);
-  if (!isKnown) return `${amount.toLocaleString()} smallest units of ${currency}`;
-  const digits = new Intl.NumberFormat(undefined, { style: "currency", currency }).resolvedOptions().maximumFractionDigits ?? 2;
-  const text = String(amount).padStart(digits + 1, "0"); // as text, for it may be larger than what divides exactly
-  return `${text.slice(0, text.length - digits)}${digits ? "." : ""}${digits ? text.slice(-digits) : ""} ${currency}`;
-}
 
 /** The page of one invoice. */
 class InvoicePage {
@@ -29,7 +21,7 @@ class InvoicePage {
     byId("invoice-trouble").hidden = true;
     byId("invoice-status").dataset.status = invoice.status;
     byId("invoice-status").textContent = invoice.status;
-    byId("invoice-amount").textContent = amount(invoice);
+    byId("invoice-amount").textContent = inWords(invoice.amount, invoice.currency);
     document.title = `${invoice.status} – invoice ${invoice.id}`;
     byId("invoice-fields").replaceChildren(
       ...Object.entries(invoice).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]),
