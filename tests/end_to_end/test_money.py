@@ -18,6 +18,7 @@ from tests.end_to_end.serving import INVOICE, Server, call, receive, serving
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of two workers, patient enough for a slow machine."""
     monkeypatch.setenv("TRIO_WS_STATEMENT_SECONDS", "20")
+    monkeypatch.setenv("TRIO_WS_WRITE_SECONDS", "600")
     with serving(tmp_path, "--workers", "2") as server:
         yield server
 
@@ -80,3 +81,44 @@ def test_of_two_hundred_who_cancel_and_pay_one_invoice_one_wins(
         assert (event["type"], event["previous"]) == ("invoice.updated", {"status": "unpaid"})
         assert event["data"] == winner
         assert call(follower, action="fetch_invoice", id=uid)["data"] == winner, "and no other event came"
+
+
+INVOICES, EACH = 20, 10  # invoices, and payments of each line
+
+
+def test_what_two_hundred_record_at_once_is_summed_exactly_and_each_invoice_is_paid_once(
+    server: Server, lines: list[ClientConnection]
+) -> None:
+    share = len(lines) * EACH // INVOICES  # of an invoice's amount, each payment is 1
+    with server.connect() as follower:
+        invoices = [call(follower, **{**INVOICE, "amount": share})["data"] for _ in range(INVOICES)]
+        call(follower, action="subscribe", type="account", id=1)
+        payments = [
+            [
+                {
+                    "action": "record_payment",
+                    "uid": invoices[(line + number) % INVOICES]["uid"],
+                    "reference": f"tx-{line}-{number}",
+                    "amount": 1,
+                    "status": "settled",
+                }
+                for number in range(EACH)
+            ]
+            for line in range(len(lines))
+        ]
+        some_twice = [[*asked, asked[0]] for asked in payments]
+        replies = at_once(lines, some_twice)
+        assert Counter(reply["status"] for reply in replies) == {"success": len(lines) * (EACH + 1)}
+        assert len({reply["data"]["id"] for reply in replies}) == len(lines) * EACH
+        paid: Counter[str] = Counter()
+        types: Counter[str] = Counter()
+        while types["payment.created"] < len(lines) * EACH or types["invoice.updated"] < len(lines) * EACH:
+            event = receive(follower)
+            types[event["type"]] += 1
+            if event.get("previous", {}).get("status"):
+                paid[event["data"]["uid"]] += 1
+                assert event["data"]["status"] == "paid"
+        assert paid == {invoice["uid"]: 1 for invoice in invoices}, "each once"
+        for invoice in invoices:
+            now = call(follower, action="fetch_invoice", id=invoice["uid"])["data"]
+            assert (now["status"], now["amount_paid"], "amount_pending" in now) == ("paid", share, False)
