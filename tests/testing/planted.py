@@ -393,8 +393,8 @@ BUGS: tuple[Bug, ...] = (
         "tell_an_account_another_s_events",
         "accounts",
         "events/follower.py",
-        "self._cursor is None and event.is_visible_to(self.account) and not",
-        "self._cursor is None and not",
+        "self._cursor is not None or not event.is_visible_to(self.account):",
+        "self._cursor is not None:",
     ),
     Bug(
         "replay_an_account_another_s_events",
@@ -647,36 +647,36 @@ BUGS: tuple[Bug, ...] = (
         "fetch_another",
         "invoices",
         "actions/invoices.py",
-        "queries.fetch_invoice, _uid(action.id), session",
-        'queries.fetch_invoice, vars(session).setdefault("uid", _uid(action.id)), session',
+        "queries.fetch_invoice, uid_of(action.id), session",
+        'queries.fetch_invoice, vars(session).setdefault("uid", uid_of(action.id)), session',
     ),
     Bug(
         "find_nothing",
         "invoices",
         "actions/invoices.py",
-        "queries.fetch_invoice, _uid(action.id), session",
+        "queries.fetch_invoice, uid_of(action.id), session",
         "queries.fetch_invoice, UUID(int=0), session",
     ),
     Bug(
         "fetch_what_is_another_account_s",
         "accounts",
         "actions/invoices.py",
-        "_uid(action.id), session.identity.account_id)",
-        "_uid(action.id), None)",
+        "uid_of(action.id), session.identity.account_id)",
+        "uid_of(action.id), None)",
     ),
     Bug(
         "cancel_what_is_another_account_s",
         "accounts",
         "actions/invoices.py",
-        '_uid(action.uid), "cancelled", owner)',
-        '_uid(action.uid), "cancelled", None)',
+        'uid_of(action.uid), "cancelled", owner)',
+        'uid_of(action.uid), "cancelled", None)',
     ),
     Bug(
         "say_that_it_was_cancelled",
         "invoices",
         "actions/invoices.py",
-        'queries.change_status, _uid(action.uid), "cancelled", owner)',
-        "queries.fetch_invoice, _uid(action.uid), owner)",
+        'queries.change_status, uid_of(action.uid), "cancelled", owner)',
+        "queries.fetch_invoice, uid_of(action.uid), owner)",
     ),
     Bug(
         "list_what_is_another_account_s",
@@ -1147,7 +1147,7 @@ BUGS: tuple[Bug, ...] = (
         "tokens",
         "actions/session.py",
         """\
-        if "read" not in identity.scopes:
+        if not identity.allows("read"):
             services.dispatcher.unsubscribe_all(self.follower)
 """,
         "",
