@@ -12,7 +12,16 @@ from typing import Any, get_args
 import msgspec
 
 from trio_ws.errors import ActionError, InvalidMessage, InvalidValue
-from trio_ws.messages import NOTHING, Action, ConvertPrice, Event, EventMessage, RequestId, SetPrice
+from trio_ws.messages import (
+    NOTHING,
+    URL_PATTERN,
+    Action,
+    ConvertPrice,
+    Event,
+    EventMessage,
+    RequestId,
+    SetPrice,
+)
 
 _decoder: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)
 _request_id_decoder: msgspec.json.Decoder[RequestId] = msgspec.json.Decoder(RequestId)
@@ -27,6 +36,8 @@ _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 # msgspec's own limit depends on the Python: some 1 000 levels in 3.11, more in later ones.
 MAX_DEPTH = 100
 _TOO_DEEP = f"JSON is nested more than {MAX_DEPTH} levels deep"
+# What msgspec says of a URL that is none has the whole pattern in it.
+_URL_IN_WORDS = (f"`str` matching regex {URL_PATTERN!r}", "an http or https URL without user and password")
 _LEVELS = bytes.maketrans(b"[]{}", bytes((1, 255, 1, 255)))  # as signed bytes: 1 and -1
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -174,7 +185,7 @@ def _mask_escapes(frame: str) -> str:
 
 def _explain(frame: str, error: Exception) -> DecodeFailure:
     """Find out what of a frame that would not decode is wrong: its shape, or one field's value."""
-    detail = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
+    detail = _TOO_DEEP if isinstance(error, RecursionError) else str(error).replace(*_URL_IN_WORDS)
     try:
         given: dict[str, msgspec.Raw] = msgspec.structs.asdict(_fields_decoder.decode(frame))
     except _UNREADABLE:

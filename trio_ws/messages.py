@@ -29,7 +29,15 @@ RequestId = Annotated[str, Meta(max_length=64)] | int
 # JSON allows U+0000 in a string, PostgreSQL's text does not.
 Memo = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*\Z")]
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+\Z")]
-Url = Annotated[str, Meta(max_length=2000, pattern=r"^https?://[^\x00-\x20\x7f/?#]+[^\x00-\x20\x7f]*\Z")]
+# A host that can be one, a port from 1 to 65535 or none, no user and password: as is_url() of the schema.
+URL_PATTERN = (
+    r"^https?://"
+    r"(?:[^\x00-,./:-@\[-^`{-\x7f]+(?:\.[^\x00-,./:-@\[-^`{-\x7f]+)*\.?"
+    r"|\[[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\])"
+    r"(?::(?:0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?"
+    r"(?:[/?#][^\x00-\x20\x7f]*)?\Z"
+)
+Url = Annotated[str, Meta(max_length=2000, pattern=URL_PATTERN)]
 Status = Literal["unpaid", "confirming", "paid", "expired", "cancelled"]
 PaymentStatus = Literal["pending", "settled", "failed"]
 PaymentAmount = Annotated[int, Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]

@@ -112,9 +112,26 @@ PRIMARY = Gauge(
     registry=REGISTRY,
 )
 WEBHOOKS = Counter("trio_ws_webhooks", "Webhooks, by what came of an attempt.", ["result"], registry=REGISTRY)
+WEBHOOK_SECONDS = Histogram(
+    "trio_ws_webhook_attempt_seconds",
+    "Attempts to deliver a webhook, from the look-up of the host to the end of the answer.",
+    buckets=_LATENCIES,
+    registry=REGISTRY,
+)
+WEBHOOK_ANSWERS = Counter(
+    "trio_ws_webhook_answers",
+    "Attempts to deliver a webhook, by the answer's class: 2xx to 5xx, or none.",
+    ["status"],
+    registry=REGISTRY,
+)
 WEBHOOKS_WAITING = Gauge(
     "trio_ws_webhooks_waiting",
     "Webhooks of all processes that are neither delivered, failed nor held, counted up to 100000.",
+    registry=REGISTRY,
+)
+WEBHOOKS_OLDEST = Gauge(
+    "trio_ws_webhooks_oldest_seconds",
+    "How long the oldest webhook waits, of all processes, among the 100000 that are counted.",
     registry=REGISTRY,
 )
 WEBHOOKS_HELD = Gauge(

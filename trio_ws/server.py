@@ -25,7 +25,7 @@ from trio_ws.errors import CloseCode, Unauthorized
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
-from trio_ws.events.retention import trim_log
+from trio_ws.events.retention import trim_log, trim_webhook_history
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.identity import hash_token
@@ -112,6 +112,8 @@ async def serve(
         if settings.retention_seconds is not None:
             trim = partial(trim_log, database, settings.retention_seconds)
             background.start_soon(forever, "retention", trim)
+        forget = partial(trim_webhook_history, database, settings.webhook_history_seconds)
+        background.start_soon(forever, "webhook history", forget)
         await background.start(tail.run)
         for listener in map(_PatientListener, page_listeners):
             background.start_soon(accept, listener, server.serve_pages, background)

@@ -144,6 +144,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_retry_seconds: Annotated[
         Annotated[float, Meta(gt=0, le=31536000)], Meta(description="how long a webhook is retried")
     ] = 259200.0
+    webhook_history_seconds: Annotated[
+        Annotated[float, Meta(ge=0, le=3155760000)],
+        Meta(description="how long what was delivered is kept, for lists and retries; 0: not at all"),
+    ] = 2592000.0
 
     head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
     authenticate_seconds: Annotated[
@@ -178,7 +182,7 @@ _FIXED = (
     "host port workers database_url listen_url log_url data_dir postgres_bindir migrate auth tls_cert tls_key"
     " metrics_listen console checkout log_format database_connections statement_seconds poll_seconds"
     " expiry_seconds retention_seconds log_memory_bytes webhooks webhook_private_addresses webhook_seconds"
-    " webhook_answer_bytes webhook_retry_seconds"
+    " webhook_answer_bytes webhook_retry_seconds webhook_history_seconds"
 )
 FIXED = frozenset(_FIXED.split())
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}

@@ -26,9 +26,10 @@ from tests.database.test_webhooks import (
     unkempt,
 )
 from tests.programs import prepare
-from trio_ws.database import event_log, migrations, programs, webhooks
+from trio_ws.database import event_log, migrations, programs, webhook_lists, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import Connection
+from trio_ws.database.webhook_lists import QUEUED
 from trio_ws.database.webhooks import Delivery, Figures, Result
 from trio_ws.errors import NotFound
 
@@ -92,7 +93,7 @@ def hold(connection: Connection, most: int = 500) -> int:
 
 
 def states(connection: Connection) -> list[str]:
-    return [row[6] for row in webhooks.list_deliveries(connection, None, failed=False)]
+    return [one.word for one in webhook_lists.list_deliveries(connection, None, QUEUED)]
 
 
 # Copies
@@ -115,7 +116,7 @@ def test_a_copy_holds_what_was_queued_and_sends_it_once_it_is_released(
     assert hold(restored, most=3) == 7
     assert states(restored) == ["failed", *["held"] * 7]
     assert webhooks.figures(restored) == Figures(0, held=7, dead=1)
-    assert len(webhooks.list_deliveries(restored, None, failed=True)) == 1
+    assert len(webhook_lists.list_deliveries(restored, None, ["failed"])) == 1
     for one in held:
         with pytest.raises(NotFound):
             webhooks.retry(restored, one.id)
@@ -268,7 +269,7 @@ def test_a_webhook_keeps_its_id_when_its_event_is_numbered_again(
     assert before.event.position != other.event.position
     assert (again.id, other.id == before.id) == (before.id, False)
     settle(connection, [before], Result.DELIVERED)  # by a server that sent it before
-    assert [row[0] for row in webhooks.list_deliveries(connection, None, failed=False)] == [other.id]
+    assert [row[0] for row in webhook_lists.list_deliveries(connection, None, QUEUED)] == [other.id]
 
 
 def test_each_event_that_is_to_be_posted_has_an_id_of_its_own_whoever_writes_it(

@@ -21,7 +21,8 @@ INSERT = "INSERT INTO invoices (account_id, amount, currency,"
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 # No program can send a NUL to PostgreSQL.
 URLS = st.from_regex(
-    r"(https?|ftp|javascript|HTTP)?:?/{0,2}[a-z.:@]{0,3}[/?#]?[^\s\0]{0,3}\s?", fullmatch=True
+    r"(https?|ftp|javascript|HTTP)?:?/{0,2}[a-z.:@\[\]_é]{0,4}(:[0-9]{0,6})?[/?#]?[^\s\0]{0,3}\s?",
+    fullmatch=True,
 )
 
 
@@ -47,6 +48,20 @@ def fits(field: str, value: str) -> bool:
 @example("redirect_url", "javascript:alert(1)", 0)
 @example("redirect_url", "https://x\n", 0)
 @example("webhook_url", "https://€", 2000)
+@example("webhook_url", "http://[::", 0)
+@example("webhook_url", "http://[::1]:80/", 0)
+@example("webhook_url", "http://[shop]/", 0)
+@example("webhook_url", "https://shop.example:99999/", 0)
+@example("webhook_url", "https://shop.example:65535?x", 0)
+@example("webhook_url", "https://shop.example:65536/", 0)
+@example("webhook_url", "https://shop.example:00/", 0)
+@example("webhook_url", "https://shop.example:/", 0)
+@example("webhook_url", "https://user:secret@shop.example/", 0)
+@example("webhook_url", "https://shop%20.example/", 0)
+@example("webhook_url", "https://shop..example/", 0)
+@example("webhook_url", "https://shop_1.example./x y", 0)
+@example("redirect_url", "https://shop.example\\@evil.example/", 0)
+@example("redirect_url", "https://büro.example:8443#x", 0)
 async def test_a_table_takes_what_a_client_may_send_and_nothing_else(
     serverless: Serverless, field: str, value: str, length: int
 ) -> None:

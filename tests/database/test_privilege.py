@@ -13,9 +13,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.database.twins import twins
-from trio_ws.database import event_log, expiry, migrations, queries, tokens, webhooks
+from trio_ws.database import event_log, expiry, migrations, queries, tokens, webhook_lists, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import InvoiceFilter
+from trio_ws.database.webhook_lists import QUEUED
 from trio_ws.database.webhooks import Outcome, Result
 from trio_ws.errors import StartupError
 from trio_ws.messages import CreateInvoice, Topic
@@ -209,7 +210,7 @@ def test_the_server_calls_none_of_them_either(
 def note_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """Note which of the server's queries is called, from now on."""
     asked: dict[str, bool] = {}
-    for module in (queries, event_log, tokens, expiry, webhooks):
+    for module in (queries, event_log, tokens, expiry, webhooks, webhook_lists):
         for name, query in vars(module).items():
             is_ours = inspect.isfunction(query) and query.__module__ == module.__name__
             if is_ours and name[0] != "_" and "connection" in inspect.signature(query).parameters:
@@ -258,17 +259,29 @@ def ask_everything(connection: queries.Connection) -> None:
     assert tokens.find_ended(connection, [held]) == [held]
     queries.listen(connection)
     queries.check(connection)
-    (waiting, *_) = webhooks.list_deliveries(connection, 1, failed=False)
+    ask_about_webhooks(connection)
+
+
+def ask_about_webhooks(connection: queries.Connection) -> None:
+    """Run every query of the queue of webhooks, in which one waits."""
+    waiting, *_ = webhook_lists.list_deliveries(connection, 1, QUEUED)
     webhooks.retry(connection, waiting[0])
     assert webhooks.figures(connection).waiting
-    webhooks.list_failing_endpoints(connection, 1)
+    webhook_lists.list_failing_endpoints(connection, 1)
+    has_history = True
     for result in Result:
         (delivery, *_) = webhooks.claim(connection, 1, 60.0, []).deliveries
-        webhooks.settle(connection, [Outcome(delivery, result, "error", 0.0)], 60.0)
+        webhooks.settle(connection, [Outcome(delivery, result, "error", 0.0)], 60.0, has_history)
+        if result is not Result.RELEASED:
+            webhooks.retry(connection, delivery.id)
+    webhook_lists.find_delivery(connection, delivery.id)
+    webhook_lists.list_deliveries(connection, 1, ["delivered"])
+    assert webhooks.retry_all(connection)
+    assert webhooks.trim_history(connection, -60.0, 10) == 0
     webhooks.trim(connection, 60.0, 10)
     connection.execute("UPDATE @schema@.webhook_deliveries SET origin = 'another'")
-    assert webhooks.hold(connection, 10) == 1
-    assert webhooks.release(connection) == 1
+    assert webhooks.hold(connection, 10) == 2
+    assert webhooks.release(connection) == 2
     connection.execute("UPDATE @schema@.webhook_deliveries SET due_at = NULL")
     assert webhooks.repair(connection, None, 1) is not None
     webhooks.active_secrets(connection, 1)

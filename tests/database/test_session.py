@@ -355,7 +355,10 @@ UIDS = [UUID(int=number) for number in range(1, 5)]
 TEXTS = st.text(max_size=5) | st.sampled_from(["", "x" * 128, "x" * 129, "y" * 1001, "a b", "a\0", "\ud800"])
 NUMBERS = st.integers(-1, 7) | st.sampled_from([2**53 - 1, 2**53, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1])
 CURRENCIES = st.sampled_from(["EUR", "BTC", "JPY", "usd", "US", "A" * 10, "A" * 11, "EUR\n"])
-URLS = TEXTS | st.sampled_from(["https://shop.example/", "http://x", "https://", "HTTPS://x", "https://x y"])
+PORTS = [f"https://shop.example:{port}/" for port in (0, 1, 80, 65535, 65536, 99999)]
+URLS = TEXTS | st.sampled_from(
+    ["https://shop.example/", "http://x", "https://", "HTTPS://x", "https://x y", *PORTS]
+)
 TIMES = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))])
 )

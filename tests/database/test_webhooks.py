@@ -14,9 +14,10 @@ import pytest
 
 from tests.database.test_numbering import buffers, is_waiting
 from tests.programs import prepare
-from trio_ws.database import event_log, migrations, queries, webhooks
+from trio_ws.database import event_log, migrations, queries, webhook_lists, webhooks
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import Connection, Row
+from trio_ws.database.webhook_lists import QUEUED
 from trio_ws.database.webhooks import EACH, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
 from trio_ws.messages import CreateInvoice
@@ -170,7 +171,7 @@ def test_many_claimers_deliver_each_event_in_order_and_keep_to_the_limit(
                 deliveries = claim(claimer)
                 ledger.begin(deliveries)
                 for delivery in deliveries:
-                    (result,) = random.choices(list(Result), [7, 2, 1])
+                    (result,) = random.choices([Result.DELIVERED, Result.FAILED, Result.RELEASED], [7, 2, 1])
                     ledger.end(delivery, result)
                     settle(claimer, [delivery], result, random.random() / 100)
 
@@ -212,10 +213,10 @@ def test_what_is_retried_has_all_its_time_again(connection: Connection) -> None:
     event_log.number_events(connection, 10)
     connection.execute("UPDATE webhook_deliveries SET since = since - interval '4 days'")
     settle(connection, claim(connection), Result.FAILED)
-    assert [row[6] for row in webhooks.list_deliveries(connection, None, failed=True)] == ["failed"]
+    assert [one.word for one in webhook_lists.list_deliveries(connection, None, ["failed"])] == ["failed"]
     assert webhooks.retry(connection, None) == 1
     settle(connection, claim(connection), Result.FAILED)
-    assert webhooks.list_deliveries(connection, None, failed=True) == []
+    assert webhook_lists.list_deliveries(connection, None, ["failed"]) == []
 
 
 # Whatever happens
@@ -241,7 +242,7 @@ def kill_endpoint(connection: Connection) -> None:
         event_log.number_events(connection, 10)
         settle(connection, claim(connection), Result.FAILED, 0.999)
     assert "https://shop.example" in [
-        row[1] for row in webhooks.list_failing_endpoints(connection, 1) if row[2]
+        row[1] for row in webhook_lists.list_failing_endpoints(connection, 1) if row[2]
     ]
 
 
@@ -365,27 +366,27 @@ def test_a_clock_that_is_set_back_delays_nothing_new(connection: Connection) -> 
 
 
 def test_a_list_says_which_endpoints_fail_since_when_and_when_they_are_tried(connection: Connection) -> None:
-    assert webhooks.list_failing_endpoints(connection, None) == []
+    assert webhook_lists.list_failing_endpoints(connection, None) == []
     create(connection, "https://user:secret@sick.example/x?key=secret")
     event_log.number_events(connection, 10)
     settle(connection, claim(connection), Result.FAILED, 0.999)
     kill_endpoint(connection)
-    sick, dead = webhooks.list_failing_endpoints(connection, 1)
+    sick, dead = webhook_lists.list_failing_endpoints(connection, 1)
     assert (*sick[:3], sick[5]) == (1, "https://sick.example", False, "answered 500")
     assert (*dead[:3], dead[5]) == (1, "https://shop.example", True, "answered 500")
     assert sick[3] < dead[3] < dead[4]
-    assert webhooks.list_failing_endpoints(connection, 2) == []
-    states = [row[6] for row in webhooks.list_deliveries(connection, None, failed=False)]
+    assert webhook_lists.list_failing_endpoints(connection, 2) == []
+    states = [one.word for one in webhook_lists.list_deliveries(connection, None, QUEUED)]
     assert states == ["due"] * 5
     create(connection)
     event_log.number_events(connection, 10)
     connection.execute("UPDATE invoices SET memo = 'x' WHERE id = 1")
     event_log.number_events(connection, 10)
     claim(connection)
-    *_, last, update = webhooks.list_deliveries(connection, None, failed=False)
-    assert (last[6], update[6]) == ("due", "waits")
+    *_, last, update = webhook_lists.list_deliveries(connection, None, QUEUED)
+    assert (last.word, update.word) == ("due", "waits")
     webhooks.retry(connection, last[0])
-    assert [row[2] for row in webhooks.list_failing_endpoints(connection, None)] == [False, False]
+    assert [row[2] for row in webhook_lists.list_failing_endpoints(connection, None)] == [False, False]
 
 
 @contextmanager
@@ -432,7 +433,7 @@ def test_deliveries_that_wait_from_before_are_sent_after_an_upgrade(
         assert seen.index(6) < seen.index(12)
         assert webhooks.retry(connection, None) == 1
         assert [delivery.event.seq for delivery in claim(connection)] == [7]
-        assert webhooks.figures(connection) == Figures(1, held=0, dead=0)
+        assert webhooks.figures(connection)[:3] == Figures(1, held=0, dead=0)[:3]
 
 
 # Repairing it
@@ -571,7 +572,7 @@ def cost_to_settle(connection: Connection, id_: str, attempts: int, result: Resu
     return buffers(
         connection,
         f"SELECT * FROM settle_webhooks('{{{id_}}}', '{{{attempts}}}', '{{{result}}}', '{{x}}', '{{0}}',"  # noqa: S608 - ours
-        " interval '2 s', interval '1 hour', interval '1 day', 4)",
+        " '{200}', '{0}', interval '2 s', interval '1 hour', interval '1 day', 4, true)",
     )
 
 
@@ -649,6 +650,19 @@ def test_a_claim_does_not_read_what_was_delivered_and_not_vacuumed(unkempt: Conn
     fill(unkempt, MANY // 10, account="1 + n % 2")
     assert drain(unkempt) == MANY // 10
     assert cost_of_one(unkempt) < FEW_BUFFERS
+
+
+def test_neither_claim_nor_settling_reads_the_history(unkempt: Connection) -> None:
+    unkempt.execute("ALTER TABLE webhook_history SET (autovacuum_enabled = off)")
+    cost = cost_of_one(unkempt)
+    unkempt.execute(
+        "INSERT INTO webhook_history SELECT n::text, n, 'x-1', 'x', n::text, 1, 'https://shop.example',"
+        " 'https://shop.example/', 'invoice.created', '{}', NULL, now(), 1, 200, now() - n * interval '1 s'"
+        " FROM generate_series(1, 100000) n"
+    )
+    assert cost_of_one(unkempt) < cost + 40, "three indexes are deeper"
+    assert webhooks.trim_history(unkempt, 50_000, 1000) == 1000
+    assert buffers(unkempt, "SELECT trim_webhook_history(interval '3 days', 1000)") < 100
 
 
 def test_a_claim_is_cheap_whatever_the_statistics_say(conninfo: str, connection: Connection) -> None:

@@ -23,6 +23,7 @@ GROUPS = {
     "The event log": "poll_seconds retention_seconds log_memory_bytes expiry_seconds",
     "Webhooks": (
         "webhooks webhook_private_addresses webhook_seconds webhook_answer_bytes webhook_retry_seconds"
+        " webhook_history_seconds"
     ),
     "Stopping": "drain_seconds retry_spread_seconds",
     "The server's own log": "log_format log_level",

@@ -28,6 +28,9 @@ ELSEWHERE = {
     "trio-ws webhooks retry 0b0a9f0e-8f0e-4a53-9f68-0c1e7a1f6a10": (
         "tests/end_to_end/test_webhooks.py: here none has failed"
     ),
+    "trio-ws webhooks show 0b0a9f0e-8f0e-4a53-9f68-0c1e7a1f6a10": (
+        "tests/end_to_end/test_webhooks.py: here there is none"
+    ),
 }
 
 

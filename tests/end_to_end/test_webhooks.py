@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+from standardwebhooks import Webhook
+from stripe import WebhookSignature
 
 from tests.cli.test_main import assert_one_line, trio_ws_command
 from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, call, execute, serving
@@ -141,18 +143,18 @@ def test_what_has_failed_is_listed_and_retried_from_a_shell(
 ) -> None:
     monkeypatch.setenv("TRIO_WS_WEBHOOK_RETRY_SECONDS", "0.1")
     with receiving() as receiver, serving(tmp_path) as server:
-        receiver.answer = lambda _: 410
+        receiver.answer = lambda _: 404
         with server.connect() as client:
             uid = call(client, **INVOICE, webhook_url=receiver.url)["data"]["uid"]
-        assert receiver.next().answer == 410
+        assert receiver.next().answer == 404
         while not (lines := ask(tmp_path, "webhooks", "list", "--failed", "--account", "1")):
             pass
         endpoint = re.escape(receiver.url.partition("/hook")[0])
-        found = rf"invoice\.created  {uid}  {endpoint}  attempts \d  failed [^ ]+  answered 410"
+        found = rf"invoice\.created  {uid}  {endpoint}  attempts \d  failed [^ ]+  answered 404"
         line = rf"[0-9a-f-]{{36}}  account 1  {found}"
         assert re.fullmatch(line, lines[0])
         failing, *listed = ask(tmp_path, "webhooks", "list")
-        assert re.fullmatch(rf"endpoint {endpoint}  account 1  failing since [^ ]+  answered 410", failing)
+        assert re.fullmatch(rf"endpoint {endpoint}  account 1  failing since [^ ]+  answered 404", failing)
         assert listed == lines
         assert ask(tmp_path, "webhooks", "list", "--account", "2") == []
         receiver.answer = lambda _: 200
@@ -163,6 +165,49 @@ def test_what_has_failed_is_listed_and_retried_from_a_shell(
         assert ask(tmp_path, "webhooks", "retry", "--failed") == ["retrying 0"]
         assert server.stop() == 0
         assert "a-secret-key" not in "".join(server.log())
+
+
+def listed(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
+    """What a list says as JSON."""
+    return [json.loads(line) for line in ask(tmp_path, "webhooks", "list", "--json", *arguments)]
+
+
+def test_what_was_delivered_is_listed_shown_and_sent_again_from_a_shell(tmp_path: Path) -> None:
+    with receiving() as receiver, serving(tmp_path) as server:
+        (secret,) = ask(tmp_path, "webhooks", "secret", "--account", "1")
+        (said,) = ask(tmp_path, "webhooks", "secret", "--account", "1", "--json")
+        assert json.loads(said) == {"secret": secret, "standard_webhooks": secret}
+        with server.connect() as client:
+            call(client, **INVOICE, webhook_url=receiver.url)
+            first = receiver.next()
+            execute(
+                tmp_path,
+                "INSERT INTO payments (invoice_id, reference, amount) SELECT id, 'a', 1 FROM invoices",
+            )
+            posted = [first, receiver.next(), receiver.next()]
+        for one in posted:
+            event = Webhook(secret).verify(one.body, one.headers)
+            assert event["data"]["account_id"] == 1
+            assert WebhookSignature.verify_header(one.body, one.headers["trio-ws-signature"], secret, 300)
+        assert [json.loads(one.body)["type"] for one in posted] == [
+            *("invoice.created", "payment.created", "invoice.updated"),
+        ]
+        while len(found := listed(tmp_path, "--state", "delivered")) < 3:
+            pass
+        assert found[-1]["id"] == first.headers["webhook-id"] == first.headers["trio-ws-delivery"]
+        assert {(one["state"], one["status"], one["attempts"]) for one in found} == {("delivered", 200, 1)}
+        assert listed(tmp_path, "--state", "delivered", "--account", "2") == []
+        assert listed(tmp_path, "--state", "delivered", "--limit", "3") == found
+        assert listed(tmp_path) == []
+        *fields, body = ask(tmp_path, "webhooks", "show", found[-1]["id"])
+        assert body.encode() == first.body
+        assert "status: 200" in fields
+        (shown,) = ask(tmp_path, "webhooks", "show", found[-1]["id"], "--json")
+        expected = {**found[-1], "url": receiver.url, "body": json.loads(first.body)}
+        assert json.loads(shown) == expected
+        assert ask(tmp_path, "webhooks", "retry", found[-1]["id"]) == ["retrying 1"]
+        again = receiver.next()
+        assert (again.headers["webhook-id"], again.body) == (first.headers["webhook-id"], first.body)
 
 
 def test_a_dead_endpoint_is_listed_after_a_restart_and_gets_all_once_it_is_retried(tmp_path: Path) -> None:
@@ -218,9 +263,13 @@ def test_secrets_are_changed_from_a_shell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "pattern"),
     [
-        (["retry", "7"], 1, "Delivery not found, delivered, or held"),
-        (["retry"], 2, "webhooks retry: give either an ID or --failed"),
-        (["retry", "7", "--failed"], 2, "webhooks retry: give either an ID or --failed"),
+        (["retry", "7"], 1, "Delivery not found, or held"),
+        (["show", "7"], 1, "Delivery not found"),
+        (["list", "--failed", "--state", "held"], 2, "webhooks list: give either --failed or --state"),
+        (["list", "--limit", "0"], 2, "webhooks list: --limit is at least 1"),
+        (["retry"], 2, "webhooks retry: give an ID, --failed or --all"),
+        (["retry", "7", "--failed"], 2, "webhooks retry: give an ID, --failed or --all"),
+        (["retry", "--all", "--failed"], 2, "webhooks retry: give an ID, --failed or --all"),
         (["secret", "--account", "7"], 1, "Account not found"),
         (["secret", "--account", "7", "--new"], 1, "Account not found"),
         (["secret"], 2, ".*--account.*"),

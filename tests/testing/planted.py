@@ -1199,7 +1199,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "give_up_a_webhook_at_its_first_failure",
         "webhooks",
-        "database/schema/0015_webhooks_in_turn.sql",
+        "database/schema/0018_webhook_history.sql",
         "      d.failed_at := CASE WHEN moment >= d.since + keep THEN moment END;",
         "      d.failed_at := CASE WHEN moment >= d.since THEN moment END;",
     ),

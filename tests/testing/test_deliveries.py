@@ -23,6 +23,7 @@ from trio_ws.testing.simulation import Scenario, imagine, play
 from trio_ws.testing.simulation.scenario import GOOD_URLS, Step
 from trio_ws.testing.webhooks import SimulatedQueue
 from trio_ws.webhooks import delivery, signature
+from trio_ws.webhooks.answer import Answer
 from trio_ws.webhooks.delivery import Deliverer
 
 SEEDS = 20  # within which a planted bug must be found
@@ -125,7 +126,7 @@ def change_body(patch: pytest.MonkeyPatch) -> None:
 
 
 def name_each_attempt(patch: pytest.MonkeyPatch) -> None:
-    async def attempt(self: Deliverer, one: Delivery) -> str | None:
+    async def attempt(self: Deliverer, one: Delivery) -> Answer | str:
         return await right(self, one._replace(id=f"{one.id}.{one.attempts}"))
 
     right = Deliverer._attempt  # noqa: SLF001
@@ -133,7 +134,7 @@ def name_each_attempt(patch: pytest.MonkeyPatch) -> None:
 
 
 def name_all_alike(patch: pytest.MonkeyPatch) -> None:
-    async def attempt(self: Deliverer, one: Delivery) -> str | None:
+    async def attempt(self: Deliverer, one: Delivery) -> Answer | str:
         return await right(self, one._replace(id="webhook"))
 
     right = Deliverer._attempt  # noqa: SLF001
@@ -151,7 +152,7 @@ def sign_with_one_secret(patch: pytest.MonkeyPatch) -> None:
 
 
 def go_elsewhere(patch: pytest.MonkeyPatch) -> None:
-    async def attempt(self: Deliverer, one: Delivery) -> str | None:
+    async def attempt(self: Deliverer, one: Delivery) -> Answer | str:
         return await right(self, one._replace(url=GOOD_URLS[0]))
 
     right = Deliverer._attempt  # noqa: SLF001
@@ -159,16 +160,16 @@ def go_elsewhere(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_each_answer_for_a_good_one(patch: pytest.MonkeyPatch) -> None:
-    async def attempt(self: Deliverer, one: Delivery) -> str | None:
+    async def attempt(self: Deliverer, one: Delivery) -> Answer | str:
         await right(self, one)
-        return None
+        return Answer(200)
 
     right = Deliverer._attempt  # noqa: SLF001
     patch.setattr(Deliverer, "_attempt", attempt)
 
 
 def send_each_twice(patch: pytest.MonkeyPatch) -> None:
-    async def attempt(self: Deliverer, one: Delivery) -> str | None:
+    async def attempt(self: Deliverer, one: Delivery) -> Answer | str:
         await right(self, one)
         return await right(self, one)
 

@@ -4,6 +4,8 @@ import hashlib
 import hmac
 import itertools
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from random import Random
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -20,7 +22,9 @@ from trio_ws.errors import Timeout
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, SimulatedReceiver, World, simulated_server
-from trio_ws.testing.webhooks import SECRETS, Posted, SimulatedQueue
+from trio_ws.testing.receiver import Posted
+from trio_ws.testing.webhooks import SECRETS, SimulatedQueue
+from trio_ws.webhooks.answer import Answer
 from trio_ws.webhooks.delivery import (
     AGAIN_SECONDS,
     FIGURES_SECONDS,
@@ -94,7 +98,7 @@ async def test_each_is_signed_with_both_secrets_over_time_and_body(
     ("answer", "taken"),
     [
         *((status, True) for status in (200, 201, 204, 299)),
-        *((status, False) for status in (101, 199, 300, 301, 302, 307, 400, 404, 410, 429, 500, 503)),
+        *((status, False) for status in (101, 199, 300, 301, 302, 307, 400, 404, 409, 429, 500, 503)),
         (PostError("can't connect"), False),
     ],
 )
@@ -111,6 +115,87 @@ async def test_200_to_299_is_taken_and_all_else_comes_again(
     assert (len(world.receiver.posted) == 1) is taken
     assert (database.webhooks.waiting == []) is taken
     assert len({post.headers["trio-ws-delivery"] for post in world.receiver.posted}) == 1
+
+
+async def test_what_is_answered_410_is_not_sent_again_and_the_next_event_goes_on(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.receiver.answers[HOOK] = 410
+    uid = database.create_invoice(**invoice())
+    database.update_invoice(uid, status="confirming")
+    await trio.sleep(SOON)
+    assert statuses(world.receiver.posted) == ["unpaid", "confirming"]
+    assert (database.webhooks.waiting, len(database.webhooks.failed)) == ([], 2)
+    assert caplog.messages.count("a webhook has failed for good") == 2
+    await trio.sleep(60)
+    assert len(world.receiver.posted) == 2
+
+
+@pytest.mark.parametrize("date", [False, True])
+async def test_a_receiver_that_says_when_is_not_asked_before(
+    autojump_clock: MockClock,
+    database: SimulatedDatabase,
+    world: World,
+    date: bool,  # noqa: FBT001
+) -> None:
+    when = format_datetime(datetime.fromtimestamp(database.now() + 90, UTC), usegmt=True)
+    world.receiver.answers[HOOK] = Answer(429, when if date else "90")
+    database.create_invoice(**invoice())
+    await world.receiver.receive(1)
+    begin = trio.current_time()
+    world.receiver.answers.clear()
+    await trio.sleep(10)
+    database.create_invoice(**invoice(f"{HOOK}/another"))
+    database.create_invoice(**invoice(OTHER))
+    await world.receiver.receive(4)
+    _, elsewhere, *here = world.receiver.posted
+    assert elsewhere.url == OTHER
+    assert [post.at - begin for post in here] == pytest.approx([90, 90], abs=SOON)
+
+
+async def test_what_was_delivered_is_remembered_for_so_long(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    assert Settings().webhook_history_seconds == 30 * 86400
+    async with simulated_server(database, webhook_history_seconds=60) as world:
+        database.create_invoice(**invoice())
+        await world.receiver.receive(1)
+        await trio.sleep(50)
+        assert database.webhooks.delivered == [4]
+        await trio.sleep(80)
+        assert database.webhooks.delivered == []
+    async with simulated_server(database, webhook_history_seconds=0) as world:
+        database.create_invoice(**invoice())
+        await world.receiver.receive(1)
+        await until(lambda: not database.webhooks.waiting)
+        assert database.webhooks.delivered == []
+
+
+async def test_attempts_are_counted_by_their_answer_and_timed(
+    autojump_clock: MockClock, database: SimulatedDatabase, world: World
+) -> None:
+    before = metrics.figures()
+    world.receiver.seconds[HOOK] = 3.0
+    for answer in (200, 410, PostError("can't connect")):
+        world.receiver.answers[HOOK] = answer
+        count = len(world.receiver.posted)
+        database.create_invoice(**invoice())
+        await world.receiver.receive(count + 1)
+        await trio.sleep(4)
+    after = metrics.figures()
+
+    def grown(name: str) -> float:
+        return after[f"trio_ws_webhook_{name}"] - before.get(f"trio_ws_webhook_{name}", 0.0)
+
+    attempts = grown("answers_total")
+    assert attempts >= 3
+    assert grown("attempt_seconds_count") == attempts
+    assert grown("attempt_seconds_sum") == pytest.approx(3.0 * attempts)
+    page = metrics.page().decode()
+    for status in ("2xx", "4xx", "none"):
+        assert f'trio_ws_webhook_answers_total{{status="{status}"}}' in page
+    await trio.sleep(FIGURES_SECONDS)
+    assert metrics.figures()["trio_ws_webhooks_oldest_seconds"] > 1.0
 
 
 async def test_who_does_not_take_one_gets_no_later_one_of_that_invoice_before_it(
@@ -290,11 +375,11 @@ async def test_outcomes_that_take_too_long_together_are_noted_in_smaller_parts(
     settle = SimulatedQueue.answers[webhooks.settle]
     sizes: list[int] = []
 
-    def take_too_long(queue: SimulatedQueue, outcomes: list[Outcome], keep_seconds: float) -> object:
+    def take_too_long(queue: SimulatedQueue, outcomes: list[Outcome], *rest: Any) -> object:
         sizes.append(len(outcomes))
         if len(outcomes) > 2:
             raise Timeout("The database took too long")
-        return settle(queue, outcomes, keep_seconds)
+        return settle(queue, outcomes, *rest)
 
     monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, take_too_long)
     for number in range(8):
@@ -309,10 +394,10 @@ def settle_none_of(url: str, error: Exception, monkeypatch: pytest.MonkeyPatch) 
     """Have no outcome of a URL be noted; return what ends that."""
     settle = SimulatedQueue.answers[webhooks.settle]
 
-    def refuse(queue: SimulatedQueue, outcomes: list[Outcome], keep_seconds: float) -> object:
+    def refuse(queue: SimulatedQueue, outcomes: list[Outcome], *rest: Any) -> object:
         if any(outcome.delivery.url == url for outcome in outcomes):
             raise error
-        return settle(queue, outcomes, keep_seconds)
+        return settle(queue, outcomes, *rest)
 
     monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, refuse)
     return lambda: monkeypatch.setitem(SimulatedQueue.answers, webhooks.settle, settle)

@@ -93,11 +93,11 @@ def poster(**settings: Any) -> Poster:
 
 
 async def post(receiver: Receiver, nursery: trio.Nursery, **settings: Any) -> int:
-    """Start the receiver and post to it once."""
+    """Start the receiver and post to it once; return the status."""
     await nursery.start(receiver.serve)
     with trio.fail_after(PATIENCE_SECONDS):
         url = f"http://127.0.0.1:{receiver.port}/hook?key=1"
-        return await poster(**settings)(url, {"x-test": "é".encode().hex()}, BODY)
+        return (await poster(**settings)(url, {"x-test": "é".encode().hex()}, BODY)).status
 
 
 async def test_a_request_is_whole_and_its_answer_is_the_status(nursery: trio.Nursery) -> None:
@@ -284,7 +284,8 @@ async def test_the_next_address_is_tried_when_nobody_is_at_the_first(nursery: tr
     receiver = Receiver(b"HTTP/1.1 200 OK\r\n\r\n")
     await nursery.start(receiver.serve)
     names = Names(["::1", "127.0.0.1"])
-    assert await poster(look_up=names)(f"http://shop.example:{receiver.port}/", {}, BODY) == 200
+    answer = await poster(look_up=names)(f"http://shop.example:{receiver.port}/", {}, BODY)
+    assert answer.status == 200
 
 
 @pytest.mark.parametrize(
@@ -316,7 +317,7 @@ async def test_names_that_nobody_answers_for_hold_up_no_others(nursery: trio.Nur
         for _ in range(100):  # more than trio has threads for
             waiting.start_soon(send, "http://silent.example/", {}, BODY)
         await wait_all_tasks_blocked()
-        assert await send(f"http://shop.example:{receiver.port}/", {}, BODY) == 200
+        assert (await send(f"http://shop.example:{receiver.port}/", {}, BODY)).status == 200
         waiting.cancel_scope.cancel()
     answering.set()
 
@@ -343,7 +344,7 @@ async def test_over_tls_it_is_the_urls_host_that_has_to_prove_who_it_is(
 ) -> None:
     receiver = await serve_tls(nursery)
     send = poster(tls=trusting, look_up=Names(["127.0.0.1"]))
-    assert await send(f"https://receiver.test:{receiver.port}/", {}, BODY) == 200
+    assert (await send(f"https://receiver.test:{receiver.port}/", {}, BODY)).status == 200
     for host in ("other.test", "127.0.0.1"):
         with pytest.raises(PostError, match="CERTIFICATE_VERIFY_FAILED"):
             await send(f"https://{host}:{receiver.port}/", {}, BODY)

@@ -180,6 +180,14 @@ _add(
     "trio_ws.cli.webhooks:list_deliveries",
     "list",
     "trio-ws webhooks list --failed --account 1",
+    "trio-ws webhooks list --state delivered --limit 10 --json",
+)
+_add(
+    webhooks,
+    None,
+    "trio_ws.cli.webhooks:show",
+    None,
+    "trio-ws webhooks show 0b0a9f0e-8f0e-4a53-9f68-0c1e7a1f6a10 --json",
 )
 _add(
     webhooks,
@@ -188,6 +196,7 @@ _add(
     None,
     "trio-ws webhooks retry 0b0a9f0e-8f0e-4a53-9f68-0c1e7a1f6a10",
     "trio-ws webhooks retry --failed",
+    "trio-ws webhooks retry --all",
 )
 _add(webhooks, None, "trio_ws.cli.webhooks:release", None, "trio-ws webhooks release")
 _add(webhooks, None, "trio_ws.cli.webhooks:secret", None, "trio-ws webhooks secret --account 1 --new")

@@ -1,8 +1,8 @@
 """Every SQL statement about webhooks: the queue of deliveries, and the accounts' secrets.
 
-`number_events` of the schema fills the queue, in the transaction that numbers an event. What is delivered is
-deleted. What failed for good stays until it is retried by hand, or for as long as the event log is kept. What
-another database has queued is held likewise: this is a copy of it.
+`number_events` of the schema fills the queue, in the transaction that numbers an event. What is delivered
+leaves it for the history, a table of its own. What failed for good stays until it is retried by hand, or for
+as long as the event log is kept. What another database has queued is held likewise: this is a copy of it.
 """
 
 import enum
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from trio_ws.database.queries import Connection, Row
+from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound
 from trio_ws.messages import NOTHING, Event
 
@@ -63,11 +63,13 @@ class Figures(NamedTuple):
         waiting: How many deliveries are neither delivered, failed nor held.
         held: How many another database has queued.
         dead: How many endpoints are.
+        oldest_seconds: How long the oldest of those that wait does.
     """
 
     waiting: int
     held: int
     dead: int
+    oldest_seconds: float = 0.0
 
 
 class Result(enum.StrEnum):
@@ -75,6 +77,7 @@ class Result(enum.StrEnum):
 
     DELIVERED = "delivered"
     FAILED = "failed"
+    GONE = "gone"  # for good, at the receiver's word
     RELEASED = "released"
 
 
@@ -86,12 +89,16 @@ class Outcome(NamedTuple):
         result: What came of it.
         error: Why it failed, in a few words.
         chance: From 0 to 1: which part of the longest pause comes before the next attempt.
+        status: The answer's; None: there was none.
+        wait_seconds: The least pause, for this delivery and its endpoint, if it failed.
     """
 
     delivery: Delivery
     result: Result
     error: str | None = None
     chance: float = 1.0
+    status: int | None = None
+    wait_seconds: float = 0.0
 
 
 class Change(NamedTuple):
@@ -151,14 +158,15 @@ def claim(connection: Connection, most: int, lease_seconds: float, held: Sequenc
 
 
 def figures(connection: Connection) -> Figures:
-    """Return how many wait or are held, and how many endpoints are dead."""
+    """Return how many wait or are held, since when, and how many endpoints are dead."""
     (counts,) = connection.execute(
-        "SELECT (SELECT count(*) FROM"
-        " (SELECT FROM @schema@.webhook_deliveries WHERE failed_at IS NULL LIMIT %(counted)s) w),"
-        " (SELECT count(*) FROM"
+        "SELECT w.count, (SELECT count(*) FROM"
         " (SELECT FROM @schema@.webhook_deliveries WHERE is_held LIMIT %(counted)s) h),"
         " (SELECT count(*) FROM (SELECT FROM @schema@.webhook_endpoints"
-        " WHERE failing_since IS NOT NULL AND paused_until IS NOT NULL LIMIT %(counted)s) e)",
+        " WHERE failing_since IS NOT NULL AND paused_until IS NOT NULL LIMIT %(counted)s) e),"
+        " coalesce(greatest(0, extract(epoch FROM clock_timestamp() - w.oldest)), 0)::float8"
+        " FROM (SELECT count(*), min(since) AS oldest FROM"
+        " (SELECT since FROM @schema@.webhook_deliveries WHERE failed_at IS NULL LIMIT %(counted)s) w) w",
         {"counted": COUNTED},
     )
     return Figures(*counts)
@@ -184,24 +192,35 @@ def release(connection: Connection) -> int:
             return released
 
 
-def settle(connection: Connection, outcomes: Sequence[Outcome], keep_seconds: float) -> list[Change]:
+def settle(
+    connection: Connection,
+    outcomes: Sequence[Outcome],
+    keep_seconds: float,
+    has_history: bool = False,  # noqa: FBT001, FBT002 - the database is given no names
+) -> list[Change]:
     """Note what came of deliveries.
 
     What was delivered is done, and its invoice's next one is due. What failed is due again after a pause, or
-    failed for good where it has been tried for `keep_seconds`; then the next one is due, too.
+    failed for good where it has been tried for `keep_seconds`, or is gone; then the next one is due, too.
+
+    Args:
+        connection: The database's.
+        outcomes: What came of them.
+        keep_seconds: How long one is tried.
+        has_history: Whether what was delivered is remembered.
     """
     columns = zip(
         *(
-            (delivery.id, delivery.attempts, result.value, error, chance)
-            for delivery, result, error, chance in outcomes
+            (delivery.id, delivery.attempts, result.value, error, chance, status, wait_seconds)
+            for delivery, result, error, chance, status, wait_seconds in outcomes
         ),
         strict=True,
     )
     rows = connection.execute(
         "SELECT id, account_id, endpoint, change FROM @schema@.settle_webhooks(%s::text[], %s::int[],"
-        " %s::text[], %s::text[], %s::float8[], make_interval(secs => %s), make_interval(secs => %s),"
-        " make_interval(secs => %s), %s::int)",
-        (*map(list, columns), *PAUSE_SECONDS, keep_seconds, EACH),
+        " %s::text[], %s::text[], %s::float8[], %s::int[], %s::float8[], make_interval(secs => %s),"
+        " make_interval(secs => %s), make_interval(secs => %s), %s::int, %s::bool)",
+        (*map(list, columns), *PAUSE_SECONDS, keep_seconds, EACH, has_history),
     )
     return [Change(*row) for row in rows]
 
@@ -238,18 +257,26 @@ def trim(connection: Connection, age_seconds: float, most: int) -> int:
     return int(trimmed)
 
 
-def retry(connection: Connection, id_: str | None) -> int:
-    """Have a delivery be due now, also one that failed, which has all its time again; return how many are.
+def trim_history(connection: Connection, age_seconds: float, most: int) -> int:
+    """Forget what was delivered longer ago than that, at most `most`, and return how many."""
+    ((trimmed,),) = connection.execute(
+        "SELECT @schema@.trim_webhook_history(make_interval(secs => %s), %s::int)", (age_seconds, most)
+    )
+    return int(trimmed)
 
-    Its endpoint is no longer dead. Of an invoice, the oldest that is left goes first in any case. What is
-    held stays so.
+
+def retry(connection: Connection, id_: str | None) -> int:
+    """Have a delivery be due now, with all its time again if it failed or was delivered; return how many are.
+
+    Its endpoint is no longer dead, and waits no longer. Of an invoice, the oldest that is left goes first in
+    any case. What is held stays so.
 
     Args:
         connection: The database's.
         id_: Which one; None: all that failed.
 
     Raises:
-        NotFound: it is not there, was delivered, or is held.
+        NotFound: it is not there, is held, or was delivered by another database.
     """
     ((now,),) = connection.execute("SELECT clock_timestamp()")
     retried: int = 0
@@ -259,43 +286,22 @@ def retry(connection: Connection, id_: str | None) -> int:
             (id_, now, RETRIED_AT_ONCE),
         )
         if id_ is not None and not some:
-            raise NotFound("Delivery not found, delivered, or held")
+            raise NotFound("Delivery not found, or held")
         retried += some
         if id_ is not None or some < RETRIED_AT_ONCE:
             return retried
 
 
-def list_deliveries(connection: Connection, account_id: int | None, *, failed: bool) -> list[Row]:
-    """Return deliveries that wait, failed or are held, the oldest first.
-
-    Each is its id, account, invoice, type, endpoint, attempts, "held", "failed", "due" or "waits", when that
-    is, or since when, and the last error. One waits for an older one of its invoice, or for its endpoint.
-    """
-    return connection.execute(
-        "SELECT id, account_id, invoice, type, endpoint, attempts,"
-        " CASE WHEN is_held OR failed_at IS NULL AND origin <> here THEN 'held'"
-        " WHEN failed_at IS NOT NULL THEN 'failed' WHEN due_at IS NOT NULL THEN 'due' ELSE 'waits' END,"
-        " @schema@.wire_time(coalesce(failed_at, greatest(due_at, since), since)), error"
-        " FROM @schema@.webhook_deliveries, @schema@.this_database() here"
-        " WHERE (%(account)s::bigint IS NULL OR account_id = %(account)s)"
-        " AND (failed_at IS NOT NULL AND NOT is_held OR NOT %(failed)s) ORDER BY seq",
-        {"account": account_id, "failed": failed},
-    ).fetchall()
-
-
-def list_failing_endpoints(connection: Connection, account_id: int | None) -> list[Row]:
-    """Return endpoints whose last attempt failed, of the longest first.
-
-    Each is its account, endpoint, whether it is dead, since when its attempts fail, when the next attempt
-    may be made, or None where nothing waits, and the last error.
-    """
-    return connection.execute(
-        "SELECT account_id, endpoint, paused_until IS NOT NULL, @schema@.wire_time(failing_since),"
-        " @schema@.wire_time(due_at), error FROM @schema@.webhook_endpoints WHERE failing_since IS NOT NULL"
-        " AND (%(account)s::bigint IS NULL OR account_id = %(account)s)"
-        " ORDER BY failing_since, account_id, endpoint",
-        {"account": account_id},
-    ).fetchall()
+def retry_all(connection: Connection) -> int:
+    """Do the same for all that failed, or wait for a time or an endpoint; return how many these are."""
+    last, retried = "", 0
+    while last is not None:
+        ((some, last),) = connection.execute(
+            "SELECT retried, last FROM @schema@.retry_all_webhooks(%s::text, %s::int)",
+            (last, RETRIED_AT_ONCE),
+        )
+        retried += some
+    return retried
 
 
 def active_secrets(connection: Connection, account_id: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The beginning of the event log, deleted in small batches as it grows old."""
+"""What has grown old, deleted in small batches: of the event log, and of the history of webhooks."""
 
 from trio_ws.database import event_log, webhooks
 from trio_ws.database.gateway import Database
@@ -14,3 +14,9 @@ async def trim_log(database: Database, retention_seconds: float) -> float:
     trimmed = await database.run(event_log.trim_events, retention_seconds, BATCH, lane=Lane.UPKEEP)
     forgotten = await database.run(webhooks.trim, retention_seconds, BATCH, lane=Lane.UPKEEP)
     return PAUSE_SECONDS if BATCH in (trimmed, forgotten) else POLL_SECONDS
+
+
+async def trim_webhook_history(database: Database, history_seconds: float) -> float:
+    """Forget webhooks that were delivered longer ago than that, as a background step."""
+    forgotten = await database.run(webhooks.trim_history, history_seconds, BATCH, lane=Lane.UPKEEP)
+    return PAUSE_SECONDS if forgotten == BATCH else POLL_SECONDS

@@ -17,8 +17,8 @@ from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.gateway import SimulatedGateway
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
 from trio_ws.testing.postgres import PostgresSession
+from trio_ws.testing.receiver import SimulatedReceiver
 from trio_ws.testing.session import Session
-from trio_ws.testing.webhooks import SimulatedReceiver
 from trio_ws.testing.world import World, simulated_server
 
 __all__ = [

@@ -1,15 +1,14 @@
-"""Webhooks without PostgreSQL and without a network: the queue of deliveries, and whom they go to."""
+"""Webhooks without PostgreSQL: the queue of deliveries."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import trio
 
 from trio_ws.database import webhooks
 from trio_ws.database.webhooks import Change, Claim, Delivery, Figures, Outcome, Result
@@ -43,6 +42,7 @@ class _Queued:
     leased_until: datetime | None = None
     failed_at: datetime | None = None
     is_held: bool = False
+    delivered_at: datetime | None = None  # in the history
 
     @cached_property
     def key(self) -> tuple[int, str]:
@@ -62,6 +62,11 @@ class _Endpoint:
     failures: int = 0
     failing_since: datetime | None = None
     paused_until: datetime | None = None  # of a dead one
+    wait_until: datetime | None = None  # of one that fails, at its word
+
+    def is_paused(self, now: datetime) -> bool:
+        """Whether no attempt is to be made."""
+        return any(until is not None and until > now for until in (self.paused_until, self.wait_until))
 
     @property
     def is_failing(self) -> bool:
@@ -83,6 +88,7 @@ class SimulatedQueue:
         self.origin = "original"
         self._now = now
         self._queued: dict[str, _Queued] = {}
+        self._history: dict[str, _Queued] = {}
         self._endpoints: defaultdict[tuple[int, str], _Endpoint] = defaultdict(_Endpoint)
         self._turns: Counter[tuple[int, bool]] = Counter()  # when an account had its turn
         self._last_turn = 0
@@ -112,11 +118,17 @@ class SimulatedQueue:
         """The endpoints that are dead."""
         return [name for (_, name), endpoint in self._endpoints.items() if endpoint.paused_until is not None]
 
+    @property
+    def delivered(self) -> list[int]:
+        """The events that were delivered, as far as they are remembered."""
+        return [queued.event.seq for queued in self._history.values()]
+
     def copy(self) -> "SimulatedQueue":
         """Return the same, to go on by itself; with another `origin`, it holds what it has."""
         other = SimulatedQueue(self._now)
         other.origin, other._last_turn = self.origin, self._last_turn
         other._queued = {id_: replace(queued) for id_, queued in self._queued.items()}
+        other._history = {id_: replace(queued) for id_, queued in self._history.items()}
         other._endpoints.update((key, replace(endpoint)) for key, endpoint in self._endpoints.items())
         other._turns = self._turns.copy()
         return other
@@ -124,6 +136,7 @@ class SimulatedQueue:
     def lose(self, seq: int) -> None:
         """Lose what comes after an event."""
         self._queued = {id_: queued for id_, queued in self._queued.items() if queued.event.seq <= seq}
+        self._history = {id_: queued for id_, queued in self._history.items() if queued.event.seq <= seq}
 
     def hurry(self) -> None:
         """Have all that waits be due at once, as `trio-ws webhooks retry` has one."""
@@ -183,7 +196,9 @@ class SimulatedQueue:
         return Claim(taken, has_more=False)
 
     def _figures(self) -> Figures:
-        return Figures(len(self._open()), len(self.held), len(self.dead))
+        now, waiting = self._now(), self._open()
+        oldest = min((queued.since for queued in waiting), default=now)
+        return Figures(len(waiting), len(self.held), len(self.dead), (now - oldest).total_seconds())
 
     def _hold(self, most: int) -> int:
         now = self._now()
@@ -214,12 +229,16 @@ class SimulatedQueue:
             due[queued.key].append(queued)
         for key, waiting in due.items():
             endpoint = self._endpoints[key]
-            is_paused = endpoint.paused_until is not None and endpoint.paused_until > now
-            most = 0 if is_paused else 1 if endpoint.is_failing else webhooks.EACH
+            most = 0 if endpoint.is_paused(now) else 1 if endpoint.is_failing else webhooks.EACH
             del waiting[max(0, most - under_way[key]) :]
         return due
 
-    def _settle(self, outcomes: Sequence[Outcome], keep_seconds: float) -> list[Change]:
+    def _settle(
+        self,
+        outcomes: Sequence[Outcome],
+        keep_seconds: float,
+        has_history: bool = False,  # noqa: FBT001, FBT002 - as webhooks.settle
+    ) -> list[Change]:
         changes: list[Change] = []
         self._droppable = DROPPABLE
         for outcome in outcomes:
@@ -228,13 +247,21 @@ class SimulatedQueue:
                 continue
             endpoint = self._endpoints[queued.key]
             change = partial(Change, queued.id, *queued.key)
-            if outcome.result is Result.DELIVERED:
-                del self._queued[queued.id]
+            if outcome.result is not Result.DELIVERED and (
+                queued.attempts != outcome.delivery.attempts or queued.leased_until is None
+            ):
+                continue
+            if outcome.result in (Result.DELIVERED, Result.GONE):
+                if outcome.result is Result.GONE:
+                    queued.failed_at, queued.leased_until = self._now(), None
+                    changes.append(change("failed"))
+                else:
+                    del self._queued[queued.id]
+                    if has_history:
+                        self._history[queued.id] = replace(queued, delivered_at=self._now())
                 if endpoint.paused_until is not None:
                     changes.append(change("alive"))
                 self._endpoints[queued.key] = _Endpoint(endpoint.turn)
-            elif queued.attempts != outcome.delivery.attempts or queued.leased_until is None:
-                continue
             else:
                 queued.leased_until, queued.due_at = None, self._now()
                 if outcome.result is Result.FAILED:
@@ -257,6 +284,10 @@ class SimulatedQueue:
             return timedelta(seconds=outcome.chance * min(longest, first * 2.0 ** min(failures - 1, 30)))
 
         queued.due_at = min(now + pause(queued.attempts), queued.since + keep)
+        if outcome.wait_seconds > 0:
+            wait_until = now + timedelta(seconds=outcome.wait_seconds)
+            queued.due_at = max(queued.due_at, wait_until)
+            endpoint.wait_until = max(endpoint.wait_until or wait_until, wait_until)
         if now >= queued.since + keep:
             queued.failed_at = now
             yield "failed"
@@ -296,20 +327,56 @@ class SimulatedQueue:
                 del self._endpoints[key]
         return len(old[:most])
 
+    def _trim_history(self, age_seconds: float, most: int) -> int:
+        oldest = self._now() - timedelta(seconds=age_seconds)
+        old = [
+            id_
+            for id_, queued in self._history.items()
+            if queued.delivered_at is not None and queued.delivered_at < oldest
+        ][:most]
+        for id_ in old:
+            del self._history[id_]
+        return len(old)
+
     def _retry(self, id_: str | None) -> int:
-        wanted = [
-            queued
-            for queued in self._queued.values()
-            if not queued.is_held and (queued.failed_at is not None if id_ is None else queued.id == id_)
-        ]
-        if id_ is not None and not wanted:
-            raise NotFound("Delivery not found, delivered, or held")
+        if id_ is None:
+            return self._revive([queued for queued in self._queued.values() if queued.failed_at is not None])
+        delivered = self._history.get(id_)
+        if delivered is not None and delivered.origin == self.origin:
+            del self._history[id_]
+            self._requeue(delivered)
+        retried = self._revive([queued for queued in self._queued.values() if queued.id == id_])
+        if not retried:
+            raise NotFound("Delivery not found, or held")
+        return retried
+
+    def _retry_all(self) -> int:
+        now, oldest = self._now(), self._oldest()
+        return self._revive(
+            [
+                queued
+                for queued in self._queued.values()
+                if queued.failed_at is not None
+                or (queued.attempts and queued in oldest and not queued.is_under_way(now))
+            ]
+        )
+
+    def _requeue(self, delivered: _Queued) -> None:
+        """Have what was delivered be sent again, in the place that its event has."""
         now = self._now()
+        again = replace(delivered, delivered_at=None, leased_until=None, attempts=0, since=now, due_at=now)
+        queue = sorted([*self._queued.values(), again], key=lambda queued: queued.event.seq)
+        self._queued = {queued.id: queued for queued in queue}
+
+    def _revive(self, wanted: list[_Queued]) -> int:
+        now = self._now()
+        wanted = [queued for queued in wanted if not queued.is_held and queued.origin == self.origin]
         for queued in wanted:
             if queued.failed_at is not None:
                 queued.failed_at, queued.since, queued.attempts = None, now, 0
             queued.due_at = max(now, queued.leased_until or now)
             endpoint = self._endpoints[queued.key]
+            endpoint.wait_until = None
             if endpoint.paused_until is not None:
                 endpoint.failures, endpoint.paused_until = 0, None
         return len(wanted)
@@ -322,7 +389,9 @@ class SimulatedQueue:
         webhooks.repair: _repair,
         webhooks.settle: _settle,
         webhooks.trim: _trim,
+        webhooks.trim_history: _trim_history,
         webhooks.retry: _retry,
+        webhooks.retry_all: _retry_all,
     }
 
 
@@ -330,62 +399,3 @@ def _free(most: int, places: list[tuple[int, bool]], *, is_failing: bool) -> int
     """How many places are left to endpoints that fail, or to those that don't."""
     share = max(1, most // 2 if is_failing else most - most // 8)
     return min(most - len(places), share - sum(failing is is_failing for _, failing in places))
-
-
-class Posted(NamedTuple):
-    """A webhook that a receiver got.
-
-    Attributes:
-        at: When, on trio's clock.
-        url: Where it went.
-        headers: What came with it.
-        body: The event, as bytes.
-        event: The same, decoded.
-    """
-
-    at: float
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-    event: dict[str, Any]
-
-
-class SimulatedReceiver:
-    """Takes webhooks, all of them, whatever their URLs.
-
-    It obeys: `answers` has, by URL, the status that is answered or the error that is raised; `seconds`, how
-    long that takes.
-
-    Attributes:
-        posted: What came, in order, whatever was answered.
-        most: How many came at a time, at most, by URL.
-    """
-
-    def __init__(self) -> None:
-        self.answers: dict[str, int | Exception] = {}
-        self.seconds: dict[str, float] = {}
-        self.posted: list[Posted] = []
-        self.most: dict[str, int] = {}
-        self._now: dict[str, int] = {}
-        self._came = trio.lowlevel.ParkingLot()
-
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Take one: what `trio_ws.server.serve` is given."""
-        self._now[url] = self._now.get(url, 0) + 1
-        self.most[url] = max(self.most.get(url, 0), self._now[url])
-        self.posted.append(Posted(trio.current_time(), url, headers, body, msgspec.json.decode(body)))
-        self._came.unpark_all()
-        try:
-            await trio.sleep(self.seconds.get(url, 0))
-        finally:
-            self._now[url] -= 1
-        answer = self.answers.get(url, 200)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def receive(self, count: int) -> list[Posted]:
-        """Wait until so many have come, and return them all."""
-        while len(self.posted) < count:
-            await self._came.park()
-        return self.posted

@@ -17,7 +17,7 @@ from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.testing.ear import SimulatedEar
 from trio_ws.testing.gateway import SimulatedGateway
 from trio_ws.testing.network import SimulatedClient, SimulatedNetwork
-from trio_ws.testing.webhooks import SimulatedReceiver
+from trio_ws.testing.receiver import SimulatedReceiver
 from trio_ws.wire.ear import Ear
 
 URL = "ws://simulated.example"

@@ -28,11 +28,12 @@ from trio_ws.errors import ActionError, Timeout, Unavailable
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
 from trio_ws.webhooks import signature
+from trio_ws.webhooks.answer import GONE, Answer
 from trio_ws.webhooks.post import PostError
 
 logger = logging.getLogger(__name__)
 
-Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]  # URL, headers, body; the answer's status
+Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]  # URL, headers, body
 
 MOST = 64  # POSTs at a time, in this process
 POLL_SECONDS = 2.0  # pause between claims when nothing wakes us: most that failed waits longer than that
@@ -119,6 +120,7 @@ class Deliverer:
             )
         self._held = figures.held
         metrics.WEBHOOKS_WAITING.set(figures.waiting)
+        metrics.WEBHOOKS_OLDEST.set(figures.oldest_seconds)
         metrics.WEBHOOKS_HELD.set(figures.held)
         metrics.WEBHOOK_ENDPOINTS_DEAD.set(figures.dead)
         return FIGURES_SECONDS
@@ -150,15 +152,32 @@ class Deliverer:
 
     async def _deliver(self, delivery: Delivery) -> None:
         """Make one attempt, and have it noted what came of it."""
-        error = await self._attempt(delivery)
-        if error is not None:
-            logger.debug("webhook %s, attempt %d: %s", delivery.id, delivery.attempts, error)
-        result = Result.DELIVERED if error is None else Result.FAILED
-        self._outcomes.append(Outcome(delivery, result, error, self._chance.random()))
+        begin = trio.current_time()
+        answer = await self._attempt(delivery)
+        metrics.WEBHOOK_SECONDS.observe(trio.current_time() - begin)
+        outcome = self._judge(delivery, answer)
+        if outcome.error is not None:
+            logger.debug("webhook %s, attempt %d: %s", delivery.id, delivery.attempts, outcome.error)
+        self._outcomes.append(outcome)
         self._woken.set()  # there will be room, and the invoice's next one may be due
 
-    async def _attempt(self, delivery: Delivery) -> str | None:
-        """Return what went wrong; None: nothing."""
+    def _judge(self, delivery: Delivery, answer: Answer | str) -> Outcome:
+        """Return what came of an attempt: of its answer, or of what went wrong without one."""
+        chance = self._chance.random()
+        if isinstance(answer, str):
+            metrics.WEBHOOK_ANSWERS.labels("none").inc()
+            return Outcome(delivery, Result.FAILED, answer, chance)
+        status = answer.status
+        metrics.WEBHOOK_ANSWERS.labels(f"{status // 100}xx").inc()
+        if answer.is_taken:
+            return Outcome(delivery, Result.DELIVERED, None, chance, status)
+        if status == GONE:
+            return Outcome(delivery, Result.GONE, f"answered {status}: gone, not tried again", chance, status)
+        wait = answer.wait_seconds(self._now())
+        return Outcome(delivery, Result.FAILED, f"answered {status}", chance, status, wait)
+
+    async def _attempt(self, delivery: Delivery) -> Answer | str:
+        """Return the answer, or what went wrong."""
         seconds = self._settings.webhook_seconds
         try:
             body = encode_event(delivery.event)
@@ -166,10 +185,10 @@ class Deliverer:
                 "content-type": "application/json",
                 "user-agent": "trio-ws",
                 "trio-ws-delivery": delivery.id,
-                signature.HEADER: signature.sign(body, int(self._now()), delivery.secrets),
+                **signature.headers(delivery.id, body, int(self._now()), delivery.secrets),
             }
             with trio.fail_after(seconds):
-                status = await self._post(delivery.url, headers, body)
+                return await self._post(delivery.url, headers, body)
         except PostError as error:
             return str(error)[:ERROR_CHARACTERS]
         except trio.TooSlowError:
@@ -178,7 +197,6 @@ class Deliverer:
             figures = {"webhook": delivery.id}
             logger.exception("a webhook failed; it comes again", extra={"figures": figures})
             return "an internal error, which the server's log has"
-        return None if 200 <= status < 300 else f"answered {status}"  # noqa: PLR2004 - RFC 9110, 15.3
 
     async def _settle(self) -> Timeout | None:
         """Note what came of deliveries. While the database is away it is kept: nothing is sent twice.
@@ -186,11 +204,13 @@ class Deliverer:
         So is what takes too long even by itself. It keeps no other waiting; its error is returned.
         """
         size, kept = MOST, 0
+        keep, has_history = self._settings.webhook_retry_seconds, self._settings.webhook_history_seconds > 0
         late: Timeout | None = None
         while outcomes := self._outcomes[kept : kept + size]:
-            keep = self._settings.webhook_retry_seconds
             try:
-                changes = await self._database.run(webhooks.settle, outcomes, keep, lane=Lane.UPKEEP)
+                changes = await self._database.run(
+                    webhooks.settle, outcomes, keep, has_history, lane=Lane.UPKEEP
+                )
             except Unavailable:
                 raise
             except Exception as error:

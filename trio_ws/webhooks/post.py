@@ -16,6 +16,7 @@ import h11
 import trio
 
 from trio_ws.endpoint import Endpoint, is_public
+from trio_ws.webhooks.answer import Answer
 
 HEAD_BYTES = 16384  # of an answer; what h11 takes unless told
 CONNECT_SECONDS = 3.0  # for one of several addresses, so that the next one has its turn
@@ -55,8 +56,8 @@ class Poster:
         self._lookups = trio.CapacityLimiter(LOOKUPS)
         self._tls = tls or ssl.create_default_context()
 
-    async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Send it, and return the answer's status; how long that may take is the caller's choice.
+    async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Send it, and return the answer; how long that may take is the caller's choice.
 
         Raises:
             PostError: no answer came, or none that is HTTP.
@@ -105,7 +106,7 @@ class Poster:
 
     async def _converse(
         self, stream: trio.abc.Stream, endpoint: Endpoint, headers: Mapping[str, str], body: bytes
-    ) -> int:
+    ) -> Answer:
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
         fields = {"host": endpoint.authority, "content-length": str(len(body)), "connection": "close"}
         request = h11.Request(
@@ -118,7 +119,7 @@ class Poster:
             if isinstance(error.__cause__, ssl.SSLError):
                 raise
             # It may have answered before it had read all, and that is in the line.
-        answer = _Answer(stream, http, self._answer_bytes)
+        answer = _Reading(stream, http, self._answer_bytes)
         while not isinstance(event := await answer.next_event(), h11.Response):
             if event is None:
                 raise PostError("the answer has no end")
@@ -128,10 +129,11 @@ class Poster:
                     pass
             except (h11.RemoteProtocolError, trio.BrokenResourceError):
                 pass  # It has said what counts.
-        return event.status_code
+        later = [value for name, value in event.headers if name == b"retry-after"]
+        return Answer(event.status_code, later[0].decode("latin-1") if later else "")
 
 
-class _Answer:
+class _Reading:
     """Reads an answer as it comes, up to so many bytes."""
 
     def __init__(self, stream: trio.abc.Stream, http: h11.Connection, most_bytes: int) -> None:

@@ -16,9 +16,11 @@ import trio
 
 from trio_ws.messages import Event, Position
 from trio_ws.testing.database import EPOCH
+from trio_ws.testing.receiver import SimulatedReceiver
 from trio_ws.testing.simulation.scenario import BAD_URL
 from trio_ws.testing.simulation.truth import Told, Violation
-from trio_ws.testing.webhooks import SECRETS, SimulatedReceiver
+from trio_ws.testing.webhooks import SECRETS
+from trio_ws.webhooks.answer import Answer
 from trio_ws.webhooks.delivery import MOST
 
 if TYPE_CHECKING:
@@ -96,25 +98,26 @@ class Deliveries(SimulatedReceiver):
         if self._violation is not None:
             raise self._violation
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Take one, and compare it."""
         try:
             sent = self._take(url, headers, body)
         except Violation as violation:
             self._violation = self._violation or violation
             self._went_wrong.set()
-            return 500
+            return Answer(500)
         status = 0
         self._under_way += 1
         self._posting[sent.row.uid] = sent.id
         try:
             await trio.sleep(POST_SECONDS)
-            status = await super().post(url, headers, body)
+            answer = await super().post(url, headers, body)
+            status = answer.status
         finally:
             self._under_way -= 1
             self._posting.pop(sent.row.uid, None)
             self._note_answer(sent, status)
-        return status
+        return answer
 
     def _take(self, url: str, headers: Mapping[str, str], body: bytes) -> _Sent:
         """Return what has come.
@@ -187,6 +190,9 @@ class Deliveries(SimulatedReceiver):
         right = ",".join([f"t={timestamp}", *(f"v1={digest}" for digest in digests)])
         if (signature := headers["trio-ws-signature"]) != right:
             raise Violation(f"{what} is signed by {signature}, and not by {right}")
+        standard = headers["webhook-id"], headers["webhook-timestamp"]
+        if standard != (headers["trio-ws-delivery"], str(timestamp)):
+            raise Violation(f"{what} is said to be {standard}")
         if (content := headers["content-type"]) != "application/json":
             raise Violation(f"{what} is said to be {content}")
 
