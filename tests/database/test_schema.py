@@ -18,7 +18,7 @@ from tests.programs import prepare
 from trio_ws.database import event_log, migrations, queries
 from trio_ws.database.migrations import known_migrations
 from trio_ws.database.queries import Connection
-from trio_ws.messages import CreateInvoice, Event, Invoice, Position, Price
+from trio_ws.messages import CreateInvoice, Event, Invoice, Payment, Position, Price
 
 
 @pytest.fixture
@@ -88,7 +88,12 @@ def test_rows_are_the_structs_of_the_protocol(conninfo: str, connection: Connect
             " (account_id, amount, currency, memo, address, webhook_url, redirect_url, expires_at) VALUES"
             " (1, 1, 'BTC', 'm', 'a', 'https://w', 'https://r', '2030-01-01T12:00:00+02:00')"
         )
-    (event,) = new_events(connection)
+        other.execute(
+            "INSERT INTO payments (invoice_id, reference, amount, status)"
+            " VALUES (1, 'a', 1, 'pending'), (1, 'b', 5, 'settled')"
+        )
+    _, payment, _, event = new_events(connection)
+    assert list(data(payment)) == [field.encode_name for field in msgspec.structs.fields(Payment)]
     struct = msgspec.json.decode(event.data, type=Invoice)
     assert list(data(event)) == [field.encode_name for field in msgspec.structs.fields(Invoice)]
     assert data(event)["expiresAt"] == "2030-01-01T10:00:00.000000+00:00"

@@ -367,7 +367,7 @@ def test_a_clock_that_is_set_back_delays_nothing_new(connection: Connection) -> 
 
 def test_a_list_says_which_endpoints_fail_since_when_and_when_they_are_tried(connection: Connection) -> None:
     assert webhook_lists.list_failing_endpoints(connection, None) == []
-    create(connection, "https://user:secret@sick.example/x?key=secret")
+    create(connection, "https://sick.example/x?key=secret")
     event_log.number_events(connection, 10)
     settle(connection, claim(connection), Result.FAILED, 0.999)
     kill_endpoint(connection)

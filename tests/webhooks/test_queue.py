@@ -180,7 +180,7 @@ async def test_an_endpoint_has_so_many_at_a_time_whoever_claims_and_whatever_its
     database, program = serverless
     await prove(database, program, SLOW)
     for number in range(2 * EACH):
-        await create(program, url=f"https://user@SLOW.example/{number}?q" if number % 2 else SLOW)
+        await create(program, url=f"https://SLOW.example/{number}?q" if number % 2 else SLOW)
     first = await claim(database)
     assert len(first) == EACH
     assert await claim(database) == []
