@@ -74,10 +74,12 @@ class Requests(ABC):
     @overload
     def all(self, action: ListInvoices, /) -> Items[Invoice]: ...
     @overload
+    def all(self, action: ListPayments, /) -> Items[Payment]: ...
+    @overload
     def all(self, action: ListPrices, /) -> Items[Price]: ...
     @overload
     def all(self, action: str, /, **fields: object) -> Items[dict[str, Any]]: ...
-    def all(self, action: str | ListInvoices | ListPrices, /, **fields: object) -> Items[Any]:
+    def all(self, action: str | ListInvoices | ListPayments | ListPrices, /, **fields: object) -> Items[Any]:
         """Iterate over the items of a list, such as `list_invoices`: a page is read when it is come to.
 
         What changes meanwhile may be in it or not: to go on with each change, `watch`. `limit` is a page's.
