@@ -12,9 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.errors import CheckViolation
 
-from tests.programs import OtherProgram
+from tests.programs import OtherProgram, prepare
 from tests.test_authorization import bearer
 from tests.test_protocol import INVOICE, Contract, receive, request
+from trio_ws.database.payments import record_payment
+from trio_ws.errors import NotFound
+from trio_ws.messages import RecordPayment
 from trio_ws.testing import PostgresSession, Session, SimulatedClient, SimulatedDatabase
 
 PAYMENT = {"action": "record_payment", "reference": "tx-1", "amount": 1000, "status": "settled"}
@@ -489,3 +492,84 @@ async def test_many_writers_at_once_are_summed_exactly(conninfo: str) -> None:
             "SELECT count(*) FROM event WHERE type = 'invoice.updated' AND previous ->> 'status' IS NOT NULL"
         ).fetchone()
         assert paid == (invoices,), "each is paid once"
+
+
+async def test_a_payment_is_told_right_before_what_it_makes_of_the_invoice_whoever_waits(
+    conninfo: str,
+) -> None:
+    """Two record at once: the second one's event is numbered after all of the first one's."""
+    with (
+        psycopg.connect(conninfo, autocommit=True) as psql,
+        psycopg.connect(conninfo) as first,
+        psycopg.connect(conninfo, autocommit=True) as second,
+    ):
+        PostgresSession(psql).create_invoice(amount=10, currency="USD", account_id=1)
+        record = "INSERT INTO payments (invoice_id, reference, amount) VALUES (1, %s, 1)"
+
+        def record_second() -> None:
+            second.execute(record, ["second"])
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                first.execute("SELECT FROM invoices FOR NO KEY UPDATE")
+                nursery.start_soon(trio.to_thread.run_sync, record_second)
+                waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+                while psql.execute(waits, [second.info.backend_pid]).fetchone() != (1,):
+                    await trio.lowlevel.checkpoint()
+                first.execute(record, ["first"])
+                first.commit()
+        told = psql.execute(
+            "SELECT coalesce(data ->> 'reference', data ->> 'amount_paid') FROM event"
+            " WHERE subject = 1 AND type <> 'invoice.created' ORDER BY id"
+        ).fetchall()
+        assert told == [("first",), ("1",), ("second",), ("2",)]
+
+
+def test_what_another_programs_trigger_makes_of_a_payment_is_held_to_the_rules(
+    psql: psycopg.Connection[Any],
+) -> None:
+    PostgresSession(psql).create_invoice(amount=10, currency="USD", account_id=1)
+    for change, says in (
+        ("NEW.reference := E'a\\nb'", "reference: 1 to 200 characters"),
+        ("NEW.currency := 'EUR'", "currency: the invoice's, which is USD"),
+        ("NEW.created_at := '10000-01-01T00:00:00Z'", "created_at: within the years 1 to 9999"),
+    ):
+        psql.execute(
+            "CREATE OR REPLACE FUNCTION public.meddle() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN {change}; RETURN NEW; END $$".encode()
+        )
+        psql.execute(
+            "CREATE OR REPLACE TRIGGER meddle BEFORE INSERT ON payments FOR EACH ROW"
+            " EXECUTE FUNCTION public.meddle()"
+        )
+        with pytest.raises(CheckViolation) as refused:
+            psql.execute("INSERT INTO payments (invoice_id, reference, amount) VALUES (1, 'first', 5)")
+        assert says in str(refused.value)
+
+
+def test_an_invoice_that_comes_while_its_payment_is_refused_is_no_conflict(conninfo: str) -> None:
+    """The second look sees what has been committed since the first one."""
+    with psycopg.connect(conninfo, autocommit=True) as psql, psycopg.connect(conninfo) as recorder:
+        prepare(recorder)
+        recorder.commit()
+        uid = UUID("5735e250-b53e-4ace-a025-afac1bc77ee2")
+        action = RecordPayment(uid=str(uid), reference="first", amount=5, status="settled")
+
+        class Late:
+            """A connection before whose second statement the invoice is committed."""
+
+            statements = 0
+
+            def execute(self, *args: Any) -> Any:
+                self.statements += 1
+                if self.statements == 2:
+                    psql.execute(
+                        "INSERT INTO invoices (uid, amount, currency, account_id) VALUES (%s, 10, 'USD', 1)",
+                        [uid],
+                    )
+                return recorder.execute(*args)
+
+        late: Any = Late()
+        with pytest.raises(NotFound):
+            record_payment(late, uid, action, None)
+        assert late.statements == 2

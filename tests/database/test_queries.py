@@ -130,6 +130,10 @@ def test_a_part_of_the_prices_costs_what_it_holds_whatever_the_statistics_say(co
         "DELETE FROM tokens WHERE id = %s",
         "UPDATE tokens SET scopes = '{read}' WHERE id = %s",
         "UPDATE tokens SET expires_at = now() + interval '1 hour' WHERE id = %s",
+        (
+            "WITH other AS (INSERT INTO accounts (id, name) VALUES (2, 'other'))"
+            " UPDATE tokens SET account_id = 2 WHERE id = %s"
+        ),
     ],
 )
 async def test_a_token_has_ended_once_it_is_not_what_it_was(conninfo: str, change: str) -> None:

@@ -51,6 +51,8 @@ def record_payment(
     currency, status, amount = row
     if action.currency not in (None, currency):
         raise InvalidValue(f"Expected {currency}, the invoice's currency - at `$.currency`")
+    if status is None:  # there was none when the payment was to be recorded; it has come since
+        raise NotFound("Invoice not found")
     raise Conflict(
         f"The payment cannot become {action.status} over {action.amount}", f"It is {status} over {amount}"
     )

@@ -48,13 +48,15 @@ def identify_all(connection: Connection, many: Sequence[tuple[bytes]]) -> list[I
 def find_ended(connection: Connection, held: Sequence[Identity]) -> list[Identity]:
     """Return those of the tokens that are revoked, deleted or changed. What expires does so by itself."""
     ended = connection.execute(
-        "SELECT number FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY"
-        " AS held (id, scopes, expires_at, number) WHERE NOT EXISTS (SELECT FROM @schema@.tokens t"
-        " WHERE t.id = held.id AND t.revoked_at IS NULL"
+        "SELECT number FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY"
+        " AS held (id, account_id, scopes, expires_at, number) WHERE NOT EXISTS ("
+        "SELECT FROM @schema@.tokens t WHERE t.id = held.id AND t.revoked_at IS NULL"
+        " AND t.account_id IS NOT DISTINCT FROM held.account_id"
         " AND t.scopes @> string_to_array(held.scopes, ' ') AND t.scopes <@ string_to_array(held.scopes, ' ')"
         " AND @schema@.wire_time(t.expires_at) IS NOT DISTINCT FROM held.expires_at)",
         (
             [identity.token_id for identity in held],
+            [identity.account_id for identity in held],
             [" ".join(identity.scopes) for identity in held],
             [identity.expires_at for identity in held],
         ),

@@ -60,13 +60,16 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN p.status = 'pending'
        OR (amount = p.amount AND (status = p.status OR (p.status, status) = ('settled', 'failed')));
 
-CREATE FUNCTION @schema@.payment_fault(n @schema@.payments) RETURNS text
+-- What is wrong with a new payment; NULL: nothing. `unit` is the invoice's currency; NULL: there is no such invoice.
+CREATE FUNCTION @schema@.payment_fault(n @schema@.payments, unit text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
   WHEN NOT (length(n.reference) <= 200 AND n.reference ~ '^[^\u0001-\u001f\u007f]+$')
     THEN 'reference: 1 to 200 characters, none of them a control character'
   WHEN n.created_at NOT BETWEEN '0001-01-01T00:00:00Z' AND '9999-12-31T23:59:59.999999Z'
     THEN 'created_at: within the years 1 to 9999'
+  WHEN n.currency <> unit
+    THEN format('currency: the invoice''s, which is %s', unit)
 END;
 
 CREATE FUNCTION @schema@.guard_payment() RETURNS trigger
@@ -80,12 +83,10 @@ BEGIN
     RETURN NEW;  -- a copy: see 0013
   END IF;
   IF TG_OP = 'INSERT' THEN
-    refused := @schema@.refuse('payments'::text, @schema@.payment_fault(NEW));
     SELECT currency INTO unit FROM @schema@.invoices WHERE id = NEW.invoice_id;
     NEW.currency := coalesce(NEW.currency, unit, '');  -- without an invoice, its foreign key is what is wrong
-    IF NEW.currency <> unit THEN
-      refused := @schema@.refuse('payments'::text, format('currency: the invoice''s, which is %s', unit));
-    END IF;
+    -- Also where it is logged; but before that, a long reference would meet the limit of an index's rows.
+    refused := @schema@.refuse('payments'::text, @schema@.payment_fault(NEW, unit));
     NEW.version := 1;
     NEW.updated_at := NEW.created_at;
     RETURN NEW;
@@ -132,12 +133,10 @@ CREATE FUNCTION @schema@.amount_if(p @schema@.payments, status text) RETURNS num
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN p.status = status THEN p.amount ELSE 0 END;
 
--- Add to the sums of invoices, whose ids are in order: so of two statements, none waits for the other one in turn.
--- Whoever adds to an invoice holds it until the transaction ends: the next one adds to what there is then.
+-- Add to the sums of invoices, which the caller holds.
 CREATE FUNCTION @schema@.add_to_invoices(ids bigint[], paid numeric[], pending numeric[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  PERFORM FROM @schema@.invoices WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
   UPDATE @schema@.invoices i SET
     amount_paid = i.amount_paid + more.paid,
     amount_pending = i.amount_pending + more.pending,
@@ -149,12 +148,18 @@ BEGIN
 END
 $$;
 
--- The events of payments come before those of their invoices, in one order with them: `subject` is the invoice.
+-- Both hold the invoices from the first event on until the transaction ends: the next one adds to what there is then, and
+-- its events come after all of this one's. They are held in order, so of two statements none waits for the other in turn.
+-- The events of payments come right before those of their invoices, in one order with them: `subject` is the invoice.
 CREATE FUNCTION @schema@.follow_new_payments() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM FROM @schema@.invoices WHERE id IN (SELECT invoice_id FROM new_payments) ORDER BY id FOR NO KEY UPDATE;
   INSERT INTO @schema@.event (type, topics, data, subject, webhook_id)
-    SELECT 'payment.created', @schema@.invoice_topics(i), @schema@.payment_json(p::@schema@.payments, i), i.id,
+    -- The limits hold for what was stored, whatever another program's trigger made of it before.
+    SELECT coalesce(@schema@.refuse('payments'::text, @schema@.payment_fault(p::@schema@.payments, i.currency::text)),
+                    'payment.created'),
+           @schema@.invoice_topics(i), @schema@.payment_json(p::@schema@.payments, i), i.id,
            CASE WHEN i.webhook_url IS NOT NULL THEN gen_random_uuid() END
     FROM new_payments p JOIN @schema@.invoices i ON i.id = p.invoice_id ORDER BY p.id;
   PERFORM @schema@.add_to_invoices(array_agg(id ORDER BY id), array_agg(paid ORDER BY id), array_agg(pending ORDER BY id))
@@ -169,6 +174,9 @@ $$;
 CREATE FUNCTION @schema@.follow_changed_payments() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM FROM @schema@.invoices WHERE id IN (
+    SELECT n.invoice_id FROM new_payments n JOIN old_payments o ON o.id = n.id WHERE n.version > o.version
+  ) ORDER BY id FOR NO KEY UPDATE;
   INSERT INTO @schema@.event (type, topics, data, previous, subject, webhook_id)
     SELECT 'payment.updated', @schema@.invoice_topics(i), @schema@.payment_json(n::@schema@.payments, i),
            @schema@.changed_fields(@schema@.payment_json(o::@schema@.payments, i),
