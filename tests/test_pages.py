@@ -18,10 +18,11 @@ from tests import raw
 from tests.programs import OtherProgram
 from trio_ws import metrics
 from trio_ws.database.writes import FORGET_SECONDS
-from trio_ws.pages import Page, Pages, receive_handshake
+from trio_ws.pages import Maker, Page, Pages, receive_handshake
 from trio_ws.server import serve
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, SimulatedNetwork, World, simulated_server
+from trio_ws.wire.head import Head
 from trio_ws.wire.stream import Wire
 
 INVOICE = {"amount": 1, "currency": "USD", "account_id": 1}
@@ -155,7 +156,8 @@ async def test_nothing_is_made_for_who_asked_for_much_and_has_gone() -> None:
     assert made == 1
 
 
-async def test_pages_for_many_take_turns_with_all_else() -> None:
+@pytest.mark.parametrize("takes_asking", [False, True])
+async def test_pages_for_many_take_turns_with_all_else(*, takes_asking: bool) -> None:
     made = 0
 
     def make() -> Page:
@@ -163,12 +165,22 @@ async def test_pages_for_many_take_turns_with_all_else() -> None:
         made += 1
         return Page(b"")
 
-    pages, streams = Pages({"/page": make}), [memory_stream_pair() for _ in range(20)]
+    answered = trio.Event()  # to all at once, as by one batch of queries
+
+    async def ask(_: Head) -> Maker:
+        await answered.wait()
+        return make
+
+    pages = Pages({}, asked={"/page": ask}) if takes_asking else Pages({"/page": make})
+    streams = [memory_stream_pair() for _ in range(20)]
     for _, theirs in streams:
         await theirs.send_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     async with trio.open_nursery() as nursery:
         for ours, _ in streams:
             nursery.start_soon(receive_handshake, Wire(ours, Settings()), pages, 10, trio.CancelScope())
+        if takes_asking:
+            await wait_all_tasks_blocked()
+            answered.set()
         while made < 10:
             before = made
             await trio.lowlevel.checkpoint()

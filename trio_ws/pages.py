@@ -42,7 +42,7 @@ class Page(NamedTuple):
 
 
 Maker = Callable[[], Page]
-Asked = Callable[[Head], Awaitable[Page]]  # what is to be asked elsewhere, as of the database
+Asked = Callable[[Head], Awaitable[Maker]]  # what is to be asked elsewhere first, as of the database
 
 
 class Pages:
@@ -55,7 +55,7 @@ class Pages:
         makers: What makes each.
         guarded: The same, for who is let in.
         admit: Raises `Refusal` for who is not.
-        asked: Makes what takes waiting; many of these may be made at once.
+        asked: Finds out what a page needs, which takes waiting: for many of these at once.
     """
 
     def __init__(
@@ -80,10 +80,9 @@ class Pages:
         name = self._find(head)
         if self._admit is not None and name in self._guarded:
             await self._admit(head)
-        if name in self._asked:
-            return _respond(head, await self._asked[name](head))
+        maker = await self._asked[name](head) if name in self._asked else self._makers[name]
         async with self._turn:
-            return _respond(head, self._makers[name]())
+            return _respond(head, maker())
 
     def _find(self, head: Head) -> str:
         if head.method == "OPTIONS" and head.path in PATHS:

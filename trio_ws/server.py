@@ -30,7 +30,7 @@ from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.identity import hash_token
 from trio_ws.limits import Census
-from trio_ws.pages import Asked, Page, Pages, figures, health, measurements, readiness, receive_handshake
+from trio_ws.pages import Asked, Maker, Pages, figures, health, measurements, readiness, receive_handshake
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.web.checkout import pay
@@ -269,8 +269,8 @@ class _Server:
             asked["/pay/"] = self._pay
         return Pages(found, guarded, self._admit, asked)
 
-    async def _pay(self, head: Head) -> Page:
-        """Return a customer's page.
+    async def _pay(self, head: Head) -> Maker:
+        """Return what makes a customer's page.
 
         Raises:
             Refusal: the database could not be asked.

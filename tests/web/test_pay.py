@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import msgspec
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Page, expect
+import segno
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.end_to_end.serving import Server, free_port, serving
 from tests.web.browser import PATIENCE_MS
@@ -124,6 +125,23 @@ def test_a_line_that_is_lost_is_shown_and_comes_back(page: Page, tmp_path: Path)
         expect(page.locator("#line")).to_be_hidden()
 
 
+def test_a_server_that_cannot_answer_just_then_is_asked_again(page: Page, server: Server) -> None:
+    uid = make(server)
+    page.goto(http(server, uid))
+    expect(page.locator("#amount")).to_have_text("$10.00")
+    refused: list[str] = []
+
+    def refuse_once(route: Route) -> None:
+        refused.append(route.request.url)
+        route.fulfill(status=503, headers={"Retry-After": "1"})
+
+    page.wait_for_load_state("networkidle")
+    page.route("**/pay/*", refuse_once, times=2)  # as while the database is away
+    record(server, uid, "tx-1", 1000)
+    expect(page.locator("#status")).to_have_text("Paid. Thank you!")
+    assert len(refused) == 2
+
+
 def test_without_a_script_it_says_the_same_and_asks_again(chromium: Browser, server: Server) -> None:
     uid = make(server, address=ADDRESS)
     context = chromium.new_context(java_script_enabled=False)
@@ -161,7 +179,7 @@ async def page_of(**columns: object) -> str:
             raise NotFound("Invoice not found")
         return msgspec.Raw(msgspec.json.encode({**ROW, **columns}))
 
-    page = await pay(UID, fetch, 1767225600.0)
+    page = (await pay(UID, fetch, 1767225600.0))()
     assert page.etag is None, "nobody keeps it"
     return page.body.decode()
 
@@ -171,6 +189,30 @@ async def test_nothing_that_a_merchant_has_typed_is_markup() -> None:
     assert "<script>" not in text
     text = await page_of(redirect_url="https://x/'\"><b>", status="paid")
     assert "<b>" not in text
+
+
+async def test_what_went_back_beyond_what_came_in_is_no_sum_that_a_customer_reads() -> None:
+    for columns in ({"amount_paid": -5}, {"amount_pending": -5}, {"amount_paid": -5, "status": "expired"}):
+        text = await page_of(**columns)
+        assert "is paid" not in text
+        assert "has come in" not in text
+        assert "too late" not in text
+
+
+async def test_a_code_is_made_once_however_often_its_page_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    make_code = segno.make
+
+    def note(text: str, **how: Any) -> segno.QRCode:
+        made.append(text)
+        return make_code(text, **how)
+
+    monkeypatch.setattr(segno, "make", note)
+    pages = [await page_of(address="an address of its own") for _ in range(3)]
+    assert len(made) == 1
+    assert pages[0] == pages[2]
 
 
 async def test_an_amount_has_all_its_digits_whatever_it_is() -> None:

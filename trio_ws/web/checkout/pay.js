@@ -54,7 +54,7 @@ function show() {
 /** Take over what the server says now. */
 async function refresh() {
   const response = await fetch(location.pathname, { cache: "no-store" });
-  if (!response.ok) return;
+  if (!response.ok) throw new Error(`the server answered ${response.status}`);
   const text = await response.text();
   const page = parser.parseFromString(policy ? policy.createHTML(text) : text, "text/html");
   const focused = document.activeElement?.id;
