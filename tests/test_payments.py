@@ -547,6 +547,30 @@ def test_what_another_programs_trigger_makes_of_a_payment_is_held_to_the_rules(
         assert says in str(refused.value)
 
 
+def test_a_writer_of_invoices_forges_no_sums_by_a_trigger(psql: psycopg.Connection[Any]) -> None:
+    PostgresSession(psql).create_invoice(amount=10, currency="USD", account_id=1)
+    psql.execute("DROP ROLE IF EXISTS forger")
+    psql.execute("CREATE ROLE forger")
+    psql.execute("GRANT SELECT, UPDATE ON invoices TO forger")
+    psql.execute("CREATE SCHEMA forgery AUTHORIZATION forger")
+    try:
+        psql.execute("SET ROLE forger")
+        psql.execute(
+            "CREATE FUNCTION forgery.forge() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN UPDATE public.invoices SET amount_paid = 10; RETURN NEW; END $$"
+        )
+        psql.execute("CREATE TABLE forgery.any (n int)")
+        psql.execute(
+            "CREATE TRIGGER forge BEFORE INSERT ON forgery.any FOR EACH ROW EXECUTE FUNCTION forgery.forge()"
+        )
+        with pytest.raises(CheckViolation, match="the sums of the invoice's payments: record a payment"):
+            psql.execute("INSERT INTO forgery.any VALUES (1)")
+    finally:
+        psql.execute("RESET ROLE")
+        psql.execute("DROP OWNED BY forger")
+        psql.execute("DROP ROLE forger")
+
+
 def test_an_invoice_that_comes_while_its_payment_is_refused_is_no_conflict(conninfo: str) -> None:
     """The second look sees what has been committed since the first one."""
     with psycopg.connect(conninfo, autocommit=True) as psql, psycopg.connect(conninfo) as recorder:

@@ -89,8 +89,9 @@ WRITES = (
     "UPDATE invoices SET status = status",
     "INSERT INTO payments (invoice_id, reference, amount, status) SELECT id, 'a', 1, 'pending' FROM invoices",
     (
-        "INSERT INTO payments (invoice_id, reference, amount, currency) SELECT id, 'a', 2, 'USD' FROM invoices"
-        " ON CONFLICT (invoice_id, reference) DO UPDATE SET amount = excluded.amount, status = excluded.status"
+        "INSERT INTO payments (invoice_id, reference, amount, currency) SELECT id, 'a', 2, 'USD'"
+        " FROM invoices ON CONFLICT (invoice_id, reference) DO UPDATE"
+        " SET amount = excluded.amount, status = excluded.status"
     ),
     "UPDATE payments SET status = 'failed'",
     "INSERT INTO prices (account_id, currency, amount) VALUES (1, 'XMR', 5)",

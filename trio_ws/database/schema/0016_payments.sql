@@ -236,7 +236,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN @schema@.status_may_become(i.status, new_status)
        OR (new_status = 'paid' AND i.status <> 'paid' AND i.amount_paid >= i.amount);
 
--- See 0013. New: who is paid for may be paid; the sums are those of payments. Only a trigger can set them, and ours does.
+-- See 0013. New: who is paid for may be paid; the sums are those of payments. Only a trigger can set them, and only as the
+-- owner of ours: whoever may make a table of their own may make a trigger, too.
 CREATE OR REPLACE FUNCTION @schema@.guard_invoice() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -252,7 +253,8 @@ BEGIN
     refused := @schema@.refuse('invoices'::text, @schema@.invoice_fault(NEW, OLD));
   END IF;
   IF (NEW.amount_paid, NEW.amount_pending) IS DISTINCT FROM (coalesce(OLD.amount_paid, 0), coalesce(OLD.amount_pending, 0))
-     AND (TG_OP = 'INSERT' OR pg_trigger_depth() < 2) THEN
+     AND (TG_OP = 'INSERT' OR pg_trigger_depth() < 2 OR NOT has_function_privilege(
+            $schema$@schema@.add_to_invoices(bigint[], numeric[], numeric[])$schema$::text, 'EXECUTE'::text)) THEN
     refused := @schema@.refuse(
       'invoices'::text, 'amount_paid, amount_pending: the sums of the invoice''s payments: record a payment'::text);
   END IF;
