@@ -325,6 +325,17 @@ async def test_a_database_that_is_away_leaves_the_other_pages_alone(
         assert (await ask(world, "/console/figures", "GET", ("Authorization", "Bearer x")))[0] == 503
 
 
+async def test_a_page_that_the_database_is_slow_with_has_its_time_whenever_it_is_asked_for(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, auth="token", checkout=True) as world:
+        browser = Browser(await world.network.call())
+        assert (await browser.ask("/healthz"))[0] == 200
+        await trio.sleep(world.settings.head_seconds - 1)
+        database.delay = 1.5
+        assert (await browser.ask("/pay/5735e250-b53e-4ace-a025-afac1bc77ee2"))[0] == 404
+
+
 async def test_a_server_that_is_full_says_that_it_lives_all_the_same(autojump_clock: MockClock) -> None:
     async with simulated_server(connections=1) as world:
         await world.connect()

@@ -109,7 +109,7 @@ async def receive_handshake(
     Args:
         wire: The client's.
         pages: What plain requests find.
-        head_seconds: Time for each of the next ones.
+        head_seconds: Time for each of the next ones, and for each answer.
         waiting: The scope that this is called in; its deadline is the first head's.
 
     Raises:
@@ -122,6 +122,7 @@ async def receive_handshake(
             return head
         if head.path in PATHS and head.method != "OPTIONS":
             raise refuse_plain(head)
+        waiting.deadline = trio.current_time() + head_seconds  # the database may take its time
         await trio.sleep_until(not_before)
         response, is_kept = await pages.answer(head)
         try:
