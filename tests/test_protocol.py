@@ -9,9 +9,10 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from tests.programs import OtherProgram
-from trio_ws.testing import SimulatedClient, World, simulated_server
+from trio_ws.testing import SimulatedClient, SimulatedDatabase, World, simulated_server
 
 Contract = tuple[World, OtherProgram]
 
@@ -604,3 +605,17 @@ async def test_any_object_gets_one_reply(fields: dict[str, object]) -> None:
         reply = await request(client, **fields)
         assert reply["status"] in ("success", "error")
         await assert_nothing_more(client)
+
+
+async def test_what_happens_while_a_snapshot_is_on_its_way_is_told(
+    autojump_clock: MockClock, world: World, database: SimulatedDatabase
+) -> None:
+    client = await world.connect()
+    database.answer_seconds = 5.0
+    await client.send(action="subscribe", type="account", id=1, snapshot=True)
+    await trio.sleep(0.01)
+    database.answer_seconds = 0.0
+    database.create_invoice(amount=1, currency="USD", account_id=1)
+    reply = await receive(client)
+    assert reply["data"]["snapshot"] == [], "it was read before"
+    assert (await receive(client))["type"] == "invoice.created"
