@@ -1314,7 +1314,7 @@ FOUND_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "follow_a_snapshot_from_the_end_of_the_log": Elsewhere(
         "tests/test_protocol.py::test_what_happens_while_a_snapshot_is_on_its_way_is_told",
-        "The log has to be read further while a snapshot's answer is under way, in which 40 seeds rarely write.",
+        "The log has to be read further while the answer with a snapshot is under way.",
     ),
     "tell_one_holder_of_a_revocation": Elsewhere(
         "tests/test_authorization.py::test_all_who_hold_a_revoked_token_end_within_a_second",
