@@ -177,9 +177,9 @@ def test_a_page_costs_what_it_holds_whatever_the_statistics_say(conninfo: str, w
             assert rows_read(connection) - before < 500
 
 
-def rows_read(connection: psycopg.Connection[Any]) -> int:
+def rows_read(connection: psycopg.Connection[Any], table: str = "invoices") -> int:
     ((rows,),) = connection.execute(
-        "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'invoices'"
+        "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = %s", [table]
     )
     return int(rows)
 

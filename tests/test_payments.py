@@ -14,7 +14,9 @@ from psycopg.errors import CheckViolation
 
 from tests.programs import OtherProgram, prepare
 from tests.test_authorization import bearer
+from tests.test_lists import rows_read
 from tests.test_protocol import INVOICE, Contract, receive, request
+from trio_ws.database import payments
 from trio_ws.database.payments import record_payment
 from trio_ws.errors import NotFound
 from trio_ws.messages import RecordPayment
@@ -597,3 +599,24 @@ def test_an_invoice_that_comes_while_its_payment_is_refused_is_no_conflict(conni
         with pytest.raises(NotFound):
             record_payment(late, uid, action, None)
         assert late.statements == 2
+
+
+def test_a_page_of_payments_costs_what_it_holds_whatever_the_statistics_say(
+    psql: psycopg.Connection[Any],
+) -> None:
+    prepare(psql)
+    uid, other = [PostgresSession(psql).create_invoice(amount=9, currency="USD", account_id=1) for _ in "ab"]
+    for _ in range(6):  # so that the plan is made before there is anything
+        payments.list_payments(psql, uid, 0, 50, 1)
+    psql.execute("ALTER TABLE payments SET (autovacuum_enabled = off)")
+    psql.execute("ALTER TABLE payments DISABLE TRIGGER follow_new")
+    psql.execute(
+        "INSERT INTO payments (invoice_id, reference, amount)"
+        " SELECT i.id, n::text, 1 FROM generate_series(1, 10000) n, invoices i"
+    )
+    for after in (0, 10_000):
+        with psql.transaction():
+            before = rows_read(psql, "payments")
+            page = payments.list_payments(psql, other, after, 50, 1)
+            assert len(msgspec.json.decode(page.items)) == 50
+            assert rows_read(psql, "payments") - before < 200
