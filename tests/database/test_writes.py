@@ -14,7 +14,7 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import WRITES, Connection
 from trio_ws.database.writes import FORGET_SECONDS, Writes
 from trio_ws.errors import NotFound, Outage, Timeout
-from trio_ws.messages import CancelInvoice, CreateInvoice, SetPrice, UpdateInvoice
+from trio_ws.messages import CancelInvoice, CreateInvoice, RecordPayment, SetPrice, UpdateInvoice
 from trio_ws.testing import SimulatedDatabase, simulated_server
 
 T = TypeVar("T")
@@ -190,6 +190,7 @@ WRITING: dict[type, dict[str, Any]] = {
     CreateInvoice: {"amount": 1, "currency": "USD", "account_id": 1},
     CancelInvoice: {"uid": str(uuid4())},
     UpdateInvoice: {"uid": str(uuid4()), "status": "paid"},
+    RecordPayment: {"uid": str(uuid4()), "reference": "r", "amount": 1, "status": "settled"},
     SetPrice: {"currency": "BTC", "base_currency": "USD", "value": 1},
 }
 

@@ -74,10 +74,23 @@ class Changing:
                 thread.join()
 
 
+def play() -> tuple[Changing, list[str]]:
+    """Play all scripts; again, where Node 20 fails in a timer of its own parser after a broken head."""
+    for last in (False, False, True):
+        server = Changing()
+        with server.running() as url:
+            try:
+                said = run(Path(__file__).parent / "hostile.mjs", url, json.dumps(list(SCRIPTS)))
+            except AssertionError as error:
+                if last or "onParserTimeout" not in str(error):
+                    raise
+            else:
+                return server, said.splitlines()
+    raise AssertionError
+
+
 def test_whatever_a_server_sends_who_asks_has_it_later_or_an_error_of_the_client_s() -> None:
-    server = Changing()
-    with server.running() as url:
-        said = run(Path(__file__).parent / "hostile.mjs", url, json.dumps(list(SCRIPTS))).splitlines()
+    server, said = play()
     endings = [json.loads(line) for line in said]
     assert len(endings) == 4 * len(SCRIPTS)
     wrong = [one for one in endings if one["ended"] != "good" and one["name"] not in FINAL]

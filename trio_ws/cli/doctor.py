@@ -289,13 +289,14 @@ def _clock(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield Finding("ok", "clock", f"within {max(apart, after - before):.3f} s of the database's")
 
 
-# As they were made: see the schema's 0013.
+# As they were made: see the schema's 0013, and 0016 for payments.
 _TRIGGERS = (
     "SELECT format('ALTER TABLE %s ENABLE %sTRIGGER %I', tgrelid::regclass, wanted, tgname),"
     " tgenabled = 'D' FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid CROSS JOIN LATERAL (SELECT CASE"
-    " tgname WHEN 'log_new' THEN '' WHEN 'log_copy' THEN 'REPLICA ' ELSE 'ALWAYS ' END AS wanted) it"
+    " tgname WHEN 'log_new' THEN '' WHEN 'follow_new' THEN '' WHEN 'follow_changed' THEN ''"
+    " WHEN 'log_copy' THEN 'REPLICA ' ELSE 'ALWAYS ' END AS wanted) it"
     " WHERE NOT tgisinternal AND pronamespace = to_regnamespace($schema$@schema@$schema$)"
-    " AND tgenabled::text <> CASE tgname WHEN 'log_new' THEN 'O' WHEN 'log_copy' THEN 'R' ELSE 'A' END"
+    " AND tgenabled::text <> CASE wanted WHEN '' THEN 'O' WHEN 'REPLICA ' THEN 'R' ELSE 'A' END"
     " AND EXISTS (SELECT FROM @schema@.schema_migrations WHERE version >= 13)"
     " ORDER BY tgrelid, tgname"
 )

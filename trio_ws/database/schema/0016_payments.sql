@@ -285,6 +285,7 @@ CREATE OR REPLACE TRIGGER guard_new BEFORE INSERT ON @schema@.invoices FOR EACH 
   WHEN (NEW.version IS DISTINCT FROM 1 OR NEW.amount_paid IS DISTINCT FROM 0 OR NEW.amount_pending IS DISTINCT FROM 0
         OR length(NEW.address) > 128 OR length(NEW.idempotency_key) > 128)
   EXECUTE FUNCTION @schema@.guard_invoice();
+ALTER TABLE @schema@.invoices ENABLE ALWAYS TRIGGER guard_new;  -- as it was: see 0013
 
 
 -- Webhooks ----------------------------------------------------------------------------------------------------------
