@@ -67,6 +67,7 @@ class Pages:
     ) -> None:
         self._makers = {**makers, **guarded}
         self._asked = asked
+        self._known = (*self._makers, *asked)
         self._guarded = guarded
         self._admit = admit
         self._turn = trio.Lock()
@@ -88,10 +89,9 @@ class Pages:
         if head.method == "OPTIONS" and head.path in PATHS:
             return "/healthz"
         folder, slash, _ = head.path.rpartition("/")
-        known = {**self._makers, **self._asked}
-        name = head.path if head.path in known else folder + slash
-        if name not in known:
-            raise Refusal(404, f"Nothing is here; try {', '.join(known)}", given=head.path)
+        name = head.path if head.path in self._known else folder + slash
+        if name not in self._known:
+            raise Refusal(404, f"Nothing is here; try {', '.join(self._known)}", given=head.path)
         if head.method not in METHODS:
             raise Refusal(
                 405, "Only GET, HEAD and OPTIONS are known here", given=head.method, Allow=", ".join(METHODS)

@@ -18,6 +18,20 @@ class Page(NamedTuple):
     next: int | None
 
 
+def page_query(rows: str, order: str) -> str:
+    """Return a query of a page: each row's id and JSON, and how many were found, up to one more than fit.
+
+    Args:
+        rows: A query of `id`, `json` and its `size`, of one row more than `%(most)s`.
+        order: That of the page, by `id`.
+    """
+    return (
+        "SELECT id, json, found FROM (SELECT id, json, count(*) OVER () AS found,"  # noqa: S608 - texts of ours
+        f" row_number() OVER (ORDER BY {order}) AS place, sum(size) OVER (ORDER BY {order}) - size AS bytes"
+        f" FROM ({rows}) sized) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s"
+    )
+
+
 def page_of(rows: Sequence[Row]) -> Page:
     """Return the page of rows that are an id, JSON, and how many were found, up to one more than fit."""
     if not rows:

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import msgspec
 
-from trio_ws.database.pages import OWNED, Page, json_of, page_of
+from trio_ws.database.pages import OWNED, Page, json_of, page_of, page_query
 from trio_ws.database.sessions import Connection
 from trio_ws.errors import Conflict, InvalidValue, NotFound
 from trio_ws.messages import PAGE_BYTES, RecordPayment
@@ -64,15 +64,15 @@ def list_payments(connection: Connection, uid: UUID, after: int, most: int, owne
     Raises:
         NotFound: there is no such invoice.
     """
-    rows = connection.execute(
-        "SELECT page.* FROM @schema@.invoices i LEFT JOIN LATERAL ("  # noqa: S608
-        "SELECT id, json, found FROM (SELECT id, json, count(*) OVER () AS found,"
-        " row_number() OVER (ORDER BY id) AS place, sum(size) OVER (ORDER BY id) - size AS bytes FROM ("
+    page = page_query(
         "SELECT p.id, @schema@.payment_json(p, i) AS json,"
         " octet_length(@schema@.payment_json(p, i)::text) AS size FROM @schema@.payments p"
-        " WHERE p.invoice_id = i.id AND p.id > %(after)s ORDER BY p.invoice_id, p.id LIMIT %(most)s + 1"
-        ") sized) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s"
-        f") page ON true WHERE uid = %(uid)s AND {OWNED} ORDER BY page.id",
+        " WHERE p.invoice_id = i.id AND p.id > %(after)s ORDER BY p.invoice_id, p.id LIMIT %(most)s + 1",
+        "id",
+    )
+    rows = connection.execute(
+        f"SELECT page.* FROM @schema@.invoices i LEFT JOIN LATERAL ({page}) page ON true"  # noqa: S608
+        f" WHERE uid = %(uid)s AND {OWNED} ORDER BY page.id".encode(),
         {"uid": uid, "after": after, "most": most, "owner": owner, "page_bytes": PAGE_BYTES},
     ).fetchall()
     if not rows:

@@ -18,7 +18,7 @@ from psycopg.adapt import Loader
 
 from trio_ws.database import payments, sessions, tokens
 from trio_ws.database.lanes import Lane
-from trio_ws.database.pages import OWNED, Page, json_of, page_of
+from trio_ws.database.pages import OWNED, Page, json_of, page_of, page_query
 from trio_ws.database.sessions import Primary, begin_pooled_session, begin_session
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound
 from trio_ws.messages import (
@@ -289,13 +289,11 @@ def _page_of(wanted: InvoiceFilter) -> str:
         " ORDER BY status DESC, id DESC LIMIT %(most)s + 1"
         ") one ORDER BY one.id DESC LIMIT %(most)s + 1"
     )
-    return (
-        "SELECT id, json, found FROM (SELECT id, json, count(*) OVER () AS found,"  # noqa: S608 - made above
-        " row_number() OVER (ORDER BY id DESC) AS place,"
-        " sum(size) OVER (ORDER BY id DESC) - size AS bytes FROM ("
-        "SELECT i.id, @schema@.invoice_json(i) AS json, octet_length(@schema@.invoice_json(i)::text) AS size"
-        f" FROM ({found}) found JOIN @schema@.invoices i ON i.id = found.id"
-        ") sized) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s"
+    return page_query(
+        "SELECT i.id, @schema@.invoice_json(i) AS json,"  # noqa: S608 - made above
+        " octet_length(@schema@.invoice_json(i)::text) AS size"
+        f" FROM ({found}) found JOIN @schema@.invoices i ON i.id = found.id",
+        "id DESC",
     )
 
 

@@ -17,6 +17,7 @@ import segno
 from msgspec import UNSET, Raw
 
 from trio_ws.currencies import exponent
+from trio_ws.database.queries import OPEN
 from trio_ws.errors import NotFound
 from trio_ws.messages import Invoice, parse_uid
 from trio_ws.pages import Maker, Page
@@ -67,7 +68,7 @@ async def pay(uid: str, fetch: Fetch, now: float) -> Maker:
 
 
 def _page_of(invoice: Invoice, now: float) -> Page:
-    is_final = invoice.status not in ("unpaid", "confirming")
+    is_final = invoice.status not in OPEN
     return _framed(IN_WORDS[invoice.status], invoice.status, _body(invoice, now), is_final=is_final)
 
 
