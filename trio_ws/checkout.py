@@ -23,5 +23,5 @@ def hide(row: Raw) -> Raw:
 
 def hide_in(event: Event) -> Event:
     """Return an event as a customer is told it."""
-    shown = {"data": hide(event.data), "previous": hide(event.previous), "frame": b"", "customers_frame": b""}
+    shown = {"data": hide(event.data), "previous": hide(event.previous), "frame": b""}
     return msgspec.structs.replace(event, **shown)

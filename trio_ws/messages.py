@@ -555,8 +555,7 @@ class Event(Struct, frozen=True, array_like=True, gc=False):
         previous: The changed fields' old values, as JSON; `NOTHING` for a new invoice.
         at: When it was written down, in Unix seconds by the database's clock.
         name: That of the step that numbered it.
-        frame: It as it goes out, once somebody was sent it.
-        customers_frame: The same for a customer, who sees less.
+        frame: It as a WebSocket is sent it, once one was.
     """
 
     seq: int
@@ -567,7 +566,6 @@ class Event(Struct, frozen=True, array_like=True, gc=False):
     at: float = 0.0
     name: str = ""
     frame: bytes = b""
-    customers_frame: bytes = b""
 
     @property
     def position(self) -> Position:

@@ -8,7 +8,7 @@ import msgspec
 
 from trio_ws.database.event_log import LogRead
 from trio_ws.events.cache import Page, Recent
-from trio_ws.events.chunks import framed
+from trio_ws.events.spelling import FRAMES
 
 COUNT = 256
 
@@ -37,7 +37,7 @@ def test_a_page_takes_what_it_counts_once_it_is_searched_and_all_of_it_is_framed
         )  # they hold on to the answer
         page.find(["account:1"], 0, COUNT)
         for event in page.events:
-            framed(event)
+            FRAMES.spell(event)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

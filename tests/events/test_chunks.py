@@ -40,7 +40,7 @@ class Shop:
             self.encoded.append(event.seq)
             return encode_event(event)
 
-        monkeypatch.setattr("trio_ws.events.chunks.encode_event", note)
+        monkeypatch.setattr("trio_ws.events.spelling.encode_event", note)
 
     def publish(self, count: int) -> None:
         end = self.log.end.seq

@@ -56,7 +56,9 @@ class Session:
         without_token = CUSTOMER if services.settings.checkout else NOBODY
         self.identity = ANYBODY if services.settings.auth == "open" else without_token
         self.follower = follower
-        follower.is_customers = self.identity.is_customer
+        self._spelling = follower.spelling  # for who has a token
+        if self.identity.is_customer:
+            follower.spelling = follower.spelling.for_customers
         self.named: dict[tuple[str, str | int], None] = {}
         self.log_fields: dict[str, object] = {}
         self._services = services
@@ -111,7 +113,7 @@ class Session:
         self._let_go = services.tokens.hold(identity, self._revoke)
         self.identity = identity
         self.follower.account = None if identity.account_id is None else f"account:{identity.account_id}"
-        self.follower.is_customers = False
+        self.follower.spelling = self._spelling
         self.log_fields["account"] = identity.account_id
         if not identity.allows("read"):
             services.dispatcher.unsubscribe_all(self.follower)

@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from trio_ws.checkout import hide_in
-from trio_ws.codec import encode_event
+from trio_ws.events.spelling import FRAMES, Spelling
 from trio_ws.messages import Event
-from trio_ws.wire.frames import TEXT, encode_frame
 
 # What a view and what is kept of it take beside its frames, and for each topic: measured, rounded up.
 VIEW_BYTES, TOPIC_BYTES = 700, 200
@@ -26,7 +24,7 @@ class View(NamedTuple):
         account: The only account whose events it may see, as a topic; None: any.
         is_folded: Whether prices are left out that a later event replaces.
         together_bytes: About how much it takes at once.
-        is_customers: Whether it is a customer's, who sees less of each.
+        spelling: How events are spelled for it.
     """
 
     topics: frozenset[str]
@@ -34,7 +32,7 @@ class View(NamedTuple):
     account: str | None
     is_folded: bool
     together_bytes: int
-    is_customers: bool = False
+    spelling: Spelling = FRAMES
 
     @property
     def size(self) -> int:
@@ -56,22 +54,6 @@ class Chunk(NamedTuple):
     reached: int
 
 
-def framed(event: Event) -> bytes:
-    """Return an event as it goes out, encoded once for all whom it goes to."""
-    if not event.frame:
-        msgspec.structs.force_setattr(event, "frame", encode_frame(TEXT, encode_event(event)))
-    return event.frame
-
-
-def framed_for_customers(event: Event) -> bytes:
-    """Return the same for customers."""
-    if not event.customers_frame:
-        msgspec.structs.force_setattr(
-            event, "customers_frame", encode_frame(TEXT, encode_event(hide_in(event)))
-        )
-    return event.customers_frame
-
-
 def join(events: list[Event], reached: int, view: View, most_bytes: float) -> Chunk:
     """Return the first frames of what was read of a view's topics.
 
@@ -82,13 +64,12 @@ def join(events: list[Event], reached: int, view: View, most_bytes: float) -> Ch
         most_bytes: About how many may go together.
     """
     events = [event for event in events if event.seq <= view.upto and event.is_visible_to(view.account)]
-    frame_of = framed_for_customers if view.is_customers else framed
     frames: list[bytes] = []
     size = 0
     for event in _folded(events) if view.is_folded else events:
         if size >= most_bytes:
             return Chunk(b"".join(frames), len(frames), event.seq - 1)
-        frames.append(frame_of(event))
+        frames.append(view.spelling.spell(event))
         size += len(frames[-1])
     return Chunk(b"".join(frames), len(frames), int(min(reached, view.upto)))
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from trio_ws import metrics
-from trio_ws.events.chunks import framed
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
+from trio_ws.events.spelling import Spelling
 from trio_ws.messages import Event, Position, Topic
 
 logger = logging.getLogger(__name__)
@@ -112,9 +112,9 @@ class Dispatcher:
                 break
         self.log.extend(events[:count])
         for event, followers in wanted:
-            frame = framed(event)  # one for all of them
+            spelled: dict[Spelling, bytes] = {}  # once for all of them
             for follower in followers:
-                follower.tell(event, frame)
+                follower.tell(event, spelled)
         metrics.EVENTS_SENT.inc(deliveries)
         for event in watched:
             self._tell_watchers(event)

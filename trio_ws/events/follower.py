@@ -14,9 +14,10 @@ import trio
 
 from trio_ws import metrics
 from trio_ws.errors import ActionError
-from trio_ws.events.chunks import Chunk, View, framed_for_customers
+from trio_ws.events.chunks import Chunk, View
 from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
+from trio_ws.events.spelling import FRAMES, Spelling
 from trio_ws.messages import Event
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,12 @@ class Follower:
         log: Where it reads on when it is behind.
         outbox: The frames that wait for its writer.
         end: Called when it can't be told what it missed; it must end then.
+        spelling: How it is told of events.
 
     Attributes:
         topics: What it follows, and from which position on.
         account: The only account whose events it may see, as a topic; None: any. Prices are for all.
-        is_customers: Whether it is a customer's, who sees less of each event.
+        spelling: How it is told of events.
     """
 
     # Waiting for memory that is far away is most of what telling a thousand of them takes: with slots here,
@@ -47,16 +49,18 @@ class Follower:
         "_log",
         "account",
         "end",
-        "is_customers",
         "outbox",
+        "spelling",
         "topics",
     )
 
-    def __init__(self, log: Log, outbox: Outbox, end: Callable[[], None]) -> None:
+    def __init__(
+        self, log: Log, outbox: Outbox, end: Callable[[], None], spelling: Spelling = FRAMES
+    ) -> None:
         self.topics: dict[str, int] = {}
         self.account: str | None = None
-        self.is_customers = False
         self.outbox = outbox
+        self.spelling = spelling
         self.end = end
         self._log = log
         self._cursor: int | None = None  # how far it has come; None: it is live
@@ -79,12 +83,17 @@ class Follower:
         for topic in topics:
             self.topics[topic] = min(after, self.topics.get(topic, after))
 
-    def tell(self, event: Event, frame: bytes) -> None:
-        """Send or queue an event; where there is no room, fall back to the log."""
+    def tell(self, event: Event, spelled: dict[Spelling, bytes]) -> None:
+        """Send or queue an event; where there is no room, fall back to the log.
+
+        Args:
+            event: What has happened.
+            spelled: The event in each spelling that somebody has needed.
+        """
         if self._cursor is not None or not event.is_visible_to(self.account):
             return
-        if self.is_customers:
-            frame = framed_for_customers(event)
+        if (frame := spelled.get(self.spelling)) is None:
+            frame = spelled[self.spelling] = self.spelling.spell(event)
         if not self.outbox.push(frame):
             self._read_from(event.seq - 1)
             self._fell_behind = True
@@ -131,7 +140,7 @@ class Follower:
         upto = min(later, default=math.inf)
         return View(
             *(topics, upto, self.account, self._fell_behind),
-            *(self.outbox.together_bytes, self.is_customers),
+            *(self.outbox.together_bytes, self.spelling),
         )
 
     async def _read_ahead(self, cursor: int, view: View) -> None:
