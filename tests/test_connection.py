@@ -6,7 +6,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -19,15 +19,17 @@ from tests import raw
 from tests.raw import RawClient
 from tests.wire.test_frames import anything, chunked, good_streams
 from trio_ws import answers, metrics
-from trio_ws import connection as connection_module
+from trio_ws import websocket as websocket_module
 from trio_ws.actions.services import Services
 from trio_ws.connection import Connection
 from trio_ws.errors import CloseCode
 from trio_ws.events import outbox
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
+from trio_ws.events.outbox import Outbox
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.http.pages import Pages
 from trio_ws.messages import NOTHING, Event
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
@@ -54,7 +56,7 @@ class Line:
         stream, theirs = lockstep_stream_pair()
         self.client = RawClient(stream)
         self.pulse = Pulse()
-        self.connection = Connection(theirs, self.services, self.pulse)
+        self.connection = Connection(theirs, self.services, self.pulse, Pages({}))
         self.ended_at: float | None = None
         self._seq = 0
 
@@ -65,6 +67,11 @@ class Line:
             await self.connection.run()
             nursery.cancel_scope.cancel()
         self.ended_at = trio.current_time()
+
+    @property
+    def outbox(self) -> Outbox:
+        opened = vars(self.connection)["_line"]
+        return cast(Outbox, vars(opened)["_outbox"])
 
     def publish(self, size: int = 0) -> None:
         self._seq += 1
@@ -452,7 +459,7 @@ async def test_a_bug_in_the_connection_ends_it_with_1011_and_is_logged(
     def request(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(connection_module, "Request", request)
+    monkeypatch.setattr(websocket_module, "Request", request)
     async with open_line() as line:
         await line.client.send(action="ping")
         assert await line.client.receive_close() == (CloseCode.INTERNAL_ERROR, "")
@@ -464,7 +471,7 @@ async def test_a_bug_in_the_connection_ends_it_with_1011_and_is_logged(
 async def test_a_bug_in_a_ping_ends_the_connection_with_1011_too(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "PING_BYTES", None)
+    monkeypatch.setattr(websocket_module, "PING_BYTES", None)
     async with open_line() as line:
         assert await line.client.receive_close() == (CloseCode.INTERNAL_ERROR, "")
 
@@ -673,7 +680,7 @@ async def test_a_request_alone_wakes_no_task_of_its_connection(action: str, nurs
     line.services.ear = SocketEar()
     near, far = trio.socket.socketpair()
     client = RawClient(trio.SocketStream(near))
-    connection = Connection(trio.SocketStream(far), line.services, line.pulse)
+    connection = Connection(trio.SocketStream(far), line.services, line.pulse, Pages({}))
     nursery.start_soon(line.services.ear.run)
     nursery.start_soon(line.database.watch, lambda *_: None)
     nursery.start_soon(connection.run, name="run")
@@ -795,7 +802,7 @@ async def test_long_replies_to_requests_that_come_together_wait_for_room_one_by_
         assert len(reply) > 10_000
         nursery.start_soon(line.client.stream.send_all, raw.frame(raw.TEXT, b'{"action":"list_prices"}') * 50)
         await wait_all_tasks_blocked()
-        assert vars(line.connection)["_outbox"].messages <= 3, "one was read, one is being written, one waits"
+        assert line.outbox.messages <= 3, "one was read, one is being written, one waits"
         for _ in range(50):
             assert (await line.client.receive_frame())[1] == reply
 
@@ -827,7 +834,7 @@ async def test_a_client_too_slow_for_its_events_gets_them_all_when_it_reads(
         for _ in range(1000):
             line.publish(size=400)
         await trio.sleep(50)
-        assert vars(line.connection)["_outbox"].waiting_bytes <= 4096
+        assert line.outbox.waiting_bytes <= 4096
         for seq in range(1, 1001):
             assert (await line.client.receive())["position"] == str(line.database.position(seq))
         line.publish()

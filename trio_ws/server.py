@@ -28,9 +28,10 @@ from trio_ws.events.prices import Prices
 from trio_ws.events.retention import trim_log, trim_webhook_history
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
+from trio_ws.http.pages import Asked, Maker, Pages, figures, health, measurements, readiness
+from trio_ws.http.requests import Requests
 from trio_ws.identity import hash_token
 from trio_ws.limits import Census
-from trio_ws.pages import Asked, Maker, Pages, figures, health, measurements, readiness, receive_handshake
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.web.checkout import pay
@@ -93,7 +94,7 @@ async def serve(
     services.now = now or services.now
     services.ear = ear or open_ear()
     server = _Server(services, writes)
-    services.pages = server.pages_for_clients(with_metrics=not page_listeners)
+    server.pages = server.pages_for_clients(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(server.pulse.run)
@@ -167,11 +168,13 @@ class _Server:
     """The connections that live.
 
     Attributes:
-        pulse: Says when each pings.
+        pulse: Says when each shows its client that we are there.
+        pages: What plain HTTP finds where clients connect.
     """
 
     def __init__(self, services: Services, writes: Writes) -> None:
         self.pulse = Pulse()
+        self.pages = Pages({})
         self._services = services
         self._writes = writes
         self._live: dict[Connection, None] = {}
@@ -212,7 +215,7 @@ class _Server:
             await self._turn_away(stream, full)
             return
         try:
-            await self._run(Connection(stream, self._services, self.pulse, place.locate))
+            await self._run(Connection(stream, self._services, self.pulse, self.pages, place.locate))
         except Exception:
             logger.exception("the connection failed")
             metrics.BUGS.inc()
@@ -241,12 +244,11 @@ class _Server:
         told: Refusal | None = None
         try:
             wire = Wire(stream, settings)
-            with trio.move_on_after(head_seconds) as waiting:
-                try:
-                    if await receive_handshake(wire, pages, head_seconds, waiting) is not None:
-                        told = refusal
-                except Refusal as reason:
-                    told = reason
+            try:
+                if await Requests(wire, pages, head_seconds).until_line() is not None:
+                    told = refusal
+            except Refusal as reason:
+                told = reason
             with trio.move_on_after(settings.close_seconds):
                 if told is not None:
                     await wire.refuse(told)
@@ -323,7 +325,7 @@ class _Server:
         refusal = unavailable(settings, "No more connections are taken now")
         try:
             with trio.move_on_after(settings.close_seconds):
-                await self._serve_no_websocket(stream, self._services.pages, settings.close_seconds, refusal)
+                await self._serve_no_websocket(stream, self.pages, settings.close_seconds, refusal)
         finally:
             self._turned_away.release_on_behalf_of(stream)
 
@@ -335,7 +337,7 @@ class _Server:
         """Say that we stop, to who had called before the listener was closed."""
         settings = self._services.settings
         refusal = unavailable(settings, "The server is stopping")
-        await self._serve_no_websocket(stream, self._services.pages, settings.close_seconds, refusal)
+        await self._serve_no_websocket(stream, self.pages, settings.close_seconds, refusal)
 
     def drain(self) -> float:
         """Ask all connections to finish what is under way, and return when they must have."""

@@ -44,7 +44,7 @@ def open_session(
         Settings(auth="open", **settings), database, dispatcher, tail, prices, now=lambda: 1735571686.9
     )
     follower = Follower(log, Outbox(1000), lambda *_: None)
-    return services, Session(services, follower, lambda code, _, *, seconds: end(code), lambda _: None)
+    return services, Session(services, follower, lambda code, _, *, seconds: end(code), lambda _: None, {})
 
 
 async def ask(frame: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ async def test_an_event_for_a_writer_that_has_gone_or_is_about_to_is_nobodys(
     outbox = clear(kernel)
     end(outbox)
     assert outbox.push(b"event")
-    outbox.control(raw.PING, b"")
+    outbox.control(raw.PING, encode_frame(raw.PING, b""))
     with pytest.raises(trio.BrokenResourceError):
         outbox.put(b"reply")
     assert (outbox.waiting_bytes, outbox.messages) == (0, 0)
@@ -132,7 +132,7 @@ async def test_it_knows_whether_there_is_something_to_take() -> None:
     assert outbox.has_news()
     await outbox.take()
     assert not outbox.has_news()
-    outbox.control(raw.PING, b"")
+    outbox.control(raw.PING, encode_frame(raw.PING, b""))
     assert outbox.has_news()
     await outbox.take()
     outbox.close(None)
@@ -186,7 +186,7 @@ async def test_nothing_goes_out_at_once_before_its_writer_has_begun() -> None:
     kernel = Kernel(100)
     outbox = Outbox(100, kernel.send)
     outbox.put(b"early;")
-    outbox.close(b"\x03\xe9")
+    outbox.close(encode_frame(raw.CLOSE, b"\x03\xe9"))
     assert kernel.sent == b"", "the handshake's answer may be half out"
     outbox.written()
     assert await outbox.take() == BYE
@@ -215,7 +215,7 @@ async def test_the_rest_of_a_frame_goes_before_all_others() -> None:
     assert outbox.push(b"event;")
     assert kernel.sent == b"eve"
     outbox.put(b"reply;")
-    outbox.control(raw.PING, b"")
+    outbox.control(raw.PING, encode_frame(raw.PING, b""))
     assert await outbox.take() == b"nt;" + PING + b"reply;"
 
 
@@ -234,22 +234,22 @@ PING, PONG = (raw.frame(opcode, b"", masked=False) for opcode in (raw.PING, raw.
 async def test_pings_and_pongs_go_before_all_that_waits() -> None:
     kernel = Kernel(4)
     outbox = clear(kernel)
-    outbox.control(raw.PONG, b"")
+    outbox.control(raw.PONG, encode_frame(raw.PONG, b""))
     assert kernel.sent == PONG
     outbox.put(b"reply;")
     outbox.push(b"event;")
-    outbox.control(raw.PONG, b"")
+    outbox.control(raw.PONG, encode_frame(raw.PONG, b""))
     assert await outbox.take() == b"ply;" + PONG + b"event;"
     outbox.written()
-    outbox.control(raw.PING, b"")
+    outbox.control(raw.PING, encode_frame(raw.PING, b""))
     assert await outbox.take() == PING, "and alone"
 
 
 async def test_of_pings_that_nobody_reads_the_answers_to_the_newest_is_answered() -> None:
     outbox = clear(Kernel(0))
     for number in range(1000):
-        outbox.control(raw.PONG, b"%d" % number)
-    outbox.control(raw.PING, b"ours")
+        outbox.control(raw.PONG, encode_frame(raw.PONG, b"%d" % number))
+    outbox.control(raw.PING, encode_frame(raw.PING, b"ours"))
     assert await outbox.take() == b"".join(
         raw.frame(opcode, payload, masked=False)
         for opcode, payload in ((raw.PONG, b"999"), (raw.PING, b"ours"))
@@ -268,12 +268,12 @@ async def test_a_close_frame_goes_behind_what_is_half_out_and_nothing_behind_it(
     outbox = clear(kernel)
     outbox.put(b"reply;")
     outbox.push(b"event;")
-    outbox.control(raw.PING, b"")
+    outbox.control(raw.PING, encode_frame(raw.PING, b""))
     expected = kernel.sent + b"reply;"[room:] if 0 < room < 6 else kernel.sent
-    outbox.close(b"\x03\xe9")
-    outbox.close(b"\x03\xe8")
+    outbox.close(encode_frame(raw.CLOSE, b"\x03\xe9"))
+    outbox.close(encode_frame(raw.CLOSE, b"\x03\xe8"))
     outbox.push(b"event;")
-    outbox.control(raw.PONG, b"")
+    outbox.control(raw.PONG, encode_frame(raw.PONG, b""))
     written = b""
     with suppress(trio.EndOfChannel):
         while True:
@@ -287,7 +287,7 @@ async def test_a_close_frame_goes_behind_what_is_half_out_and_nothing_behind_it(
 async def test_a_close_frame_goes_out_at_once_where_nothing_waits() -> None:
     kernel = Kernel(100)
     outbox = clear(kernel)
-    outbox.close(b"\x03\xe9")
+    outbox.close(encode_frame(raw.CLOSE, b"\x03\xe9"))
     assert kernel.sent == BYE
     assert await outbox.take() == b""
     with pytest.raises(trio.EndOfChannel):
@@ -305,7 +305,7 @@ async def test_what_was_being_handed_to_the_writer_as_it_closed_is_dropped_too()
         nursery.start_soon(take)
         await wait_all_tasks_blocked()
         outbox.push(b"event")
-        outbox.close(b"\x03\xe9")
+        outbox.close(encode_frame(raw.CLOSE, b"\x03\xe9"))
     assert taken == [BYE]
     assert outbox.waiting_bytes == 0
 
@@ -317,7 +317,7 @@ async def test_that_all_is_out_or_the_writer_gone_can_be_waited_for(
     outbox = clear(Kernel(0))
     outbox.put(b"reply")
     if state is CLOSED:
-        outbox.close(b"")
+        outbox.close(encode_frame(raw.CLOSE, b""))
     with trio.fail_after(1):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(outbox.past, state)
@@ -363,7 +363,7 @@ def test_frames_stay_whole_and_in_order_whatever_comes_and_however_it_is_read(da
                     with trio.move_on_after(0.001):
                         received += await theirs.receive_some(size + 1)
                 elif step == "ping":
-                    outbox.control(raw.PING, payload)
+                    outbox.control(raw.PING, encode_frame(raw.PING, payload))
                     put.append((raw.PING, payload))
                 elif step == "reply":
                     outbox.put(encode_frame(raw.TEXT, payload))
@@ -371,7 +371,7 @@ def test_frames_stay_whole_and_in_order_whatever_comes_and_however_it_is_read(da
                 elif outbox.push(encode_frame(raw.TEXT, payload)):
                     put.append((raw.TEXT, payload))
             if how_it_ends == "at once":
-                outbox.close(b"\x03\xe9")
+                outbox.close(encode_frame(raw.CLOSE, b"\x03\xe9"))
             else:
                 nursery.start_soon(close_when_all_is_out, outbox)
             frames = await client.receive_frames(received)
@@ -388,7 +388,7 @@ def test_frames_stay_whole_and_in_order_whatever_comes_and_however_it_is_read(da
 
 async def close_when_all_is_out(outbox: Outbox) -> None:
     await outbox.past(WAITING)
-    outbox.close(b"\x03\xe9")
+    outbox.close(encode_frame(raw.CLOSE, b"\x03\xe9"))
 
 
 sizes = st.one_of(st.integers(0, 100), st.integers(0, 200_000))

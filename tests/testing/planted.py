@@ -307,12 +307,12 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "leave_the_killed_subscribed",
         "dispatcher",
-        "connection.py",
+        "line.py",
         """\
-            self._services.dispatcher.unsubscribe_all(self._follower)
-            self._session.close()
+        self._services.dispatcher.unsubscribe_all(self._follower)
+        self._session.close()
 """,
-        "            self._session.close()\n",
+        "        self._session.close()\n",
     ),
     Bug(
         "leave_who_is_behind_in_a_log_that_was_replaced",
@@ -1004,28 +1004,28 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "never_ping",
         "keep alive",
-        "connection.py",
-        "                    self._set_beat(self._settings.ping_seconds)\n",
+        "line.py",
+        "                self._set_beat(self._settings.ping_seconds)\n",
         "",
     ),
     Bug(
         "ping_once",
         "keep alive",
-        "connection.py",
+        "websocket.py",
         "        self._pinged = None\n        self._set_beat(self._settings.ping_seconds)\n",
         "        self._pinged = None\n",
     ),
     Bug(
         "do_not_excuse_a_slow_reader_from_a_pong",
         "keep alive",
-        "connection.py",
+        "websocket.py",
         "self._wire.is_waited_for or trio.current_time() < self._excused_until\n",
         "self._wire.is_waited_for\n",
     ),
     Bug(
         "take_any_pong_for_the_one_that_is_waited_for",
         "keep alive",
-        "connection.py",
+        "websocket.py",
         "        elif payload == self._pinged:",
         "        else:",
     ),
@@ -1047,14 +1047,14 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "do_not_stop",
         "ending",
-        "connection.py",
-        "        self._ending = self._ending or _Ending(code, reason)\n",
+        "line.py",
+        "        self._ending = self._ending or Ending(code, reason)\n",
         "        return\n",
     ),
     Bug(
         "stop_without_a_word_on_when_to_come_back",
         "ending",
-        "connection.py",
+        "line.py",
         '        self.end(code, f"retry_after={wait:.1f}", seconds=seconds)',
         '        self.end(code, "", seconds=seconds)',
     ),
@@ -1078,7 +1078,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "drop_what_is_under_way_where_it_ends",
         "ending",
-        "connection.py",
+        "line.py",
         "        if seconds <= 0:\n            self._outbox.close",
         "        if seconds >= 0:\n            self._outbox.close",
     ),
@@ -1128,9 +1128,9 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "hold_tokens_of_who_has_gone",
         "tokens",
-        "connection.py",
-        "            self._session.close()\n            # They",
-        "            # They",
+        "line.py",
+        "        self._session.close()\n        # They",
+        "        # They",
     ),
     Bug(
         "tell_who_has_lost_its_token",

@@ -493,7 +493,7 @@ def wait_for_clients_where_it_is_killed_while_it_drains(patch: pytest.MonkeyPatc
         try:
             await right(self)
         finally:
-            if self.is_ending and trio.current_effective_deadline() == -math.inf:
+            if vars(self)["_requests"].is_stopping and trio.current_effective_deadline() == -math.inf:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(1000)
 

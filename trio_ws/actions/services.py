@@ -9,7 +9,6 @@ from trio_ws.database.gateway import Database
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
-from trio_ws.pages import Pages
 from trio_ws.settings import Settings
 from trio_ws.wire.ear import Deaf, Ear
 
@@ -22,7 +21,6 @@ class Services:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
         ear: Hears clients that are silent.
-        pages: What plain HTTP finds here.
         tokens: Those that connections rely on.
     """
 
@@ -33,7 +31,6 @@ class Services:
     prices: Prices
     now: Callable[[], float] = time.time
     ear: Ear = field(default_factory=Deaf)
-    pages: Pages = field(default_factory=lambda: Pages({}))
     tokens: Tokens = field(init=False)
 
     def __post_init__(self) -> None:

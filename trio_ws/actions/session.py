@@ -39,11 +39,11 @@ class Session:
         follower: Its place in the event log.
         end: Called when the client may stay no longer.
         expire_at: Called with the moment, on trio's clock, at which to call `run_out`.
+        log_fields: What each log line about it says.
 
     Attributes:
         identity: Who it is.
         named: The topics that a `resume` in several messages has named so far, as type and id.
-        log_fields: What each log line about it says.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Session:
         follower: Follower,
         end: End,
         expire_at: Callable[[float], None],
+        log_fields: dict[str, object],
     ) -> None:
         without_token = CUSTOMER if services.settings.checkout else NOBODY
         self.identity = ANYBODY if services.settings.auth == "open" else without_token
@@ -60,7 +61,7 @@ class Session:
         if self.identity.is_customer:
             follower.spelling = follower.spelling.for_customers
         self.named: dict[tuple[str, str | int], None] = {}
-        self.log_fields: dict[str, object] = {}
+        self.log_fields = log_fields
         self._services = services
         self._end = end
         self._expire_at = expire_at

@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 import trio
 
-from trio_ws.wire.frames import CLOSE, encode_frame
+from trio_ws.wire.frames import CLOSE
 
 # How much of what waits leaves in one call: it counts as gone, while it may still be on its way. A herd of
 # one topic takes 1.4 to 1.5 µs a delivery with half of it, 0.85 with this, and with twice as much no less.
@@ -72,7 +72,7 @@ class Outbox:
         self._limit_bytes = limit_bytes
         self._send_now = send_now
         self._rest = b""  # of a frame that is half out
-        self._control: dict[int, bytes] = {}  # frames by their opcodes
+        self._control: dict[int, bytes] = {}  # frames by their kinds
         self._parked: trio.lowlevel.ParkingLot | None = (
             None  # while somebody waits for room, or another state
         )
@@ -108,18 +108,17 @@ class Outbox:
             self._queue(frames, sent)
         self.messages += count
 
-    def control(self, opcode: int, payload: bytes) -> None:
-        """Send a ping or pong before all that waits.
+    def control(self, kind: int, frame: bytes) -> None:
+        """Send a ping, a pong or the like before all that waits.
 
         It takes the place of one of its kind that waits: of several pings only the newest has to be answered,
         RFC 6455 section 5.5.3. So a client that pings and does not read takes no memory with it.
         """
-        frame = encode_frame(opcode, payload)
         sent = self._send_now(frame) if self.state is CLEAR else 0
         if sent == len(frame) or self.state in (CLOSED, DEAD):
             return
         if not sent:
-            self._control[opcode], frame = frame, b""
+            self._control[kind], frame = frame, b""
         if self.state is CLEAR:
             self._queue(frame, sent)
 
@@ -196,8 +195,8 @@ class Outbox:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             self._channel.send_nowait(b"")
 
-    def close(self, payload: bytes | None) -> None:
-        """Drop what waits and send a close frame, the last that goes out; None: without one."""
+    def close(self, last: bytes | None) -> None:
+        """Drop what waits and send a close frame or the like, the last that goes out; None: without one."""
         if self.state in (CLOSED, DEAD):
             return
         with suppress(trio.WouldBlock):
@@ -205,8 +204,8 @@ class Outbox:
                 self._frames.receive_nowait()
         self._control.clear()
         self.waiting_bytes = 0
-        if payload is not None:
-            self.control(CLOSE, payload)
+        if last is not None:
+            self.control(CLOSE, last)
         self.state = CLOSED
         self.wake()  # else the writer, where it waits, would see the end before the frame
         self._channel.close()

@@ -15,9 +15,11 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.http.pages import Pages
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.websocket import WebSocket
 from trio_ws.wire.ear import open_ear
 from trio_ws.wire.frames import BINARY, TEXT, encode_frame
 
@@ -52,9 +54,8 @@ class _Echoed(Request):
 class Echo(Connection):
     """A connection that answers each message with itself."""
 
-    def request(self, text: str | bytes) -> Request:
-        """Return what is answered with the message itself."""
-        return _Echoed(text)
+    def _make_websocket(self) -> WebSocket:
+        return WebSocket(self._wire, self._services, self._pulse, self._log_fields, _Echoed)
 
 
 async def serve_echo(port: int) -> None:
@@ -68,7 +69,7 @@ async def serve_echo(port: int) -> None:
     pulse = Pulse()
 
     async def serve(stream: trio.SocketStream) -> None:
-        await Echo(stream, services, pulse).run()
+        await Echo(stream, services, pulse, Pages({})).run()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pulse.run)

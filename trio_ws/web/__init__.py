@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trio_ws import asyncapi
 from trio_ws.currencies import EXPONENTS
-from trio_ws.pages import Page
+from trio_ws.http.pages import Page
 
 FOLDER = Path(__file__).parent
 CONTENT_TYPES = {

@@ -1,7 +1,4 @@
-"""Plain HTTP on the same port: whether we live, whether we serve, what was measured, what a browser shows.
-
-GET and HEAD, connections that are kept, and for all else the status that says what is wrong.
-"""
+"""What is found by a path: whether we live, whether we serve, what was measured, what a browser shows."""
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,11 +10,9 @@ import trio
 
 import trio_ws
 from trio_ws import metrics
-from trio_ws.wire.admission import PATHS, refuse_plain
+from trio_ws.wire.admission import PATHS
 from trio_ws.wire.head import Head, Refusal, encode_response
-from trio_ws.wire.stream import Wire
 
-PAGE_PAUSE_SECONDS = 0.01  # at least, between two pages on one connection
 METHODS = ("GET", "HEAD", "OPTIONS")  # the last is what HAProxy asks for health with, of `/`
 TEXT = "text/plain; charset=utf-8"
 
@@ -99,40 +94,6 @@ class Pages:
         if head.has_body:
             raise Refusal(400, "A request for a page has no body")
         return name
-
-
-async def receive_handshake(
-    wire: Wire, pages: Pages, head_seconds: float, waiting: trio.CancelScope
-) -> Head | None:
-    """Serve plain requests until one asks for a WebSocket, and return that, or None at their end.
-
-    Args:
-        wire: The client's.
-        pages: What plain requests find.
-        head_seconds: Time for each of the next ones, and for each answer.
-        waiting: The scope that this is called in; its deadline is the first head's.
-
-    Raises:
-        Refusal: what is asked for is not there; nothing follows that.
-    """
-    not_before = trio.current_time()
-    while True:
-        head = await wire.receive_head()
-        if head is None or head.asks_for_websocket:
-            return head
-        if head.path in PATHS and head.method != "OPTIONS":
-            raise refuse_plain(head)
-        waiting.deadline = trio.current_time() + head_seconds  # the database may take its time
-        await trio.sleep_until(not_before)
-        response, is_kept = await pages.answer(head)
-        try:
-            await wire.send_all(response)
-        except trio.BrokenResourceError:
-            return None  # it has gone, whatever it asked besides
-        if not is_kept:
-            return None
-        waiting.deadline = trio.current_time() + head_seconds
-        not_before = trio.current_time() + PAGE_PAUSE_SECONDS
 
 
 def health() -> Page:

@@ -18,7 +18,8 @@ from tests import raw
 from tests.programs import OtherProgram
 from trio_ws import metrics
 from trio_ws.database.writes import FORGET_SECONDS
-from trio_ws.pages import Maker, Page, Pages, receive_handshake
+from trio_ws.http.pages import Maker, Page, Pages
+from trio_ws.http.requests import Requests
 from trio_ws.server import serve
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, SimulatedNetwork, World, simulated_server
@@ -150,9 +151,7 @@ async def test_nothing_is_made_for_who_asked_for_much_and_has_gone() -> None:
     ours, theirs = memory_stream_pair()
     await theirs.send_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     await theirs.aclose()
-    with trio.CancelScope() as waiting:
-        wire = Wire(ours, Settings())
-        assert await receive_handshake(wire, Pages({"/page": make}), 10, waiting) is None
+    assert await Requests(Wire(ours, Settings()), Pages({"/page": make}), 10).until_line() is None
     assert made == 1
 
 
@@ -177,7 +176,7 @@ async def test_pages_for_many_take_turns_with_all_else(*, takes_asking: bool) ->
         await theirs.send_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     async with trio.open_nursery() as nursery:
         for ours, _ in streams:
-            nursery.start_soon(receive_handshake, Wire(ours, Settings()), pages, 10, trio.CancelScope())
+            nursery.start_soon(Requests(Wire(ours, Settings()), pages, 10).until_line)
         if takes_asking:
             await wait_all_tasks_blocked()
             answered.set()
