@@ -6,6 +6,7 @@ what feeds them stop.
 
 import ipaddress
 import logging
+import math
 from collections.abc import AsyncIterable, Callable, Sequence
 from functools import partial
 from uuid import UUID
@@ -16,6 +17,7 @@ from msgspec import Raw
 from trio_ws import logs, metrics, web
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
+from trio_ws.actions.topics import AHEAD_SECONDS
 from trio_ws.background import forever
 from trio_ws.connection import Connection
 from trio_ws.database import queries
@@ -90,7 +92,8 @@ async def serve(
     database = writes = Writes(database)
     dispatcher = Dispatcher(Log(database, settings.log_memory_bytes))
     tail = Tail(database, dispatcher, settings.poll_seconds, alive)
-    services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher))
+    look = partial(tail.find_out, math.inf, AHEAD_SECONDS)
+    services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher, look))
     services.now = now or services.now
     services.ear = ear or open_ear()
     server = _Server(services, writes)

@@ -196,6 +196,35 @@ class Parts:
         return book
 
 
+class Late(Parts):
+    """One price, which is read with a change that has no number yet."""
+
+    newest = price(1, 1, ("AAA", "BBB"), 7, 7)
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.prices = Prices(cast("Any", self), cast("Any", self), self.look)
+        for seq, value in ((5, 6), (6, 7)):
+            data = price(1, 1, ("AAA", "BBB"), value, value)
+            self.unread.append(Event(seq, "price.updated", (), data, NOTHING))
+
+    async def run(self, _query: object, after: int, most: int, known: int, lane: object) -> PricePart:
+        del after, most, known, lane
+        return PricePart(Position("name", 4), "name", [self.newest], None)
+
+    async def look(self) -> None:
+        self.follow()
+
+
+async def test_no_older_price_is_read_after_a_newer_one_whose_event_had_no_number_yet() -> None:
+    late = Late()
+    book = await late.prices.read()
+    assert book.has(late.newest)
+    for event in late.unread:
+        late.prices.on_event(event)
+        assert book.has(late.newest)
+
+
 PAIRS = st.sampled_from([("AAA", "BBB")] * 3 + [("BBB", "CCC")])  # few, so that one goes and comes again
 CHANGES = st.tuples(st.integers(1, 2), PAIRS, st.sampled_from(["set", "set", "delete"]))
 TURNS = st.lists(

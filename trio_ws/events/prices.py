@@ -7,7 +7,7 @@ many prices there are; a conversion compares a limited number of ways.
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
 from heapq import merge
 from operator import itemgetter
@@ -233,13 +233,20 @@ class Prices:
     Args:
         database: Where they are read from, once.
         dispatcher: Passes on what changes.
+        look: Waits for a look at the log that begins after it is called.
 
     Attributes:
         book: They, where they are in memory.
     """
 
-    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        database: Database,
+        dispatcher: Dispatcher,
+        look: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+    ) -> None:
         self._database = database
+        self._look = look
         self._dispatcher = dispatcher
         self.book: Book | None = None
         # Of each part the last id, and where the log was when it was read.
@@ -327,6 +334,11 @@ class Prices:
                         await trio.lowlevel.checkpoint()
                 if self._meanwhile is not meanwhile:
                     return None
+            # A part may hold changes that have no number yet. Their events bring first what was before them,
+            # and who had read the book by then would have read a newer price, and then an older one.
+            await self._look()
+            if self._meanwhile is not meanwhile:
+                return None
         finally:
             self._meanwhile = None
         for id_, event in meanwhile:

@@ -69,7 +69,7 @@ class Tail:
         self._upto = max(self._upto, upto)
         self._woken.unpark_all()
 
-    async def find_out(self, seq: int, seconds: float) -> bool:
+    async def find_out(self, seq: float, seconds: float) -> bool:
         """Wait until the log is known up to a number or, by a look that begins after this, up to its end.
 
         Returns:
