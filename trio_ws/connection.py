@@ -1,7 +1,6 @@
 """One client: its requests over plain HTTP, and the line that one of them asks for, until we hang up."""
 
 import itertools
-from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -9,6 +8,8 @@ import trio
 from trio_ws import logs, metrics
 from trio_ws.actions.services import Services
 from trio_ws.errors import CloseCode
+from trio_ws.http.actions import Actions
+from trio_ws.http.events import EventStream
 from trio_ws.http.pages import Pages
 from trio_ws.http.requests import Requests
 from trio_ws.line import Line
@@ -21,6 +22,18 @@ from trio_ws.wire.stream import Wire
 _numbers = itertools.count(1)
 
 
+class Place:
+    """Where a client is: nowhere that counts, unless the server knows better."""
+
+    def find(self, head: Head) -> str | None:  # noqa: ARG002 - see above
+        """Return its address, as a request says it; None: that is not known."""
+        return None
+
+    def count(self, head: Head) -> str | None:  # noqa: ARG002 - see above
+        """Count one that comes to stay; or return the limit on its address that is reached."""
+        return None
+
+
 class Connection:
     """Serves one client on one stream.
 
@@ -29,7 +42,7 @@ class Connection:
         services: The server's.
         pulse: Says when to show the client that we are there.
         pages: What plain HTTP finds here.
-        locate: Called with the head of who comes in; returns the limit on its address, if that is reached.
+        place: Where the client is.
     """
 
     def __init__(
@@ -38,15 +51,16 @@ class Connection:
         services: Services,
         pulse: Pulse,
         pages: Pages,
-        locate: Callable[[Head], str | None] = lambda _: None,
+        place: Place | None = None,
     ) -> None:
         self._services = services
         self._pulse = pulse
-        self._locate = locate
+        self._place = place or Place()
         self._settings = services.settings
         self._log_fields: dict[str, object] = {"connection": next(_numbers)}
         self._wire = Wire(stream, self._settings)
-        self._requests = Requests(self._wire, pages, self._settings.head_seconds)
+        self._actions = Actions(services, self._log_fields, self._place.find)
+        self._requests = Requests(self._wire, self._settings, pages, self._actions)
         self._admitting = trio.CancelScope()
         self._line: Line | None = None
 
@@ -62,6 +76,7 @@ class Connection:
             if (line := await self._open()) is not None:
                 await line.run()
         finally:
+            self._actions.close()
             if self._line is not None:
                 self._line.leave()
             patience = trio.current_time() + self._settings.close_seconds
@@ -108,9 +123,9 @@ class Connection:
         Raises:
             Refusal: it may not have it.
         """
-        if self._locate(head) is not None:
+        if self._place.count(head) is not None:
             raise unavailable(self._settings, "No more connections are taken from there")
-        self._line = line = self._make_websocket()
+        self._line = line = self._make_line(head)
         answer = None
         by = self._admitting.deadline = trio.current_time() + self._settings.head_seconds
         with self._admitting:
@@ -127,5 +142,6 @@ class Connection:
     def _stopping(self) -> Refusal:
         return unavailable(self._settings, "The server is stopping")
 
-    def _make_websocket(self) -> WebSocket:
-        return WebSocket(self._wire, self._services, self._pulse, self._log_fields)
+    def _make_line(self, head: Head) -> WebSocket | EventStream:
+        kind = WebSocket if head.asks_for_websocket else EventStream
+        return kind(self._wire, self._services, self._pulse, self._log_fields)

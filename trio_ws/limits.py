@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+FEW = 1000  # clients, of whom those that have gone are looked for again and again: 0.3 ms
 ROUNDING = 1e-6  # who waits just as long as it was told to must not be refused over the last bit of a float
 
 
@@ -45,9 +46,49 @@ class Bucket:
         self._left -= cost
         return 0.0
 
+    def is_full(self, now: float) -> bool:
+        """Tell whether nothing is missing, so that a new one would be the same."""
+        return self._left + (now - self._then) * self._per_second >= self._burst
+
     def spend(self, cost: float) -> None:
         """Take so many more, there or not; fewer than 0 gives some back."""
         self._left = min(self._burst, self._left - cost)
+
+
+class Allowance:
+    """What one client may ask: so many requests, and as many more that are refused before it is ended.
+
+    Args:
+        per_second: How many; None: any number.
+        burst: How many at once; None: any number.
+    """
+
+    __slots__ = ("refusals", "requests")
+
+    def __init__(self, per_second: float | None, burst: float | None) -> None:
+        self.requests = Bucket(per_second, burst)
+        self.refusals = Bucket(per_second, burst)
+
+
+class Allowances:
+    """Those of clients that are known by name, over however many connections they ask."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Allowance] = {}
+        self._tidy_at = FEW
+
+    def of(self, name: str, per_second: float | None, burst: float | None, now: float) -> Allowance:
+        """Return one; it is there as long as anything of it is used up."""
+        if len(self._by_name) >= self._tidy_at:
+            self._by_name = {
+                known: one
+                for known, one in self._by_name.items()
+                if not (one.requests.is_full(now) and one.refusals.is_full(now))
+            }
+            self._tidy_at = max(FEW, 2 * len(self._by_name))
+        if (allowance := self._by_name.get(name)) is None:
+            allowance = self._by_name[name] = Allowance(per_second, burst)
+        return allowance
 
 
 class Census:

@@ -37,6 +37,7 @@ class Ending(NamedTuple):
 
     code: CloseCode
     reason: str
+    retry_after: float | None = None  # in seconds
 
 
 class Line(ABC):
@@ -108,15 +109,23 @@ class Line(ABC):
         """Tell whether it is being ended."""
         return self._ending is not None
 
-    def end(self, code: CloseCode, reason: str = "", *, seconds: float = 0.0) -> None:
+    def end(
+        self,
+        code: CloseCode,
+        reason: str = "",
+        *,
+        seconds: float = 0.0,
+        retry_after: float | None = None,
+    ) -> None:
         """Begin to end it; the first call's code is the one that counts.
 
         Args:
             code: What the client is told.
             reason: The same in words.
             seconds: How long what is under way may take; 0: nothing more is written but the last words.
+            retry_after: In how many seconds the client is to come back; None: nobody says.
         """
-        self._ending = self._ending or Ending(code, reason)
+        self._ending = self._ending or Ending(code, reason, retry_after)
         if seconds <= 0:
             self._outbox.close(self._last_words())
         self._reading.cancel()
@@ -130,7 +139,7 @@ class Line(ABC):
             seconds: How long what is under way may take.
         """
         wait = random.uniform(0, self._services.settings.retry_spread_seconds)  # noqa: S311 - hides nothing
-        self.end(code, f"retry_after={wait:.1f}", seconds=seconds)
+        self.end(code, f"retry_after={wait:.1f}", seconds=seconds, retry_after=wait)
 
     def fail(self, error: Exception) -> None:
         """End for a bug, which is this connection's alone."""

@@ -19,7 +19,7 @@ from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
 from trio_ws.actions.topics import AHEAD_SECONDS
 from trio_ws.background import forever
-from trio_ws.connection import Connection
+from trio_ws.connection import Connection, Place
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.writes import Writes
@@ -218,7 +218,7 @@ class _Server:
             await self._turn_away(stream, full)
             return
         try:
-            await self._run(Connection(stream, self._services, self.pulse, self.pages, place.locate))
+            await self._run(Connection(stream, self._services, self.pulse, self.pages, place))
         except Exception:
             logger.exception("the connection failed")
             metrics.BUGS.inc()
@@ -248,7 +248,7 @@ class _Server:
         try:
             wire = Wire(stream, settings)
             try:
-                if await Requests(wire, pages, head_seconds).until_line() is not None:
+                if await Requests(wire, settings, pages, head_seconds=head_seconds).until_line() is not None:
                     told = refusal
             except Refusal as reason:
                 told = reason
@@ -353,7 +353,7 @@ class _Server:
         return trio.current_time() + settings.drain_seconds
 
 
-class _Place:
+class _Place(Place):
     """Where a client is, and is counted.
 
     Attributes:
@@ -369,11 +369,16 @@ class _Place:
         self._proxies = proxies
         self._census = census
 
-    def locate(self, head: Head) -> str | None:
-        """Count where a client is that comes by a proxy, and return the limit that is reached."""
+    def find(self, head: Head) -> str | None:
+        """Return where a request comes from, which a proxy has to say."""
         if self._proxy is None:
+            return self.address
+        return _name_of(self._proxies.find_client(head, self._proxy))
+
+    def count(self, head: Head) -> str | None:
+        """Count where a client is that comes by a proxy, and return the limit that is reached."""
+        if self._proxy is None or (told := self.find(head)) is None:
             return None
-        told = _name_of(self._proxies.find_client(head, self._proxy))
         logs.fields.get()["address"] = told
         if (full := self._census.locate(told)) is None:
             self.address = told

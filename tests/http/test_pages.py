@@ -151,7 +151,7 @@ async def test_nothing_is_made_for_who_asked_for_much_and_has_gone() -> None:
     ours, theirs = memory_stream_pair()
     await theirs.send_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     await theirs.aclose()
-    assert await Requests(Wire(ours, Settings()), Pages({"/page": make}), 10).until_line() is None
+    assert await Requests(Wire(ours, Settings()), Settings(), Pages({"/page": make})).until_line() is None
     assert made == 1
 
 
@@ -176,7 +176,7 @@ async def test_pages_for_many_take_turns_with_all_else(*, takes_asking: bool) ->
         await theirs.send_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     async with trio.open_nursery() as nursery:
         for ours, _ in streams:
-            nursery.start_soon(Requests(Wire(ours, Settings()), pages, 10).until_line)
+            nursery.start_soon(Requests(Wire(ours, Settings()), Settings(), pages).until_line)
         if takes_asking:
             await wait_all_tasks_blocked()
             answered.set()

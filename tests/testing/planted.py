@@ -1055,7 +1055,7 @@ BUGS: tuple[Bug, ...] = (
         "stop_without_a_word_on_when_to_come_back",
         "ending",
         "line.py",
-        '        self.end(code, f"retry_after={wait:.1f}", seconds=seconds)',
+        '        self.end(code, f"retry_after={wait:.1f}", seconds=seconds, retry_after=wait)',
         '        self.end(code, "", seconds=seconds)',
     ),
     Bug(

@@ -17,7 +17,7 @@ from trio_ws.database.lanes import Lane
 from trio_ws.errors import ActionError, CloseCode, RateLimited, Unauthorized
 from trio_ws.events.follower import Follower
 from trio_ws.identity import ANYBODY, CUSTOMER, NOBODY, Identity, hash_token
-from trio_ws.limits import Bucket
+from trio_ws.limits import Allowance
 
 # A message costs one request, and one more for each of these: so much takes about as long as a small request.
 BYTES_PER_REQUEST = 4096
@@ -40,8 +40,10 @@ class Session:
         end: Called when the client may stay no longer.
         expire_at: Called with the moment, on trio's clock, at which to call `run_out`.
         log_fields: What each log line about it says.
+        allowance: How much it may ask; None: as much as one connection may.
 
     Attributes:
+        allowance: The same.
         identity: Who it is.
         named: The topics that a `resume` in several messages has named so far, as type and id.
     """
@@ -53,6 +55,8 @@ class Session:
         end: End,
         expire_at: Callable[[float], None],
         log_fields: dict[str, object],
+        *,
+        allowance: Allowance | None = None,
     ) -> None:
         without_token = CUSTOMER if services.settings.checkout else NOBODY
         self.identity = ANYBODY if services.settings.auth == "open" else without_token
@@ -69,8 +73,7 @@ class Session:
         self._let_go: Callable[[], None] = lambda: None  # of the token
         self._is_lost = False
         settings = services.settings
-        self._requests = Bucket(settings.requests_per_second, settings.requests_burst)
-        self._refusals = Bucket(settings.requests_per_second, settings.requests_burst)
+        self.allowance = allowance or Allowance(settings.requests_per_second, settings.requests_burst)
 
     def charge_message(self, size: int) -> RateLimited | None:
         """Charge for a message before it is decoded, and return its answer if it is one too many.
@@ -81,15 +84,15 @@ class Session:
             size: How long it is, in bytes or characters.
         """
         now, cost = trio.current_time(), 1 + size // BYTES_PER_REQUEST
-        if not (seconds := self._requests.take(now, cost)):
+        if not (seconds := self.allowance.requests.take(now, cost)):
             return None
-        if self._refusals.take(now, cost):
+        if self.allowance.refusals.take(now, cost):
             self._end(CloseCode.RATE_LIMITED, "kept sending too much", seconds=LAST_WORDS_SECONDS)
         return RateLimited("Too many requests", math.ceil(seconds * 1000) / 1000)
 
     def charge(self, cost: float) -> None:
         """Charge for what a request is found to ask for, beyond 1; less than 0 gives some back."""
-        self._requests.spend(cost)
+        self.allowance.requests.spend(cost)
 
     def await_token(self) -> None:
         """Give the client its time to authenticate from now on, where it has to."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -67,13 +68,14 @@ class Row:
         scope: What a token has to allow; None: anybody may.
         cost: Returns how many of the requests that a client may send it counts for; None: for one.
         for_customers: Whether customers may, who have no token.
+        of_line: Whether it is about the connection that it comes by, and says nothing where that is not kept.
 
     Attributes:
         name: What a client calls it.
         is_later: Whether all of it is to be awaited.
     """
 
-    __slots__ = ("action", "cost", "for_customers", "handler", "is_later", "name", "scope")
+    __slots__ = ("action", "cost", "for_customers", "handler", "is_later", "name", "of_line", "scope")
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Row:
         cost: Callable[[Any], float] | None = None,
         *,
         for_customers: bool = False,
+        of_line: bool = False,
     ) -> None:
         self.action = action
         self.name = str(action.__struct_config__.tag)
@@ -90,16 +93,17 @@ class Row:
         self.scope = scope
         self.cost = cost
         self.for_customers = for_customers
+        self.of_line = of_line
         self.is_later = iscoroutinefunction(handler)
 
 
 ACTIONS: dict[type, Row] = {
     row.action: row
     for row in (
-        Row(Subscribe, topics.subscribe, "read", _of_topic, for_customers=True),
-        Row(Resume, topics.resume, "read", _of_topics, for_customers=True),
-        Row(Unsubscribe, topics.unsubscribe, "read", _of_topic, for_customers=True),
-        Row(UnsubscribeAll, topics.unsubscribe_all, "read", for_customers=True),
+        Row(Subscribe, topics.subscribe, "read", _of_topic, for_customers=True, of_line=True),
+        Row(Resume, topics.resume, "read", _of_topics, for_customers=True, of_line=True),
+        Row(Unsubscribe, topics.unsubscribe, "read", _of_topic, for_customers=True, of_line=True),
+        Row(UnsubscribeAll, topics.unsubscribe_all, "read", for_customers=True, of_line=True),
         Row(CreateInvoice, invoices.create_invoice, "write"),
         Row(FetchInvoice, invoices.fetch_invoice, "read", for_customers=True),
         Row(CancelInvoice, invoices.cancel_invoice, "write"),
@@ -110,7 +114,7 @@ ACTIONS: dict[type, Row] = {
         Row(ListPrices, prices.list_prices, "read"),
         Row(SetPrice, prices.set_price, "process"),
         Row(ConvertPrice, prices.convert_price, "read"),
-        Row(Authenticate, identities.authenticate, None),
+        Row(Authenticate, identities.authenticate, None, of_line=True),
         Row(Ping, identities.ping, None),
     )
 }
@@ -140,7 +144,7 @@ class Request:
         self._error: Exception | None = session.charge_message(len(text))
         try:
             if self._error is None:
-                self._action = action = decode(text)
+                self._action = action = self._decode(text)
                 self._request_id = action.request_id
                 self.row = row = ACTIONS[type(action)]
                 if row.cost is not None:
@@ -151,6 +155,18 @@ class Request:
             self._request_id, self._error = failure.request_id, failure.error
         except Exception as error:  # noqa: BLE001 - each is answered
             self._error = error
+
+    def _decode(self, text: str | bytes) -> Action:
+        """Return what a message asks for.
+
+        Raises:
+            DecodeFailure: it asks for nothing that can be done.
+        """
+        return decode(text)
+
+    def _encode(self, reply: Reply) -> bytes:
+        """Return a reply as it goes out."""
+        return encode_frame(TEXT, encode(reply))
 
     def goes_with(self, other: "Request") -> bool:
         """Tell whether it may begin while the other is under way: what is refused, beside any other."""
@@ -187,6 +203,17 @@ class Request:
             done = error
         return self.finish(done)
 
+    async def answer(self) -> bytes:
+        """Return the reply to one that nothing is under way beside."""
+        begun = self.begin()
+        if begun is None:
+            return await self.wait()
+        if isinstance(begun, Ticket):
+            with suppress(Exception):  # it is the outcome
+                await begun.wait()
+            return self.finish(begun.outcome)
+        return begun
+
     def _check_scope(self) -> None:
         identity = self._session.identity
         if (scope := self.row.scope) is not None and not (self.row.for_customers and identity.is_customer):
@@ -202,7 +229,7 @@ class Request:
         metrics.count_request(name, code)
         if self._request_id is not None:
             reply.request_id = self._request_id
-        return encode_frame(TEXT, encode(reply))
+        return self._encode(reply)
 
     def _explain(self, name: str, error: Exception) -> Failure:
         if isinstance(error, ActionError):

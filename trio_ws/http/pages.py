@@ -78,7 +78,7 @@ class Pages:
             await self._admit(head)
         maker = await self._asked[name](head) if name in self._asked else self._makers[name]
         async with self._turn:
-            return _respond(head, maker())
+            return respond(head, maker())
 
     def _find(self, head: Head) -> str:
         if head.method == "OPTIONS" and head.path in PATHS:
@@ -122,8 +122,15 @@ def figures() -> Page:
     return Page(msgspec.json.encode(shown), "application/json")
 
 
-def _respond(head: Head, page: Page) -> tuple[bytes, bool]:
-    kept = head.keeps_its_connection
+def respond(head: Head, page: Page, *, is_last: bool = False) -> tuple[bytes, bool]:
+    """Return the response to a request, and whether its connection is kept.
+
+    Args:
+        head: What was asked.
+        page: What is answered.
+        is_last: Whether it is not, whatever the client wants.
+    """
+    kept = head.keeps_its_connection and not is_last
     is_known = page.etag is not None and page.etag in head.items("if-none-match")
     headers = {
         "Content-Type": page.content_type,
@@ -135,8 +142,11 @@ def _respond(head: Head, page: Page) -> tuple[bytes, bool]:
     if page.etag is not None:
         headers["ETag"] = page.etag
     if head.method == "OPTIONS":
-        headers["Allow"] = ", ".join(METHODS)
+        headers.setdefault("Allow", ", ".join(METHODS))
     response = encode_response(
-        304 if is_known else page.status, page.body, headers, only_head=is_known or head.method != "GET"
+        304 if is_known else page.status,
+        page.body,
+        headers,
+        only_head=is_known or head.method in ("HEAD", "OPTIONS"),
     )
     return response, kept

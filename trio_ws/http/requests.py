@@ -7,7 +7,12 @@ import math
 
 import trio
 
-from trio_ws.http.pages import Pages
+from trio_ws.http import actions, events
+from trio_ws.http.actions import Actions, check_body
+from trio_ws.http.origins import admit_page, answer_preflight
+from trio_ws.http.pages import Page, Pages, respond
+from trio_ws.http.paths import ACTIONS, EVENTS
+from trio_ws.settings import Settings
 from trio_ws.wire.admission import PATHS, refuse_plain
 from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
@@ -20,20 +25,32 @@ class Requests:
 
     Args:
         wire: The client's.
+        settings: The settings in force.
         pages: What they find.
-        head_seconds: Time for each head to come.
+        actions: What does the actions that they ask for; None: nothing here does.
+        head_seconds: Time for each head to come, and for each body; None: as the settings say.
 
     Attributes:
         is_stopping: Whether no more are taken.
     """
 
-    def __init__(self, wire: Wire, pages: Pages, head_seconds: float) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        settings: Settings,
+        pages: Pages,
+        actions: Actions | None = None,
+        head_seconds: float | None = None,
+    ) -> None:
         self.is_stopping = False
         self._wire = wire
+        self._settings = settings
         self._pages = pages
-        self._head_seconds = head_seconds
+        self._actions = actions
+        self._head_seconds = settings.head_seconds if head_seconds is None else head_seconds
         self._waiting = self._answering = trio.CancelScope()  # for a head; what one asks
         self._stop_by = math.inf
+        self._not_before = -math.inf  # the next page
 
     async def until_line(self) -> Head | None:
         """Answer requests until one asks for a line, and return that; None: there is no more.
@@ -41,18 +58,14 @@ class Requests:
         Raises:
             Refusal: a request can't be answered; nothing follows it.
         """
-        not_before = trio.current_time()
         while (head := await self._receive_head()) is not None:
-            if head.asks_for_websocket:
+            if self._asks_for_line(head):
                 return head
-            if head.path in PATHS and head.method != "OPTIONS":
-                raise refuse_plain(head)
+            is_kept = False
             with trio.CancelScope(deadline=self._stop_by) as self._answering:
-                await trio.sleep_until(not_before)
-                if await self._answer(head):
-                    not_before = trio.current_time() + PAGE_PAUSE_SECONDS
-                    continue
-            break
+                is_kept = await self._answer(head)
+            if not is_kept:
+                break
         return None
 
     @property
@@ -66,6 +79,12 @@ class Requests:
         self._waiting.cancel()
         self._stop_by = self._answering.deadline = trio.current_time() + seconds
 
+    def _asks_for_line(self, head: Head) -> bool:
+        """Tell whether something else is to answer, where there is something that does."""
+        if head.asks_for_websocket or (head.path == EVENTS and head.method == "GET"):
+            return True
+        return head.path in (ACTIONS, EVENTS) and self._actions is None
+
     async def _receive_head(self) -> Head | None:
         with trio.CancelScope(deadline=trio.current_time() + self._head_seconds) as self._waiting:
             if self.is_stopping:
@@ -77,9 +96,47 @@ class Requests:
 
     async def _answer(self, head: Head) -> bool:
         """Answer a request, and tell whether another one may follow."""
-        response, is_kept = await self._pages.answer(head)
+        if self._actions is not None and head.path in (ACTIONS, EVENTS):
+            response, is_kept = await self._act(head, self._actions)
+        elif head.path in PATHS and head.method != "OPTIONS":
+            raise refuse_plain(head)
+        else:
+            await trio.sleep_until(self._not_before)
+            response, is_kept = await self._pages.answer(head)
+            self._not_before = trio.current_time() + PAGE_PAUSE_SECONDS
         try:
             await self._wire.send_all(response)
         except trio.BrokenResourceError:
             return False  # it has gone, whatever it asked besides
+        await trio.lowlevel.checkpoint()  # others have their turn, however fast this one asks
         return is_kept
+
+    async def _act(self, head: Head, doer: Actions) -> tuple[bytes, bool]:
+        """Return the response to a request by the protocol's section 9, and whether its connection is kept.
+
+        Raises:
+            Refusal: it can't be read, or the page that calls may not.
+        """
+        told = admit_page(head, self._settings)
+        methods = actions.METHODS if head.path == ACTIONS else events.METHODS
+        if head.method not in methods:
+            allowed = ", ".join(methods)
+            raise Refusal(405, f"Only {allowed} are known here", given=head.method, Allow=allowed)
+        if head.method == "OPTIONS":
+            return respond(head, answer_preflight(methods, told), is_last=head.has_body)
+        if head.method == "HEAD":
+            return respond(head, Page(b"", events.CONTENT_TYPE, headers=told), is_last=head.has_body)
+        check_body(head)
+        page, is_kept = await doer.answer(head, await self._receive_body(head))
+        page = page._replace(headers={**page.headers, **told})
+        return respond(head, page, is_last=self.is_stopping or not is_kept)
+
+    async def _receive_body(self, head: Head) -> bytes:
+        body = None
+        with trio.move_on_after(self._head_seconds) as waiting:
+            body = await self._wire.receive_body(head)
+        if waiting.cancelled_caught:
+            raise Refusal(408, "The body took too long")
+        if body is None:
+            raise Refusal(400, "The body ended before its end")
+        return body

@@ -78,6 +78,24 @@ def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
             raise Refusal(403, "Pages of this origin may not call", given=", ".join(callers))
 
 
+def check_host(head: Head, origins: Sequence[str]) -> None:
+    """Let by what asks for a host that nobody can have lead here but who runs it: see `check_origin`.
+
+    For a browser says nothing of the page where that asks for what is of its own host, as it seems. A name
+    without a point is in no public DNS.
+
+    Raises:
+        Refusal: it asks for another host.
+    """
+    is_known = any(head.host == urlsplit(origin).netloc for origin in origins)
+    if not is_known and "." in head.host and not _is_no_name(head.host):
+        raise Refusal(
+            403,
+            "Without tokens, a public name may be anybody's: call an address, or set `origins`",
+            given=head.host,
+        )
+
+
 def _is_no_name(host: str) -> bool:
     name = ""
     try:

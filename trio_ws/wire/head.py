@@ -34,7 +34,10 @@ _GOING_ON = re.compile(rb"[ -~]*+\r?(?:\n|\Z)")
 _ABSOLUTE = re.compile(r"\A(?:https?|wss?)://([^/?#@]+)", re.IGNORECASE)
 
 # The headers that mean something to us; in no other does it matter what they hold.
-READ_HEADERS = frozenset({"authorization", "connection", "host", "origin", "upgrade"})
+READ_HEADERS = frozenset(
+    {"authorization", "connection", "host", "origin", "upgrade", "expect", "idempotency-key", "last-event-id"}
+    | {"content-encoding", "content-length", "content-type", "transfer-encoding"}
+)
 READ_PREFIX = "sec-websocket-"
 
 
@@ -45,20 +48,25 @@ class Refusal(Exception):
         status: The HTTP status.
         reason: Why, in a sentence for the client's developer.
         given: What did not fit, for the log; never a token.
+        json: The body, where it is for a program; None: the sentence.
         headers: What else the response says; `_` stands for `-`.
     """
 
-    def __init__(self, status: int, reason: str, *, given: object = None, **headers: str) -> None:
+    def __init__(
+        self, status: int, reason: str, *, given: object = None, json: bytes | None = None, **headers: str
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
         self.given = given
+        self.json = json
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def encode(self, *, only_head: bool = False) -> bytes:
         """Return the response; nothing follows it on its connection."""
-        headers = {"Content-Type": "text/plain", "Connection": "close", **self.headers}
-        body = f"{self.reason}\n".encode("ascii")
+        kind = "text/plain" if self.json is None else "application/json"
+        headers = {"Content-Type": kind, "Connection": "close", **self.headers}
+        body = f"{self.reason}\n".encode("ascii") if self.json is None else self.json
         return encode_response(self.status, body, headers, only_head=only_head)
 
 
@@ -66,9 +74,15 @@ def encode_response(
     status: int, body: bytes, headers: Mapping[str, str], *, only_head: bool = False
 ) -> bytes:
     """Return a whole HTTP response; to HEAD, without the body that it tells of."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Length: {len(body)}"]
+    head = encode_head(status, {"Content-Length": str(len(body)), **headers})
+    return head if only_head else head + body
+
+
+def encode_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Return a response's head."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if only_head else body)
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 class Head(NamedTuple):
@@ -90,6 +104,11 @@ class Head(NamedTuple):
     def path(self) -> str:
         """The target without its query, and without a host."""
         return _ABSOLUTE.sub("", self.target).partition("?")[0] or "/"
+
+    @property
+    def query(self) -> str:
+        """What stands after its path."""
+        return self.target.partition("?")[2]
 
     @property
     def host(self) -> str:

@@ -16,6 +16,7 @@ import trio
 
 from trio_ws.limits import Bucket
 from trio_ws.settings import Settings
+from trio_ws.wire.body import CONTINUE, BodyReader
 from trio_ws.wire.ear import RECEIVE_BYTES, Ear, Read
 from trio_ws.wire.frames import Frame, Screen
 from trio_ws.wire.head import Head, HeadReader, Refusal
@@ -117,6 +118,30 @@ class Wire:
                 self._only_head = head.method == "HEAD"
                 return head
         return None
+
+    async def receive_body(self, head: Head) -> bytes | None:
+        """Return the body that follows a head, or None where the client goes before it is whole.
+
+        Raises:
+            Refusal: there is none that can be understood.
+            trio.BrokenResourceError: nothing goes out any more.
+        """
+        reader = BodyReader(head, self._settings.message_bytes, self._settings.message_fragments)
+        data, self._rest = self._rest, b""
+        if (body := reader.feed(data)) is None and not data and "100-continue" in head.tokens("expect"):
+            await self.send_all(CONTINUE)
+        while body is None:
+            if not (data := self._receive_now() or await self._receive()):
+                return None
+            body = reader.feed(data)
+        self._rest = reader.rest
+        return body
+
+    async def receive_unread(self) -> bool:
+        """Wait for what nobody will read, and tell whether there was any; else the end has come."""
+        data, self._rest = self._rest or await self._receive(), b""
+        await self.pause_in_flood(data)
+        return bool(data)
 
     async def receive(self) -> list[Frame]:
         """Return the next of what is said, some of it at a time; nothing at the end."""
