@@ -1048,7 +1048,7 @@ BUGS: tuple[Bug, ...] = (
         "do_not_stop",
         "ending",
         "line.py",
-        "        self._ending = self._ending or Ending(code, reason)\n",
+        "        self._ending = self._ending or Ending(code, reason, retry_after)\n",
         "        return\n",
     ),
     Bug(
