@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from websockets.sync.client import ClientConnection
 
-from tests.asyncapi.test_document import DOCUMENT
 from tests.cli.test_main import trio_ws_command
+from tests.documents.test_asyncapi import DOCUMENT
 from tests.end_to_end.serving import PATIENCE_SECONDS, Server, serving
 from trio_ws.currencies import EXPONENTS
 from trio_ws.database import embedded

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.requirements import need
-from trio_ws import asyncapi
+from trio_ws.documents import asyncapi
 
 CHECKOUT = Path(__file__).parents[2]
 KEPT = CHECKOUT / "trio_ws" / "web"

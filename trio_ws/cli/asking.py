@@ -12,6 +12,7 @@ import trio
 from cyclopts import Parameter
 
 from trio_ws import client
+from trio_ws.cli import plain
 from trio_ws.cli.options import AsJson
 from trio_ws.errors import StartupError, leaves
 from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
@@ -38,8 +39,13 @@ def listen(
     token: Token = None,
     ca: Ca = None,
     as_json: AsJson = False,
+    sse: Annotated[bool, Parameter(help="Over plain HTTP; prints the stream as it is.", negative=())] = False,
 ) -> None:
     """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines."""
+    if sse:
+        if as_json:
+            raise SettingsError("--sse prints the stream as it is: leave out --json")
+        plain.listen(plain.Server(url, token, ca), f"{type_}:{id_}", after)
 
     async def follow() -> None:
         async with (
@@ -52,7 +58,15 @@ def listen(
     _ask(follow)
 
 
-def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = None, ca: Ca = None) -> None:
+def call(
+    action: str,
+    /,
+    *fields: str,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    ca: Ca = None,
+    http: Annotated[bool, Parameter(help="Over plain HTTP.", negative=())] = False,
+) -> None:
     """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text."""
     given = {}
     for field in fields:
@@ -63,6 +77,10 @@ def call(action: str, /, *fields: str, url: Url = DEFAULT_URL, token: Token = No
             given[name] = json.loads(value, parse_float=Decimal)
         except ValueError:
             given[name] = value
+
+    if http:
+        print(_json(plain.call(plain.Server(url, token, ca), action, given)))
+        return
 
     async def ask() -> None:
         async with client.connect(url, token=token, ca=ca, is_patient=False) as server:

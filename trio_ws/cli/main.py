@@ -119,6 +119,7 @@ _add(
     'psql "$(trio-ws database-url)"',
 )
 _add(app, BUILD, "trio_ws.cli.describing:asyncapi", None, "trio-ws asyncapi")
+_add(app, BUILD, "trio_ws.cli.describing:openapi", None, "trio-ws openapi")
 _add(
     app,
     BUILD,

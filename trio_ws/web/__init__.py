@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from trio_ws import asyncapi
 from trio_ws.currencies import EXPONENTS
+from trio_ws.documents import asyncapi, openapi
 from trio_ws.http.pages import Page
 
 FOLDER = Path(__file__).parent
@@ -45,16 +45,20 @@ def _constant(body: bytes, suffix: str, headers: Mapping[str, str]) -> Callable[
 _console = _file("console/console.html", GUARDED_BY)
 
 
-def _asyncapi() -> Page:
-    return _constant(asyncapi.encoded(), ".json", FOR_ANY_PAGE)()  # made when it is first asked for
+def _document(encoded: Callable[[], bytes]) -> Callable[[], Page]:
+    def page() -> Page:
+        return _constant(encoded(), ".json", FOR_ANY_PAGE)()  # made when it is first asked for
+
+    return page
 
 
 # A module made of Python's table, so that there is no second one to keep.
 _currencies = f"export const EXPONENTS = Object.freeze({json.dumps(EXPONENTS)});\n"
 
 PAGES = {
-    "/asyncapi.json": _asyncapi,
+    "/asyncapi.json": _document(asyncapi.encoded),
     "/currencies.js": _constant(_currencies.encode(), ".js", FOR_ANY_PAGE),
+    "/openapi.json": _document(openapi.encoded),
     "/trio-ws.js": _file("trio-ws.js", FOR_ANY_PAGE),
 }
 CHECKOUT = {

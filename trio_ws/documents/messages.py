@@ -1,7 +1,7 @@
-"""The interface, described for machines: AsyncAPI 3.0, made from the structs that decode and encode it.
+"""Each message and each part of one, described for machines: from the structs that decode and encode it.
 
 What the structs do not say is said here: which data a reply carries, an example of each message, and where
-what is on the wire differs from what msgspec knows of it. A test sends and receives all that it describes.
+what is on the wire differs from what msgspec knows of it. A test sends and receives all that is described.
 """
 
 import re
@@ -13,8 +13,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-import trio_ws
-from trio_ws import codec, errors, identity, messages
+from trio_ws import codec, errors, messages
 from trio_ws.actions.table import ACTIONS
 from trio_ws.messages import (
     REPLY_DATA,
@@ -46,7 +45,6 @@ from trio_ws.messages import (
     UpdateInvoice,
     WantedTopic,
 )
-from trio_ws.wire.admission import PATHS
 
 Schema = dict[str, Any]
 
@@ -58,29 +56,29 @@ EVENTS: Mapping[str, type] = {
     "price.updated": Price,
 }
 
-_UID = "5735e250-b53e-4ace-a025-afac1bc77ee2"
+UID = "5735e250-b53e-4ace-a025-afac1bc77ee2"
 _WHEN = "2024-12-30T15:14:46.085243+00:00"
-_POSITION = "b07d22e5.1042"
+POSITION = "b07d22e5.1042"
 _TOKEN = "trio_ws_ZcJiTEcrREyAcE0G_RXK5Xh5DA3kRZ6zJb4mUaVKbOk"  # noqa: S105 - of no account anywhere
 _TIMES = {"createdAt": _WHEN, "updatedAt": _WHEN}
-_INVOICE = {"id": 123, "uid": _UID, "amount": 1000, "currency": "USD", "status": "unpaid", "account_id": 1}
+_INVOICE = {"id": 123, "uid": UID, "amount": 1000, "currency": "USD", "status": "unpaid", "account_id": 1}
 _INVOICE |= {**_TIMES, "version": 1}
-_PAYMENT = {"id": 7, "invoice": _UID, "reference": "bank-2024-12-30-0017", "amount": 1000, "currency": "USD"}
+_PAYMENT = {"id": 7, "invoice": UID, "reference": "bank-2024-12-30-0017", "amount": 1000, "currency": "USD"}
 _PAYMENT |= {"status": "settled", "account_id": 1, **_TIMES, "version": 1}
 _PRICE = {"id": 1, "currency": "BTC", "amount": 4300000, "account_id": 1}
 _PRICE |= {**_TIMES, "base_currency": "USD", "value": 43000.0}
-_REQUESTS: tuple[messages.Action, ...] = (
-    Subscribe(type="invoice", id=_UID),
-    Resume(after=_POSITION, topics=[WantedTopic("account", 1), WantedTopic("price", "*")]),
-    Unsubscribe(type="invoice", id=_UID),
+REQUESTS: tuple[messages.Action, ...] = (
+    Subscribe(type="invoice", id=UID),
+    Resume(after=POSITION, topics=[WantedTopic("account", 1), WantedTopic("price", "*")]),
+    Unsubscribe(type="invoice", id=UID),
     UnsubscribeAll(),
     CreateInvoice(amount=1000, currency="USD", account_id=1),
-    FetchInvoice(id=_UID),
-    CancelInvoice(uid=_UID),
-    UpdateInvoice(uid=_UID, status="confirming"),
+    FetchInvoice(id=UID),
+    CancelInvoice(uid=UID),
+    UpdateInvoice(uid=UID, status="confirming"),
     ListInvoices(account_id=1, status="unpaid", limit=20),
-    RecordPayment(uid=_UID, reference="bank-2024-12-30-0017", amount=1000, status="settled"),
-    ListPayments(uid=_UID),
+    RecordPayment(uid=UID, reference="bank-2024-12-30-0017", amount=1000, status="settled"),
+    ListPayments(uid=UID),
     ListPrices(),
     SetPrice(currency="BTC", base_currency="USD", value=Decimal("43000.00")),
     ConvertPrice(quote_currency="BTC", base_currency="USD", quote_value=Decimal(1)),
@@ -88,7 +86,7 @@ _REQUESTS: tuple[messages.Action, ...] = (
     Ping(),
 )
 _DATA: Mapping[Any, Any] = {
-    Subscribed: {"position": _POSITION, "recovered": True},
+    Subscribed: {"position": POSITION, "recovered": True},
     Invoice: _INVOICE,
     list[Invoice]: [_INVOICE],
     Payment: _PAYMENT,
@@ -113,116 +111,24 @@ _TIME_FIELDS = ("createdAt", "updatedAt", "expiresAt", "timestamp")
 _ARGUMENT = re.compile(r"^    (\w+): (.+?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
 
 
-@cache
-def encoded() -> bytes:
-    """Return the document as JSON."""
-    return msgspec.json.format(codec.encode(document()))
-
-
-def document() -> dict[str, Any]:
-    """Return the document: https://www.asyncapi.com/docs/reference/specification/v3.0.0."""
-    requests = {ACTIONS[type(example)].name: _request(example) for example in _REQUESTS}
-    replies = {_reply_name(row.name): _reply(row.name, action) for action, row in ACTIONS.items()}
-    events = {name: _event(name, data) for name, data in EVENTS.items()}
-    failure = {"error": _message("Failure", "What any request may be answered.", Failure)}
-    told = {**requests, **replies, **failure, **events}
-    return {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "trio_ws",
-            "version": trio_ws.__version__,
-            "description": (
-                "JSON text frames over WebSocket, one object a frame. Requests of a connection are answered "
-                "in the order they came. Fields that are not known are ignored, by either side. An integer "
-                f"is written without a point. How a connection ends: {_close_codes()}; 4000 to 4399: come "
-                "again, 4400 to 4999: not without a change."
-            ),
-            "license": {"name": "MIT"},
-        },
-        "defaultContentType": "application/json",
-        "servers": {
-            "loopback": {
-                "host": "localhost:8080",
-                "protocol": "ws",
-                "description": "Anybody may do everything.",
-            },
-            "public": {
-                "host": "ws.example",
-                "protocol": "wss",
-                "description": "Each client has a token.",
-                "security": [{"$ref": "#/components/securitySchemes/bearer"}],
-            },
-        },
-        "channels": {
-            "socket": {
-                "address": PATHS[0],
-                "description": f"The same is at {' and '.join(PATHS[1:])}.",
-                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in told},
-                "bindings": {"ws": {"method": "GET"}},
-            }
-        },
-        "operations": {
-            **{row.name: _operation(row.name, row.scope) for row in ACTIONS.values()},
-            "events": {
-                "action": "send",
-                "channel": {"$ref": "#/channels/socket"},
-                "summary": "What changes of the topics that are followed, each event once and in order.",
-                "messages": [_channel_message(name) for name in events],
-            },
-        },
-        "components": {
-            "messages": told,
-            "schemas": _schemas(),
-            "securitySchemes": {
-                "bearer": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": (
-                        "`Authorization: Bearer TOKEN`, or in a browser the subprotocols "
-                        "`trio-ws, bearer.TOKEN`, or the action `authenticate`."
-                    ),
-                }
-            },
-        },
-    }
-
-
-def _operation(tag: str, scope: identity.Scope | None) -> dict[str, Any]:
-    return {
-        "action": "receive",
-        "channel": {"$ref": "#/channels/socket"},
-        "summary": f"Needs the scope `{scope}`, where tokens are asked for." if scope else "Anybody may.",
-        "messages": [_channel_message(tag)],
-        "reply": {
-            "channel": {"$ref": "#/channels/socket"},
-            "messages": [_channel_message(_reply_name(tag)), _channel_message("error")],
-        },
-    }
-
-
-def _channel_message(name: str) -> dict[str, str]:
-    return {"$ref": f"#/channels/socket/messages/{name}"}
-
-
-# Messages
-
-
-def _request(example: Struct) -> dict[str, Any]:
+def request(example: Struct) -> dict[str, Any]:
+    """Return the description of a request, which looks like this."""
     action = type(example)
-    asked = {name: value for name, value in _plain(example).items() if value is not None}
+    asked = {name: value for name, value in plain(example).items() if value is not None}
     asked.pop("snapshot", None)
     return {
         "name": ACTIONS[action].name,
-        "summary": _prose(action),
-        "payload": _reference(action),
+        "summary": prose(action),
+        "payload": reference(action),
         "examples": [{"payload": asked}],
     }
 
 
-def _reply(tag: str, action: type) -> dict[str, Any]:
+def reply(tag: str, action: type) -> dict[str, Any]:
+    """Return the description of an action's reply."""
     data = REPLY_DATA[action]
     if data is Pong:
-        return _message("Pong", _prose(Pong), Pong, Pong(timestamp=1735571686))
+        return message("Pong", prose(Pong), Pong, Pong(timestamp=1735571686))
     example: dict[str, Any] = {"status": "success"}
     payload: Schema = {
         "title": f"{action.__name__}Reply",
@@ -230,7 +136,7 @@ def _reply(tag: str, action: type) -> dict[str, Any]:
         "properties": {
             "status": {"const": "success"},
             "message": {"type": "string"},
-            "request_id": _reference_to("RequestId"),
+            "request_id": reference_to("RequestId"),
         },
         "required": ["status"],
     }
@@ -246,27 +152,28 @@ def _reply(tag: str, action: type) -> dict[str, Any]:
             "description": "The cursor of the next page.",
         }
     return {
-        "name": _reply_name(tag),
+        "name": reply_name(tag),
         "summary": f"The reply to `{tag}`.",
         "payload": payload,
         "examples": [{"payload": example}],
     }
 
 
-def _event(name: str, data: type) -> dict[str, Any]:
+def event(name: str, data: type) -> dict[str, Any]:
+    """Return the description of an event with data of that type."""
     title = "".join(word.capitalize() for word in name.split("."))
     payload = {
         "title": title,
         "type": "object",
         "properties": {
             "type": {"const": name},
-            "data": _reference(data),
+            "data": reference(data),
             "previous": {
                 "title": f"{title}Previous",
                 "type": "object",
                 "description": "The changed fields' old values; a new row has none.",
             },
-            "position": _reference_to("Position"),
+            "position": reference_to("Position"),
         },
         "required": ["type", "data", "position"],
     }
@@ -278,20 +185,22 @@ def _event(name: str, data: type) -> dict[str, Any]:
         "name": name,
         "summary": "A change that committed; `data` is the whole new state.",
         "payload": payload,
-        "examples": [{"payload": {**example, "position": _POSITION}}],
+        "examples": [{"payload": {**example, "position": POSITION}}],
     }
 
 
-def _message(name: str, summary: str, type_: type, example: Struct | None = None) -> dict[str, Any]:
-    examples = {} if example is None else {"examples": [{"payload": _plain(example)}]}
-    return {"name": name, "summary": summary, "payload": _reference(type_), **examples}
+def message(name: str, summary: str, type_: type, example: Struct | None = None) -> dict[str, Any]:
+    """Return the description of a message of that type."""
+    examples = {} if example is None else {"examples": [{"payload": plain(example)}]}
+    return {"name": name, "summary": summary, "payload": reference(type_), **examples}
 
 
 # Schemas
 
 
 @cache
-def _schemas() -> dict[str, Schema]:
+def schemas() -> dict[str, Schema]:
+    """Return the schema of each struct, by its name."""
     data = [type_ for type_ in REPLY_DATA.values() if type_ is not None]
     _, known = msgspec.json.schema_components(
         [*ACTIONS, *data, Failure], ref_template="#/components/schemas/{name}"
@@ -303,15 +212,15 @@ def _schemas() -> dict[str, Schema]:
     found["Invoice"]["properties"]["status"] = {"enum": list(get_args(Status))}
     found["Payment"]["properties"]["status"] = {"enum": list(get_args(PaymentStatus))}
     found["Failure"]["properties"]["code"] = {
-        "enum": sorted(_codes()),
-        "description": "; ".join(f"{code}: {prose}" for code, prose in sorted(_codes().items())),
+        "enum": sorted(codes()),
+        "description": "; ".join(f"{code}: {prose}" for code, prose in sorted(codes().items())),
     }
     found["Subscribed"]["properties"]["snapshot"] = {
         "description": "The topic's state as of `position`: an invoice, null where there is none, or a list.",
         "anyOf": [
-            _reference(Invoice),
+            reference(Invoice),
             {"type": "null"},
-            {"type": "array", "items": {"anyOf": [_reference(Invoice), _reference(Price)]}},
+            {"type": "array", "items": {"anyOf": [reference(Invoice), reference(Price)]}},
         ],
     }
     found["Position"] = {
@@ -339,7 +248,7 @@ def _as_on_the_wire(name: str, schema: Schema) -> Schema:
         elif field in _TIME_FIELDS and found.get("type") != "integer":
             known = {"type": ["string", "null"] if "anyOf" in found else "string", "format": "date-time"}
         properties[field] = {**known, **({"description": arguments[field]} if field in arguments else {})}
-    named: Schema = _portable({**schema, "description": _prose(type_), "properties": properties})
+    named: Schema = _portable({**schema, "description": prose(type_), "properties": properties})
     return named
 
 
@@ -355,26 +264,29 @@ def _portable(schema: Any) -> Any:
 
 def _schema_of(type_: Any) -> Schema:
     if items := get_args(type_):
-        return {"type": "array", "items": _reference(items[0])}
-    return _reference(type_)
+        return {"type": "array", "items": reference(items[0])}
+    return reference(type_)
 
 
-def _reference(type_: type) -> Schema:
-    return _reference_to(type_.__name__)
+def reference(type_: type) -> Schema:
+    """Return where a struct's schema stands."""
+    return reference_to(type_.__name__)
 
 
-def _reference_to(name: str) -> Schema:
+def reference_to(name: str) -> Schema:
+    """Return where the schema of that name stands."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 # Words
 
 
-def _reply_name(tag: str) -> str:
+def reply_name(tag: str) -> str:
+    """Return what the reply to an action is called."""
     return f"{tag}.reply"
 
 
-def _prose(type_: type) -> str:
+def prose(type_: type) -> str:
     """Return a docstring's first paragraph, as one line."""
     return " ".join((type_.__doc__ or "").partition("\n\n")[0].split())
 
@@ -386,14 +298,17 @@ def _arguments(type_: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in _ARGUMENT.findall(indented)}
 
 
-def _codes() -> dict[str, str]:
+def codes() -> dict[str, str]:
+    """Return what each error's code means."""
     kinds: Iterable[type[errors.ActionError]] = errors.ActionError.__subclasses__()
-    return {kind.code: _prose(kind) for kind in kinds} | {"internal": "A bug; the log has it."}
+    return {kind.code: prose(kind) for kind in kinds} | {"internal": "A bug; the log has it."}
 
 
-def _close_codes() -> str:
+def close_codes() -> str:
+    """Return the codes with which we close, and their names."""
     return ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in errors.CloseCode)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a struct as it is read from the wire."""
     return msgspec.json.decode(codec.encode(value))

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 
-from trio_ws import asyncapi
 from trio_ws.actions.table import ACTIONS
+from trio_ws.documents import asyncapi
 from trio_ws.errors import ActionError, CloseCode
 from trio_ws.messages import REPLY_DATA, Action
 

@@ -15,7 +15,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.asyncapi.test_document import DOCUMENT
+from tests.documents.test_asyncapi import DOCUMENT
 from tests.end_to_end.serving import call, receive, serving
 from tests.programs import OtherProgram
 from trio_ws import codec
