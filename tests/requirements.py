@@ -15,6 +15,7 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 PACKAGES = {
     "chromium": "chromium",
+    "curl": "curl",
     "git": "git",
     "haproxy": "haproxy",
     "nginx": "nginx",

@@ -287,5 +287,6 @@ def test_a_log_that_cannot_be_read_from_there_is_said(conninfo: str, tmp_path: P
 
 def test_the_interface_and_the_settings_are_described_in_json() -> None:
     assert json.loads(trio_ws_command("asyncapi").stdout)["asyncapi"] == "3.0.0"
+    assert json.loads(trio_ws_command("openapi").stdout)["openapi"] == "3.1.1"
     schema = json.loads(trio_ws_command("check-config", "--schema").stdout)
     assert list(schema["properties"]) == list(FIELDS)

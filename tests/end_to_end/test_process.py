@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import psycopg
 import pytest
@@ -303,6 +304,44 @@ def test_the_shell_asks_and_listens(tmp_path: Path) -> None:
             )
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
+
+
+def test_the_shell_asks_and_listens_over_plain_http_too(tmp_path: Path) -> None:
+    shell = [sys.executable, "-m", "trio_ws"]
+
+    def ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [*shell, *arguments, "--url", server.url]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+
+    with serving(tmp_path) as server:
+        command = [*shell, "listen", "account", "1", "--sse", "--url", server.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as listener:
+            assert listener.stdout
+            assert read_block(listener.stdout)["event"] == "subscribed"
+            done = ask("call", "create_invoice", "amount=1000", "currency=USD", "account_id=1", "--http")
+            uid = json.loads(done.stdout)["uid"]
+            block = read_block(listener.stdout)
+            assert (block["event"], json.loads(block["data"])["data"]["uid"]) == ("invoice.created", uid)
+            listener.send_signal(signal.SIGINT)
+            assert listener.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
+        for wrong, code, complaint in (
+            (["call", "create_invoice", "amount=0", "--http"], 1, "Invalid message format (Object missing"),
+            (["call", "ping", "action=x", "--http"], 2, "no field can be called 'action'"),
+            (["listen", "weather", "today", "--sse"], 1, "Unknown topic type 'weather'"),
+            (["listen", "account", "1", "--sse", "--json"], 2, "--sse prints the stream as it is"),
+        ):
+            done = ask(*wrong)
+            assert (done.returncode, done.stdout) == (code, "")
+            assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
+
+
+def read_block(stream: IO[bytes]) -> dict[str, str]:
+    """The next block of a stream that is not buffered, by its lines' names."""
+    block = b""
+    while not block.endswith(b"\n\n"):
+        assert select.select([stream], [], [], PATIENCE_SECONDS)[0], block
+        block += stream.read(1)
+    return dict(line.split(": ", 1) for line in block.decode().split("\n") if line)
 
 
 def test_the_shell_says_at_once_why_it_can_t_ask(tmp_path: Path, checkout: Path) -> None:

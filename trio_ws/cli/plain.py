@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from trio_ws.client import encode
+from trio_ws.client.line import request_of
 from trio_ws.errors import StartupError
 from trio_ws.http.actions import JSON
 from trio_ws.http.paths import ACTIONS, EVENTS
@@ -71,9 +72,13 @@ def call(server: Server, action: str, given: Mapping[str, Any]) -> Any:
     """Do one action and return its reply's data.
 
     Raises:
+        SettingsError: there is no such request.
         StartupError: it was not done, or the server can't be reached.
     """
-    body = encode({**given, "action": action}).encode()
+    try:
+        body = encode(request_of(action, given)).encode()
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     try:
         with server.ask("POST", ACTIONS, {"Content-Type": JSON}, body) as response:
             text = response.read()
