@@ -41,7 +41,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """The settings in force. What each is for stands beside it, for people and for the README."""
+    """The settings in force. What each is for stands beside it, for people and for the page of settings."""
 
     host: Annotated[
         str, Meta(description="address to listen on; `localhost`, `*` or `::`: those of IPv4 and of IPv6")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "trio_ws" / "docs"
 _BLOCK = re.compile(
-    r"^```(?:python|html|sql)\n(?:#|<!--|--) (\S+\.\w+)(?: -->)?\n(.*?)^```", re.MULTILINE | re.DOTALL
+    r"^```(?:python|html|js|sql)\n(?:#|<!--|//|--) (\S+\.\w+)(?: -->)?\n(.*?)^```", re.MULTILINE | re.DOTALL
 )
 
 

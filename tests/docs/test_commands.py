@@ -19,11 +19,11 @@ PAGES = [CHECKOUT / "README.md", *sorted(DOCS.glob("*.md"))]
 BLOCK = re.compile(r"^(?P<indent> {4,})\$ (?P<typed>.*)\n(?P<said>(?:(?P=indent)[^$ ].*\n)*)", re.MULTILINE)
 VARIES = re.compile(r"…|[0-9a-f]{8}\.[0-9]+|trio_ws_[\w-]{43}")
 
+HERE = "localhost:8080"
 # What goes on until somebody ends it.
 ENDLESS = ("trio-ws listen ", "trio-ws events tail")
 # What is run elsewhere, and where.
 ELSEWHERE = {
-    "pytest -o trio_mode=true test_till.py": "tests/test_readme.py",
     "trio-ws simulate": ".ci/run",
     "trio-ws webhooks retry 0b0a9f0e-8f0e-4a53-9f68-0c1e7a1f6a10": (
         "tests/end_to_end/test_webhooks.py: here none has failed"
@@ -80,10 +80,11 @@ def test_each_command_does_what_is_said(server: Server, tmp_path: Path) -> None:
     (path, _), *typed = [(command, said) for command, said in shown() if command not in ELSEWHERE]
     assert path.startswith("PATH=")
     endless: list[subprocess.Popen[str]] = []
+    address = server.url.removeprefix("ws://")
     for command, said in typed:
         goes_on = command.startswith(ENDLESS)
         begun = subprocess.Popen(
-            ["bash", "-c", f"{path}\n{'exec ' if goes_on else ''}{command}"],
+            ["bash", "-c", f"{path}\n{'exec ' if goes_on else ''}{command.replace(HERE, address)}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -22,9 +22,10 @@ def test_each_link_leads_to_a_file(page: Path) -> None:
     assert broken(page) == []
 
 
-def test_the_readme_leads_to_each_page() -> None:
-    named = {Path(link).name for link in LINK.findall(README.read_text())}
-    assert {page.name for page in DOCS.glob("*.md")} <= named
+def test_the_index_leads_to_each_page_and_the_readme_to_the_index() -> None:
+    named = {Path(link).name for link in LINK.findall((DOCS / "index.md").read_text())}
+    assert {page.name for page in DOCS.glob("*.md")} == named | {"index.md"}
+    assert "(trio_ws/docs/index.md)" in README.read_text()
 
 
 def test_a_broken_link_would_be_seen(tmp_path: Path) -> None:

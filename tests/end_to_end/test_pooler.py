@@ -28,7 +28,7 @@ REFUSED = (
 )
 CLIENTS = 8
 SESSIONS = 3  # of the pooler in PostgreSQL, for all of them
-# What the README tells to give the role.
+# What the page on operating says to set on the role.
 ROLE = (
     "CREATE ROLE pooled LOGIN SUPERUSER",
     "ALTER ROLE pooled SET statement_timeout = '2s'",

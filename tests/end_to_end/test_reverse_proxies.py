@@ -1,4 +1,4 @@
-"""Real nginx and HAProxy before the server, set up as the README says."""
+"""Real nginx and HAProxy before the server, set up as the page on operating says."""
 
 import re
 import socket
@@ -63,11 +63,10 @@ frontend clients
 """
 
 
-def block_of_readme(checkout: Path, first_line: str) -> str:
-    """Return the indented block of the README that begins with a line."""
-    found = re.search(
-        rf"^    {re.escape(first_line)}\n(?:    .+\n)+", (checkout / "README.md").read_text(), re.MULTILINE
-    )
+def block_of_page(checkout: Path, first_line: str) -> str:
+    """Return the indented block of the page on operating that begins with a line."""
+    page = (checkout / "trio_ws/docs/operating.md").read_text()
+    found = re.search(rf"^    {re.escape(first_line)}\n(?:    .+\n)+", page, re.MULTILINE)
     assert found
     return re.sub("^    ", "", found[0], flags=re.MULTILINE)
 
@@ -77,7 +76,7 @@ def proxying(kind: str, server_port: int, folder: Path, checkout: Path) -> Itera
     """Run a proxy before a server, and give its port."""
     program, port, config = need(kind.partition(" ")[0]), free_port(), folder / "proxy.conf"
     is_nginx = kind == "nginx"
-    block = block_of_readme(checkout, "location / {" if is_nginx else "backend trio_ws")
+    block = block_of_page(checkout, "location / {" if is_nginx else "backend trio_ws")
     block = block.replace(f"{HOST}:8080", f"{HOST}:{server_port}")
     if kind == "haproxy with Forwarded":  # as proxies write it that go by RFC 7239
         block = block.replace("option forwardfor", "http-request del-header X-Forwarded-For")

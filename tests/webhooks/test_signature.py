@@ -1,4 +1,4 @@
-"""What the README tells receivers is enough to know that it was us, and when. So are others' libraries."""
+"""The page on webhooks tells receivers enough to verify a signature. So do others' libraries."""
 
 import json
 import time
@@ -18,11 +18,11 @@ Verifier = Callable[[str, bytes, str], bool]
 
 @pytest.fixture
 def is_from_trio_ws(checkout: Path) -> Verifier:
-    """The README's own code."""
-    _, _, section = (checkout / "README.md").read_text().partition("## Webhooks")
-    code = section[section.index("    import hashlib") :].partition("\n\nAn account")[0]
+    """The page's own code."""
+    page = (checkout / "trio_ws/docs/webhooks.md").read_text()
+    code = page[page.index("    import hashlib") :].partition("\n\nAn account")[0]
     names: dict[str, Verifier] = {}
-    exec("\n".join(line.removeprefix("    ") for line in code.splitlines()), names)  # noqa: S102 - the README's
+    exec("\n".join(line.removeprefix("    ") for line in code.splitlines()), names)  # noqa: S102 - the page's
     return names["is_from_trio_ws"]
 
 

@@ -32,7 +32,7 @@ from trio_ws.settings import Settings, data_dir
 
 DEADLINE_SECONDS = 3  # for each look
 SPARE_DESCRIPTORS = 256  # as `serve` reckons
-CONNECTION_BYTES = 40 * 1024  # an idle client with what it may use of the kernel; README, "Sizing"
+CONNECTION_BYTES = 40 * 1024  # an idle client with what it may use of the kernel; docs/operating.md
 FREE_BYTES = 1 << 30  # a WAL and a log that grow need room
 CLOCK_SECONDS = 1.0  # apart; expiry goes by the database's clock, a token's too
 CERTIFICATE_DAYS = 14
