@@ -31,90 +31,101 @@ _BATCHES = (1, 2, 5, 10, 25, 50, 100, 250, 500)
 INFO = Gauge("trio_ws_info", "Which trio_ws this is.", ["version"], registry=REGISTRY)
 INFO.labels(trio_ws.__version__).set(1)
 
-CONNECTIONS = Gauge("trio_ws_connections", "Clients that are there.", registry=REGISTRY)
-TASKS = Gauge("trio_ws_tasks", "Tasks that live in the event loop.", registry=REGISTRY)
-SUBSCRIPTIONS = Gauge(
-    "trio_ws_subscriptions", "Topics that clients follow, each for each.", registry=REGISTRY
+CONNECTIONS = Gauge("trio_ws_connections", "Open connections of clients.", registry=REGISTRY)
+TASKS = Gauge("trio_ws_tasks", "Tasks of the event loop.", registry=REGISTRY)
+SUBSCRIPTIONS = Gauge("trio_ws_subscriptions", "Subscriptions of all clients.", registry=REGISTRY)
+PRICES = Gauge("trio_ws_prices", "Prices in memory.", registry=REGISTRY)
+OUTBOX_BYTES = Gauge("trio_ws_outbox_bytes", "Bytes that wait for clients to read.", registry=REGISTRY)
+OUTBOX_MOST = Gauge("trio_ws_outbox_most_bytes", "Bytes that wait for the slowest client.", registry=REGISTRY)
+OPENED = Counter(
+    "trio_ws_connections_opened", "WebSockets and event streams that were opened.", registry=REGISTRY
 )
-PRICES = Gauge("trio_ws_prices", "Prices that are kept in memory.", registry=REGISTRY)
-OUTBOX_BYTES = Gauge("trio_ws_outbox_bytes", "What waits for clients to read.", registry=REGISTRY)
-OUTBOX_MOST = Gauge(
-    "trio_ws_outbox_most_bytes", "What waits for the client that most waits for.", registry=REGISTRY
-)
-OPENED = Counter("trio_ws_connections_opened", "WebSockets that were opened.", registry=REGISTRY)
 CLOSED = Counter(
-    "trio_ws_connections_closed", "WebSockets that ended, by close code, or how.", ["code"], registry=REGISTRY
+    "trio_ws_connections_closed",
+    "WebSockets and event streams that ended, by close code or reason.",
+    ["code"],
+    registry=REGISTRY,
 )
-REFUSED = Counter("trio_ws_refused", "Requests turned away, by HTTP status.", ["status"], registry=REGISTRY)
-TURNED_AWAY = Counter("trio_ws_turned_away", "Connections over a limit.", ["limit"], registry=REGISTRY)
-
-BUGS = Counter("trio_ws_bugs", "What went wrong that nobody foresaw; the log has it.", registry=REGISTRY)
-
-EVENTS_SENT = Counter(
-    "trio_ws_events_sent", "Events put on their way, each to each client.", registry=REGISTRY
+REFUSED = Counter(
+    "trio_ws_refused", "HTTP requests that were refused, by status.", ["status"], registry=REGISTRY
 )
+TURNED_AWAY = Counter(
+    "trio_ws_turned_away", "Connections refused over a limit, by limit.", ["limit"], registry=REGISTRY
+)
+
+BUGS = Counter("trio_ws_bugs", "Unhandled exceptions; the log has them.", registry=REGISTRY)
+
+EVENTS_SENT = Counter("trio_ws_events_sent", "Events sent, counted for each client.", registry=REGISTRY)
 CATCH_UPS = Counter(
-    "trio_ws_catch_ups", "Clients that fell behind, and read on from the log.", registry=REGISTRY
+    "trio_ws_catch_ups", "Slow clients that started to catch up from the log.", registry=REGISTRY
 )
-REPLAYS = Counter("trio_ws_replays", "Clients that asked for what they missed.", registry=REGISTRY)
+REPLAYS = Counter("trio_ws_replays", "Clients that resumed from an older position.", registry=REGISTRY)
 LAG_NAME = "trio_ws_lag_seconds"
-LAG = Histogram(LAG_NAME, "From a change to its event being sent.", buckets=_LATENCIES, registry=REGISTRY)
-LOG_POSITION = Gauge("trio_ws_log_position", "Number of the last event that was told.", registry=REGISTRY)
+LAG = Histogram(
+    LAG_NAME, "Time from a change to its event being sent.", buckets=_LATENCIES, registry=REGISTRY
+)
+LOG_POSITION = Gauge("trio_ws_log_position", "Number of the last event that was sent.", registry=REGISTRY)
 LOG_FIRST = Gauge("trio_ws_log_first", "Number of the first event that can be replayed.", registry=REGISTRY)
-LOG_AGE = Gauge("trio_ws_log_read_age_seconds", "Since the log was read last, to its end.", registry=REGISTRY)
+LOG_AGE = Gauge(
+    "trio_ws_log_read_age_seconds", "Seconds since the log was last read to its end.", registry=REGISTRY
+)
 LOG_RESTARTS = Counter(
     "trio_ws_log_restarts",
-    "How often the event log was replaced by another one, which lacks events or has others.",
+    "How often the event log was replaced, so that older positions are no longer valid.",
     registry=REGISTRY,
 )
 LOG_READS = Counter(
     "trio_ws_log_reads",
-    "Reads of the event log that brought events, by where they came from, where there is a log_url.",
+    "Reads of the event log that returned events, by server, with log_url.",
     ["server"],
     registry=REGISTRY,
 )
-LOG_BATCH = Histogram(
-    "trio_ws_log_batch_events", "Events that came with one read.", buckets=_BATCHES, registry=REGISTRY
-)
+LOG_BATCH = Histogram("trio_ws_log_batch_events", "Events of one read.", buckets=_BATCHES, registry=REGISTRY)
 
 DATABASE_SECONDS = Histogram(
-    "trio_ws_database_seconds", "Queries, by name.", ["query"], buckets=_LATENCIES, registry=REGISTRY
+    "trio_ws_database_seconds",
+    "Duration of queries, by name.",
+    ["query"],
+    buckets=_LATENCIES,
+    registry=REGISTRY,
 )
 DATABASE_BATCH = Histogram(
     "trio_ws_database_batch",
-    "Requests that were done together, by query.",
+    "Requests in one batch, by query.",
     ["query"],
     buckets=_BATCHES,
     registry=REGISTRY,
 )
 DATABASE_WAIT = Histogram(
     "trio_ws_database_wait_seconds",
-    "How long the first of a batch waited, by query.",
+    "How long the first request of a batch waited, by query.",
     ["query"],
     buckets=_LATENCIES,
     registry=REGISTRY,
 )
 DATABASE_FAILURES = Counter(
-    "trio_ws_database_failures", "Queries without an answer.", ["query"], registry=REGISTRY
+    "trio_ws_database_failures", "Queries that failed, by name.", ["query"], registry=REGISTRY
 )
 DATABASE_CONNECTS = Counter(
     "trio_ws_database_connects", "Connections opened to PostgreSQL.", registry=REGISTRY
 )
 DATABASE_STUCK = Gauge(
     "trio_ws_database_stuck",
-    "Sessions that were cut and go on in PostgreSQL, as where a synchronous standby is away.",
+    "Sessions that were cut off but still run in PostgreSQL, for example without a synchronous standby.",
     registry=REGISTRY,
 )
 PRIMARY = Gauge(
     "trio_ws_database_primary",
-    "The primary that was connected to last; a fail-over shows as another timeline.",
+    "The primary that was connected to last; a fail-over changes the timeline.",
     ["system_identifier", "timeline"],
     registry=REGISTRY,
 )
-WEBHOOKS = Counter("trio_ws_webhooks", "Webhooks, by what came of an attempt.", ["result"], registry=REGISTRY)
+WEBHOOKS = Counter(
+    "trio_ws_webhooks", "Attempts to deliver a webhook, by result.", ["result"], registry=REGISTRY
+)
 WEBHOOK_SECONDS = Histogram(
     "trio_ws_webhook_attempt_seconds",
-    "Attempts to deliver a webhook, from the look-up of the host to the end of the answer.",
+    "Duration of an attempt to deliver a webhook.",
     buckets=_LATENCIES,
     registry=REGISTRY,
 )
@@ -126,27 +137,27 @@ WEBHOOK_ANSWERS = Counter(
 )
 WEBHOOKS_WAITING = Gauge(
     "trio_ws_webhooks_waiting",
-    "Webhooks of all processes that are neither delivered, failed nor held, counted up to 100000.",
+    "Webhooks that wait to be delivered, of all processes, counted up to 100000.",
     registry=REGISTRY,
 )
 WEBHOOKS_OLDEST = Gauge(
     "trio_ws_webhooks_oldest_seconds",
-    "How long the oldest webhook waits, of all processes, among the 100000 that are counted.",
+    "How long the oldest of these webhooks has waited.",
     registry=REGISTRY,
 )
 WEBHOOKS_HELD = Gauge(
     "trio_ws_webhooks_held",
-    "Webhooks that another database has queued, of which this one is a copy, counted up to 100000.",
+    "Webhooks queued by the database that this one is a copy of, counted up to 100000.",
     registry=REGISTRY,
 )
 WEBHOOK_ENDPOINTS_DEAD = Gauge(
     "trio_ws_webhook_endpoints_dead",
-    "Endpoints of webhooks, of all processes, that get one attempt at a time after pauses.",
+    "Dead endpoints of webhooks, of all processes.",
     registry=REGISTRY,
 )
 BACKGROUND_FAILURES = Counter(
     "trio_ws_background_failures",
-    "Background steps that failed and were tried again, by step.",
+    "Background steps that failed and are tried again, by step.",
     ["step"],
     registry=REGISTRY,
 )
@@ -161,7 +172,7 @@ class _Requests(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
             "trio_ws_requests",
-            "Requests answered; the code is that of the error.",
+            "Requests answered, by action and error code.",
             labels=["action", "code"],
         )
         for labels, count in tuple(self.answered.items()):  # others count meanwhile

@@ -44,136 +44,133 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The settings in force. What each is for stands beside it, for people and for the page of settings."""
 
     host: Annotated[
-        str, Meta(description="address to listen on; `localhost`, `*` or `::`: those of IPv4 and of IPv6")
+        str, Meta(description="address to listen on; `localhost`, `*` and `::` mean IPv4 and IPv6")
     ] = "localhost"
-    port: Annotated[Port, Meta(description="port to listen on; 0: any free one")] = 8080
+    port: Annotated[Port, Meta(description="port to listen on; 0 picks a free one")] = 8080
     workers: Annotated[
-        Annotated[int, Meta(ge=1, le=1024)], Meta(description="processes that serve, on one port")
+        Annotated[int, Meta(ge=1, le=1024)], Meta(description="processes that share the port")
     ] = 1
     database_url: Annotated[
-        str | None, Meta(description="PostgreSQL to use, as URL or conninfo; none: an embedded one")
+        str | None, Meta(description="PostgreSQL, as URL or conninfo; none: a private, embedded one")
     ] = None
     listen_url: Annotated[
         str | None,
-        Meta(description="the same database for LISTEN, past a PgBouncer; none: `database_url`"),
+        Meta(description="the same database without PgBouncer, for LISTEN; none: `database_url`"),
     ] = None
     log_url: Annotated[
         str | None,
-        Meta(description="standby of the same database to read the event log from; none: `database_url`"),
+        Meta(description="standby to read the event log from; none: `database_url`"),
     ] = None
     data_dir: Annotated[
         str | None,
-        Meta(description="folder of the embedded PostgreSQL; none: `trio-ws` in XDG_DATA_HOME"),
+        Meta(description="data directory of the embedded PostgreSQL; none: `trio-ws` in XDG_DATA_HOME"),
     ] = None
     postgres_bindir: Annotated[
-        str | None, Meta(description="programs of the embedded PostgreSQL; none: looks for them")
+        str | None, Meta(description="folder with PostgreSQL's programs; none: search for them")
     ] = None
     migrate: Annotated[
         bool,
-        Meta(description="bring the schema up to date at start; false: refuse to start instead"),
+        Meta(description="migrate the schema at start; false: refuse to start on an old one"),
     ] = True
     auth: Annotated[
         Literal["open", "token"] | None,
-        Meta(description="who may come: anybody, or who has a token; none: anybody on loopback"),
+        Meta(description="`open` (no authentication) or `token`; none: `open` on loopback, else `token`"),
     ] = None
     origins: Annotated[
-        tuple[str, ...], Meta(description="pages' origins that may call, besides those of our own host")
+        tuple[str, ...],
+        Meta(description="other origins whose pages may connect, besides the server's own host"),
     ] = ()
     tls_cert: Annotated[
-        str | None, Meta(description="PEM file of a certificate and its chain; none: no TLS")
+        str | None, Meta(description="PEM file of the certificate and its chain; none: no TLS")
     ] = None
-    tls_key: Annotated[str | None, Meta(description="PEM file of its key; none: in the same file")] = None
+    tls_key: Annotated[
+        str | None, Meta(description="PEM file of the private key; none: in the same file")
+    ] = None
     trusted_proxies: Annotated[
         tuple[str, ...],
-        Meta(
-            description="addresses or networks whose `X-Forwarded-For` or `Forwarded` says where clients are"
-        ),
+        Meta(description="proxies (addresses or networks) whose `X-Forwarded-For` or `Forwarded` counts"),
     ] = ()
     metrics_listen: Annotated[
         Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}\Z")] | None,
-        Meta(
-            description="HOST:PORT for `/metrics`, off the port of clients; each next worker, the next port"
-        ),
+        Meta(description="HOST:PORT for `/metrics`, off the clients' port; each next worker, the next port"),
     ] = None
-    console: Annotated[bool, Meta(description="whether there is a `/console`, for people")] = True
+    console: Annotated[bool, Meta(description="serve the web console at `/console`")] = True
     checkout: Annotated[
-        bool, Meta(description="whether customers may look at an invoice without a token, and at `/pay/UID`")
+        bool, Meta(description="let customers see an invoice without a token, also at `/pay/UID`")
     ] = False
-    log_format: Annotated[Literal["text", "json"], Meta(description="form of log lines")] = "text"
+    log_format: Annotated[Literal["text", "json"], Meta(description="format of log lines")] = "text"
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
+        Literal["debug", "info", "warning", "error"], Meta(description="lowest level that is logged")
     ] = "info"
 
-    database_connections: Annotated[Count, Meta(description="connections for queries")] = 4
+    database_connections: Annotated[
+        Count, Meta(description="database connections for queries, of each process")
+    ] = 4
     statement_seconds: Annotated[
-        Seconds, Meta(description="longest wait for a query, and for a free connection")
+        Seconds, Meta(description="timeout of a query, and of waiting for a free connection")
     ] = 2.0
     poll_seconds: Annotated[
-        Seconds, Meta(description="pause between looks at the event log when nothing wakes it")
+        Seconds, Meta(description="poll interval of the event log, if no notification comes")
     ] = 0.1
-    expiry_seconds: Annotated[
-        Seconds, Meta(description="pause between looks for invoices that nobody paid in time")
-    ] = 0.5
+    expiry_seconds: Annotated[Seconds, Meta(description="poll interval for overdue invoices")] = 0.5
 
     retention_seconds: Annotated[
         Annotated[float, Meta(gt=0, le=3155760000)] | None,
-        Meta(description="how long events are kept for replays"),
+        Meta(description="how long events are kept, for clients that resume"),
     ] = 604800.0
-    log_memory_bytes: Annotated[
-        Count, Meta(description="events kept in memory, for clients that catch up")
-    ] = 33554432
+    log_memory_bytes: Annotated[Count, Meta(description="memory for events, for clients that catch up")] = (
+        33554432
+    )
 
-    connections: Annotated[Count | None, Meta(description="clients of one process")] = 10000
+    connections: Annotated[Count | None, Meta(description="connections of one process")] = 10000
     connections_per_address: Annotated[
-        Count | None, Meta(description="of those from one address; none behind a proxy")
+        Count | None, Meta(description="connections from one address; see `trusted_proxies`")
     ] = 1000
-    connections_per_second: Annotated[Count | None, Meta(description="clients that may come a second")] = 1000
-    head_bytes: Annotated[Count | None, Meta(description="longest request head")] = 32768
+    connections_per_second: Annotated[Count | None, Meta(description="new connections a second")] = 1000
+    head_bytes: Annotated[Count | None, Meta(description="longest HTTP request head")] = 32768
     webhooks: Annotated[
-        bool, Meta(description="whether this process sends webhooks; false: others may, all are queued")
+        bool, Meta(description="send webhooks; false: only queue them, for other processes to send")
     ] = True
     webhook_private_addresses: Annotated[
-        bool, Meta(description="whether webhooks may go to private and loopback addresses")
+        bool, Meta(description="allow webhooks to private and loopback addresses")
     ] = False
-    webhook_seconds: Annotated[
-        Seconds, Meta(description="time for a webhook's receiver to answer, in all")
-    ] = 10.0
-    webhook_answer_bytes: Annotated[
-        Count, Meta(description="of a webhook's answer, what is read at most")
-    ] = 65536
+    webhook_seconds: Annotated[Seconds, Meta(description="timeout of an attempt to deliver a webhook")] = 10.0
+    webhook_answer_bytes: Annotated[Count, Meta(description="how much of a webhook's answer is read")] = 65536
     webhook_retry_seconds: Annotated[
-        Annotated[float, Meta(gt=0, le=31536000)], Meta(description="how long a webhook is retried")
+        Annotated[float, Meta(gt=0, le=31536000)], Meta(description="how long a webhook is tried again")
     ] = 259200.0
     webhook_history_seconds: Annotated[
         Annotated[float, Meta(ge=0, le=3155760000)],
-        Meta(description="how long what was delivered is kept, for lists and retries; 0: not at all"),
+        Meta(description="how long delivered webhooks are kept; 0: not at all"),
     ] = 2592000.0
 
-    head_seconds: Annotated[Seconds, Meta(description="time for the opening handshake")] = 10.0
+    head_seconds: Annotated[Seconds, Meta(description="time for a request head or body to arrive")] = 10.0
     authenticate_seconds: Annotated[
-        Seconds | None, Meta(description="time for a token to come, where one is needed")
+        Seconds | None, Meta(description="time for a client to authenticate, if a token is needed")
     ] = 10.0
-    message_bytes: Annotated[Count | None, Meta(description="longest message from a client")] = 65536
-    message_fragments: Annotated[Count | None, Meta(description="frames that it may come in")] = 128
+    message_bytes: Annotated[Count | None, Meta(description="longest message or body from a client")] = 65536
+    message_fragments: Annotated[
+        Count | None, Meta(description="frames or chunks that a message may come in")
+    ] = 128
     control_frames_per_second: Annotated[
-        Count | None, Meta(description="pings and pongs from one client")
+        Count | None, Meta(description="pings and pongs from one client a second")
     ] = 20
     requests_per_second: Annotated[
-        Rate | None, Meta(description="requests from one client; a long one counts as several")
+        Rate | None, Meta(description="requests from one client a second; a long one counts as several")
     ] = 100.0
-    requests_burst: Annotated[Count | None, Meta(description="of those at once")] = 200
-    subscriptions: Annotated[Count | None, Meta(description="topics one connection may follow")] = 1000
-    outbox_bytes: Annotated[Count, Meta(description="bytes that may wait for one client")] = 262144
-    ping_seconds: Annotated[Seconds, Meta(description="pause between pings")] = 20.0
-    pong_seconds: Annotated[Seconds, Meta(description="time for a pong to come")] = 10.0
-    write_seconds: Annotated[Seconds, Meta(description="time for a client to take a frame")] = 15.0
-    close_seconds: Annotated[Seconds, Meta(description="time for a closing handshake")] = 2.0
-    drain_seconds: Annotated[
-        Seconds, Meta(description="time for what is under way when the server stops")
-    ] = 25.0
+    requests_burst: Annotated[Count | None, Meta(description="requests from one client at once")] = 200
+    subscriptions: Annotated[Count | None, Meta(description="topics that one connection may follow")] = 1000
+    outbox_bytes: Annotated[Count, Meta(description="bytes that may wait for one client to read")] = 262144
+    ping_seconds: Annotated[Seconds, Meta(description="interval between pings")] = 20.0
+    pong_seconds: Annotated[Seconds, Meta(description="time for a pong to arrive")] = 10.0
+    write_seconds: Annotated[Seconds, Meta(description="time for a client to read 16 KB")] = 15.0
+    close_seconds: Annotated[Seconds, Meta(description="time for the closing handshake")] = 2.0
+    drain_seconds: Annotated[Seconds, Meta(description="time to finish requests when the server stops")] = (
+        25.0
+    )
     retry_spread_seconds: Annotated[
         Seconds,
-        Meta(description="time over which clients reconnect when a server stops, or the log was replaced"),
+        Meta(description="period over which disconnected clients are spread when they reconnect"),
     ] = 10.0
 
 

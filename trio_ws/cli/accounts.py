@@ -32,7 +32,7 @@ def list_accounts(*, as_json: AsJson = False, options: Options = NO_OPTIONS) -> 
 
 def rename_account(
     account: Annotated[int, Parameter(name="ID", help="As `trio-ws account list` shows it.")],
-    name: Annotated[str, Parameter(name="NAME", help="What it is called from now on.")],
+    name: Annotated[str, Parameter(name="NAME", help="Its new name.")],
     /,
     *,
     as_json: AsJson = False,
@@ -46,10 +46,12 @@ def rename_account(
 def create_token(
     *,
     account: Annotated[
-        int | None, Parameter(help="Id of the account that it is for; none: with the scope admin.")
+        int | None, Parameter(help="Id of its account. Leave out with the scope admin.")
     ] = None,
-    scope: Annotated[str, Parameter(help="read, write, process: some of them, with commas; or admin.")],
-    expires: Annotated[str | None, Parameter(help="How long it lasts: 30d, 12h. Default: for ever.")] = None,
+    scope: Annotated[str, Parameter(help="read, write and process, separated by commas; or admin.")],
+    expires: Annotated[
+        str | None, Parameter(help="How long it is valid: 30d, 12h. Default: no limit.")
+    ] = None,
     as_json: AsJson = False,
     options: Options = NO_OPTIONS,
 ) -> None:

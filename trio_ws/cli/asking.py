@@ -19,11 +19,12 @@ from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
 
 DEFAULT_URL = "ws://localhost:8080"
 
-Url = Annotated[str, Parameter(env_var=URL_VARIABLE, help="Where the server is.")]
+Url = Annotated[str, Parameter(env_var=URL_VARIABLE, help="URL of the server.")]
 Token = Annotated[
     str | None,
     Parameter(
-        env_var=TOKEN_VARIABLE, help="Who you are. In the environment no other user of the machine sees it."
+        env_var=TOKEN_VARIABLE,
+        help="Token to send. Other users of the machine can't see it in the environment.",
     ),
 ]
 Ca = Annotated[str | None, Parameter(help="PEM file of the certificates to trust, for wss://.")]
@@ -31,17 +32,19 @@ Ca = Annotated[str | None, Parameter(help="PEM file of the certificates to trust
 
 def listen(
     type_: Annotated[str, Parameter(name="TYPE", help="invoice, account, address or price.")],
-    id_: Annotated[str, Parameter(name="ID", help="Which of them.")],
+    id_: Annotated[str, Parameter(name="ID", help="Its id.")],
     /,
     *,
-    after: Annotated[str | None, Parameter(help="Position to go on from. Default: from now on.")] = None,
+    after: Annotated[str | None, Parameter(help="Position to resume from. Default: only new events.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     ca: Ca = None,
     as_json: AsJson = False,
-    sse: Annotated[bool, Parameter(help="Over plain HTTP; prints the stream as it is.", negative=())] = False,
+    sse: Annotated[
+        bool, Parameter(help="Use plain HTTP, and print the stream as it is.", negative=())
+    ] = False,
 ) -> None:
-    """Follow a topic and print what comes, until Ctrl-C; comes back by itself after lost lines."""
+    """Follow a topic and print its events, until Ctrl-C. Reconnects by itself."""
     if sse:
         if as_json:
             raise SettingsError("--sse prints the stream as it is: leave out --json")
@@ -65,9 +68,9 @@ def call(
     url: Url = DEFAULT_URL,
     token: Token = None,
     ca: Ca = None,
-    http: Annotated[bool, Parameter(help="Over plain HTTP.", negative=())] = False,
+    http: Annotated[bool, Parameter(help="Use plain HTTP.", negative=())] = False,
 ) -> None:
-    """Do one action and print its reply's data; FIELDS are name=value, a value is JSON or else text."""
+    """Do one action and print the data of its reply. FIELDS are name=value; a value is JSON or text."""
     given = {}
     for field in fields:
         name, equals, value = field.partition("=")

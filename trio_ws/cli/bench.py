@@ -29,21 +29,19 @@ What = Literal["ping", "fetch", "create", "events"]
 
 
 def bench(
-    what: Annotated[What, Parameter(help="ping, fetch, create: requests; events: what followers are told.")],
+    what: Annotated[What, Parameter(help="ping, fetch, create: requests; events: their lag.")],
     /,
     *,
     clients: Annotated[int, Parameter(validator=Number(gte=1, lte=1000), help="Up to 1000.")] = 50,
     in_flight: Annotated[int, Parameter(validator=Number(gte=1, lte=100), help="Requests of each.")] = 8,
     seconds: Annotated[float, Parameter(validator=Number(gt=0, lte=600), help="Up to 600.")] = 5.0,
     account: Annotated[int, Parameter(help="Whose invoices are made.")] = 1,
-    yes: Annotated[
-        bool, Parameter(negative=(), help="Also on a server that is not on this machine.")
-    ] = False,
+    yes: Annotated[bool, Parameter(negative=(), help="Allow a server on another machine.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a server that runs: requests a second and how long each took, or how soon followers are told.
+    """Measure a running server: requests a second and their latency, or the lag of events.
 
     `create` and `events` make invoices that stay. A client that is told to slow down does; raise the
     server's `requests_per_second` to measure more than it allows.

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="bash, zsh or fish.")], /
 ) -> None:
-    """Print what has a shell complete our commands and flags.
+    """Print the completion script for a shell.
 
     In bash, put `eval "$(trio-ws completion bash)"` into ~/.bashrc. In zsh, the output goes into a file
     `_trio-ws` of a folder in $fpath; in fish, into ~/.config/fish/completions/trio-ws.fish.

@@ -26,7 +26,7 @@ STATEMENT_SECONDS = 5.0
 
 
 def migrate(*, options: Options = NO_OPTIONS) -> None:
-    """Bring the database's schema up to date."""
+    """Migrate the schema of the database."""
     settings, _ = options.load()
     configure_logs(settings)
     with open_database(settings, shared=True) as database:

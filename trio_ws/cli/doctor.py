@@ -59,7 +59,7 @@ class Finding(NamedTuple):
 
 
 def doctor(*, as_json: AsJson = False, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
-    """Look at all that a server needs, and say what to do where something is wrong; takes what `serve` takes.
+    """Check all that a server needs, and say what to do. Takes the options of `serve`.
 
     It changes nothing. The exit status is 1 when something has to be done before a server can run well.
     """

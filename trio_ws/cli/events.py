@@ -31,8 +31,8 @@ Show = Callable[[client.Event | client.Gap], None]
 
 def tail(
     *,
-    account: Annotated[int | None, Parameter(help="Only what concerns this account.")] = None,
-    after: Annotated[str | None, Parameter(help="Position to begin after. Default: from now on.")] = None,
+    account: Annotated[int | None, Parameter(help="Only events of this account.")] = None,
+    after: Annotated[str | None, Parameter(help="Position to resume from. Default: only new events.")] = None,
     as_json: AsJson = False,
     options: Options = NO_OPTIONS,
 ) -> None:

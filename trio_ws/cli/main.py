@@ -24,7 +24,7 @@ app = App(
     help="A WebSocket event server for invoices and prices.",
     help_epilogue=_examples(
         "trio-ws serve             # on ws://localhost:8080, with its own database",
-        "trio-ws listen account 1  # prints what comes",
+        "trio-ws listen account 1  # prints its events",
         "trio-ws call create_invoice amount=1000 currency=USD account_id=1",
         "trio-ws top               # what the server is doing",
         "trio-ws doctor            # what is wrong, and what to do",
@@ -163,7 +163,7 @@ _add(
     "rename",
     'trio-ws account rename 1 "The corner shop"',
 )
-token = _group("token", "Tokens: who may come, and do what.")
+token = _group("token", "Tokens: who may connect, and what each may do.")
 _add(
     token,
     None,
@@ -174,7 +174,7 @@ _add(
 )
 _add(token, None, "trio_ws.cli.accounts:list_tokens", "list", "trio-ws token list")
 _add(token, None, "trio_ws.cli.accounts:revoke_token", "revoke", "trio-ws token revoke 1")
-webhooks = _group("webhooks", "Invoices' events, POSTed.")
+webhooks = _group("webhooks", "Webhooks: what waits, failed or was delivered; retries; secrets.")
 _add(
     webhooks,
     None,

@@ -19,11 +19,11 @@ from trio_ws.settings import FIELDS, Settings, data_dir, load
 class Options:
     """What every command takes; each is also a setting: `TRIO_WS_*`, or a line of the TOML file."""
 
-    config: Annotated[Path | None, Parameter(help="TOML file of settings; also TRIO_WS_CONFIG.")] = None
+    config: Annotated[Path | None, Parameter(help="TOML file with settings; also TRIO_WS_CONFIG.")] = None
     database_url: Annotated[
         str | None, Parameter(help="PostgreSQL 14 or later, as URL or conninfo. Default: an embedded one.")
     ] = None
-    data_dir: Annotated[str | None, Parameter(help="Folder of the embedded PostgreSQL.")] = None
+    data_dir: Annotated[str | None, Parameter(help="Data directory of the embedded PostgreSQL.")] = None
     log_format: Annotated[str | None, Parameter(help="text or json.")] = None
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None
 
@@ -42,23 +42,23 @@ class ServeOptions(Options):
     port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
     auth: Annotated[str | None, Parameter(help="open or token. Default: open, on loopback.")] = None
     checkout: Annotated[
-        bool | None, Parameter(help="Have customers see an invoice without a token, and at /pay/UID.")
+        bool | None, Parameter(help="Let customers see an invoice without a token, also at /pay/UID.")
     ] = None
     tls_cert: Annotated[str | None, Parameter(help="PEM file of a certificate. Default: no TLS.")] = None
     tls_key: Annotated[str | None, Parameter(help="PEM file of its key. Default: in the same file.")] = None
     metrics_listen: Annotated[
-        str | None, Parameter(help="HOST:PORT for /metrics. Default: beside the clients.")
+        str | None, Parameter(help="HOST:PORT for /metrics. Default: the clients' port.")
     ] = None
-    workers: Annotated[str | None, Parameter(help="Processes that serve. Default: 1.")] = None
+    workers: Annotated[str | None, Parameter(help="Number of processes. Default: 1.")] = None
     migrate: Annotated[
-        bool | None, Parameter(help="Bring the schema up to date, or refuse to start on an old one.")
+        bool | None, Parameter(help="Migrate the schema at start, or refuse to start on an old one.")
     ] = None
 
 
 NO_OPTIONS = Options()
 NO_SERVE_OPTIONS = ServeOptions()
 
-AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="A JSON object a line.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object per line.")]
 
 
 def check_config(
@@ -68,7 +68,7 @@ def check_config(
     ] = False,
     options: ServeOptions = NO_SERVE_OPTIONS,
 ) -> None:
-    """Show the settings in force, and where each comes from; takes what `serve` takes."""
+    """Show the settings in force and where each comes from. Takes the options of `serve`."""
     if schema:
         print(json.dumps(settings.schema(), indent=2, ensure_ascii=False))
         return

@@ -33,7 +33,7 @@ def simulate(
     shrink: bool = True,
     plot: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> None:
-    """Play hours of servers, clients and faults in simulated time, and check what clients are told.
+    """Simulate hours of servers, clients and faults, and check what each client receives.
 
     The first seed that fails is shrunk to few steps, its last events are printed, and the exit status is 1.
 

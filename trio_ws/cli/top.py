@@ -104,14 +104,12 @@ FIGURES = (
 
 
 def top(
-    *urls: Annotated[
-        str, Parameter(help="Where it is measured, else TRIO_WS_URL or localhost:8080; several are summed.")
-    ],
-    interval: Annotated[PositiveFloat, Parameter(help="Seconds between looks.")] = 1.0,
-    once: Annotated[bool, Parameter(negative=(), help="Print one table, and be done.")] = False,
+    *urls: Annotated[str, Parameter(help="Servers to sum up. Default: TRIO_WS_URL or localhost:8080.")],
+    interval: Annotated[PositiveFloat, Parameter(help="Seconds between updates.")] = 1.0,
+    once: Annotated[bool, Parameter(negative=(), help="Print one table and exit.")] = False,
     token: Token = None,
 ) -> None:
-    """Show what a server is doing, live, until Ctrl-C; where nobody looks, as in a pipe, once."""
+    """Show what a server is doing, live, until Ctrl-C. Prints one table if stdout is no terminal."""
     places = [_place(url) for url in urls or (os.environ.get(URL_VARIABLE) or DEFAULT_URL,)]
     console = Console()
     view = View()

@@ -25,10 +25,10 @@ SHOWN = 1000  # unless another limit is given: what a screen or a script takes a
 
 def list_deliveries(
     *,
-    account: Annotated[int | None, Parameter(help="Only what concerns this account.")] = None,
-    failed: Annotated[bool, Parameter(negative=(), help="Only webhooks that failed for good.")] = False,
+    account: Annotated[int | None, Parameter(help="Only webhooks of this account.")] = None,
+    failed: Annotated[bool, Parameter(negative=(), help="Only webhooks that have failed.")] = False,
     state: Annotated[State | None, Parameter(help="Only webhooks in this state.")] = None,
-    limit: Annotated[int, Parameter(help="How many webhooks at most.")] = SHOWN,
+    limit: Annotated[int, Parameter(help="Maximum number of webhooks.")] = SHOWN,
     as_json: AsJson = False,
     options: Options = NO_OPTIONS,
 ) -> None:
@@ -71,9 +71,10 @@ def retry(
     delivery: Annotated[str | None, Parameter(name="ID", help="As `trio-ws webhooks list` shows it.")] = None,
     /,
     *,
-    failed: Annotated[bool, Parameter(negative=(), help="All that failed for good.")] = False,
+    failed: Annotated[bool, Parameter(negative=(), help="All that have failed.")] = False,
     every: Annotated[
-        bool, Parameter(name="--all", negative=(), help="All that failed, or wait for their next attempt.")
+        bool,
+        Parameter(name="--all", negative=(), help="All that have failed, or wait for their next attempt."),
     ] = False,
     options: Options = NO_OPTIONS,
 ) -> None:
@@ -97,7 +98,9 @@ def release(*, options: Options = NO_OPTIONS) -> None:
 def secret(
     *,
     account: Account,
-    new: Annotated[bool, Parameter(negative=(), help="Make one first; the older one goes on.")] = False,
+    new: Annotated[
+        bool, Parameter(negative=(), help="Add a new one first; the newest of the older ones stays valid.")
+    ] = False,
     as_json: AsJson = False,
     options: Options = NO_OPTIONS,
 ) -> None:
