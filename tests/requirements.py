@@ -24,6 +24,7 @@ PACKAGES = {
     "npx": "npm",
     "pgbouncer": "pgbouncer",
     "podman": "podman",
+    "promtool": "prometheus",
 }  # Debian's
 
 
