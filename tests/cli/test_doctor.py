@@ -58,6 +58,25 @@ def test_a_port_that_another_program_has_is_a_fault(tmp_path: Path) -> None:
     assert "not by a trio-ws: stop what listens there" in found["port"][1]
 
 
+def test_a_server_that_anybody_could_reach_is_warned_of(tmp_path: Path) -> None:
+    found = examine("--host", "*", "--auth", "open", "--data-dir", str(tmp_path), TRIO_WS_CONNECTIONS="100")
+    assert found["access"] == (
+        "warn",
+        "anybody who reaches * may do everything: set auth to token, or listen on localhost",
+    )
+    for host, auth in (("127.0.0.1", "open"), ("*", "token")):
+        found = examine("--host", host, "--auth", auth, "--data-dir", str(tmp_path))
+        assert "access" not in found
+
+
+def test_a_folder_of_another_major_version_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres/PG_VERSION").write_text("9\n")
+    found = examine("--data-dir", str(tmp_path), status=1)
+    assert found["data folder"][0] == "fail"
+    assert re.search(r"made by PostgreSQL 9, not \d+: name the programs of 9", found["data folder"][1])
+
+
 def test_a_database_without_our_schema_is_left_without(empty_database: str) -> None:
     found = examine("--database-url", empty_database)
     assert found["schema"][0] == "warn"

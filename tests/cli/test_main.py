@@ -17,6 +17,7 @@ import pytest
 
 import trio_ws
 from tests import clusters
+from tests.end_to_end.serving import INVOICE, call, serving
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.settings import FIELDS
 
@@ -283,6 +284,53 @@ def test_a_log_that_cannot_be_read_from_there_is_said(conninfo: str, tmp_path: P
     assert_one_line(done, 1, r"the log goes from \S+\.0 to \S+\.3, without 0ther-1\.5")
     done = trio_ws_command("events", "tail", "--data-dir", str(tmp_path))
     assert_one_line(done, 1, rf"no server runs on {tmp_path}: start it, or name another --data-dir")
+
+
+def test_events_are_read_from_the_first_that_is_kept(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        there = ("events", "tail", "--data-dir", str(tmp_path), "--from", "start")
+        with server.connect() as client:
+            uid = call(client, **INVOICE)["data"]["uid"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "trio_ws", *there, "--json"], stdout=subprocess.PIPE, text=True
+        ) as tail:
+            assert tail.stdout
+            found = next(json.loads(line) for line in iter(tail.stdout.readline, "") if uid in line)
+            tail.kill()
+        assert found["type"] == "invoice.created"
+        assert_one_line(trio_ws_command(*there, "--after", "x.1"), 2, "give either --after or --from start")
+
+
+def test_what_was_meant_is_suggested(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for words, hint in (
+            (["lst_prices"], "did you mean list_prices?"),
+            (["create_invoice", "amout=1", "currency=USD"], "amout: did you mean amount?"),
+            (["dance"], "actions: subscribe, resume"),
+        ):
+            for way in ([], ["--http"]):
+                done = trio_ws_command("call", *words, *way, "--url", server.url)
+                assert_one_line(done, 1, rf".*{re.escape(hint)}.*")
+
+
+def test_a_stdout_that_is_full_is_told_in_one_line() -> None:
+    command = [sys.executable, "-m", "trio_ws", "asyncapi"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "trio-ws: can't write to stdout: No space left on device\n")
+
+
+def test_where_it_listens_is_a_log_line_where_these_are_json(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trio_ws", "serve", "--port", "0", "--log-format", "json"]
+    with subprocess.Popen(
+        [*command, "--data-dir", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr
+        lines = iter(server.stderr.readline, "")
+        told = next(line for line in map(json.loads, lines) if "Listening" in line["message"])
+        assert re.fullmatch(r"Listening on ws://127\.0\.0\.1:\d+", told["message"])
+        server.terminate()
+        assert server.communicate()[0] == ""
 
 
 def test_the_interface_and_the_settings_are_described_in_json() -> None:

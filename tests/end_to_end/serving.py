@@ -42,7 +42,10 @@ class Server:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         assert process.stdout
-        line = process.stdout.readline()
+        if isinstance(process.args, list) and "json" in process.args:
+            line = str(json.loads(self.wait_for_line("Listening on"))["message"])
+        else:
+            line = process.stdout.readline()
         assert re.match(r"Listening on wss?://[0-9.]+:", line), line
         self.url = line.removeprefix("Listening on ").strip()
 
@@ -60,15 +63,15 @@ class Server:
         assert_keeps_secrets(self._lines)
         return self._lines
 
-    def wait_for_line(self, text: str) -> None:
-        """Wait until the log has a line with that in it, after the one that was waited for before."""
+    def wait_for_line(self, text: str) -> str:
+        """Return the log's next line with that in it, after the one that was waited for before."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         with self._news:
             while True:
                 while self._looked_at < len(self._lines):
                     self._looked_at += 1
                     if text in self._lines[self._looked_at - 1]:
-                        return
+                        return self._lines[self._looked_at - 1]
                 assert self._news.wait(deadline - time.monotonic()), (text, self._lines)
 
     def _read_log(self) -> None:

@@ -3,8 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +13,7 @@ import trio
 from cyclopts import Parameter
 
 from trio_ws import client
+from trio_ws.actions.table import ACTIONS
 from trio_ws.cli import plain
 from trio_ws.cli.options import AsJson
 from trio_ws.errors import StartupError, leaves
@@ -81,15 +83,29 @@ def call(
         except ValueError:
             given[name] = value
 
+    hint = _suggest(action, given)
     if http:
-        print(_json(plain.call(plain.Server(url, token, ca), action, given)))
+        print(_json(plain.call(plain.Server(url, token, ca), action, given, hint)))
         return
 
     async def ask() -> None:
         async with client.connect(url, token=token, ca=ca, is_patient=False) as server:
             print(_json(await server.call(action, **given)))
 
-    _ask(ask)
+    _ask(ask, hint)
+
+
+def _suggest(action: str, given: Mapping[str, Any]) -> str:
+    """Return what was meant, where an action or a field looks like one that there is; else nothing."""
+    actions = {row.name: row.action for row in ACTIONS.values()}
+    if action not in actions:
+        close = get_close_matches(action, actions, n=1)
+        return f"; did you mean {close[0]}?" if close else f"; actions: {', '.join(actions)}"
+    fields = [field.encode_name for field in msgspec.structs.fields(actions[action])]
+    for name in given:
+        if name not in fields and (close := get_close_matches(name, fields, n=1)):
+            return f"; {name}: did you mean {close[0]}?"
+    return ""
 
 
 def print_event(event: client.Event | client.Gap, *, as_json: bool) -> None:
@@ -116,13 +132,13 @@ def _as_text(event: client.Event | client.Gap) -> str:
     return f"{event.position}  {event.type}  {_json(event.data)}{changed}"
 
 
-def _ask(question: Callable[[], Awaitable[None]]) -> None:
+def _ask(question: Callable[[], Awaitable[None]], hint: str = "") -> None:
     """Run a question to the server, and say what it does not like about it in one line."""
     try:
         trio.run(question)
     except client.Refused as error:
         detail = f" ({error.detail})" if error.detail else ""
-        raise StartupError(f"{error}{detail}") from None
+        raise StartupError(f"{error}{detail}{hint}") from None
     except client.Disconnected as error:
         raise StartupError(f"{error}: is the server running, and are --url and --ca right?") from None
     except ValueError as error:

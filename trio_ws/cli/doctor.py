@@ -5,12 +5,15 @@ deadline, so that it ends whatever is broken.
 """
 
 import http.client
+import ipaddress
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -83,7 +86,7 @@ def _line(finding: Finding) -> Text:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield what each look finds, as it does."""
-    for look in (_versions, _port, _certificate, _descriptors, _memory):
+    for look in (_versions, _port, _access, _certificate, _descriptors, _memory):
         yield from look(settings)
     conninfo = settings.database_url or embedded.running_conninfo(data_dir(settings))
     if conninfo is None:
@@ -140,6 +143,20 @@ def _port(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "port", f"a trio-ws serves on {where}")
     else:
         yield Finding("warn", "port", f"a trio-ws is on {where}, and not ready", ready)
+
+
+def _access(settings: Settings) -> Iterator[Finding]:
+    """See whether a server without tokens could be reached from elsewhere."""
+    if settings.auth == "open" and not _is_loopback(settings.host):
+        found = f"anybody who reaches {settings.host} may do everything"
+        yield Finding("warn", "access", found, "set auth to token, or listen on localhost")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, or all of them
+        return False
 
 
 def _ask(settings: Settings, path: str) -> str | None:
@@ -214,10 +231,28 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
     if not os.access(place, os.W_OK | os.X_OK):
         yield Finding("fail", "data folder", f"{place} can't be written to", "name another --data-dir")
         return
+    if (other := _other_version(folder, found)) is not None:
+        yield other
+        return
     free = shutil.disk_usage(place).free
-    state: State = "ok" if free >= FREE_BYTES else "warn"
+    state: State = "ok" if free >= FREE_BYTES else "warn" if free else "fail"
     advice = "" if state == "ok" else "make room: PostgreSQL stops when it has none"
     yield Finding(state, "data folder", f"{folder}, {free >> 20} MB free", advice)
+
+
+def _other_version(folder: Path, programs_folder: Path) -> Finding | None:
+    """See whether the folder was made by another major version, which these programs can't read."""
+    file = embedded.cluster_of(folder) / "PG_VERSION"
+    if not file.exists():
+        return None
+    made_by = file.read_text().strip()
+    command = [str(programs_folder / "postgres"), "--version"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    found = re.search(r"\d+", said)
+    if found is None or found[0] == made_by:
+        return None
+    advice = f"name the programs of {made_by} with TRIO_WS_POSTGRES_BINDIR, or dump and restore"
+    return Finding("fail", "data folder", f"made by PostgreSQL {made_by}, not {found[0]}", advice)
 
 
 # The database

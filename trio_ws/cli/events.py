@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import psycopg
 import trio
@@ -33,6 +33,9 @@ def tail(
     *,
     account: Annotated[int | None, Parameter(help="Only events of this account.")] = None,
     after: Annotated[str | None, Parameter(help="Position to resume from. Default: only new events.")] = None,
+    begin: Annotated[
+        Literal["start", "end"], Parameter(name="--from", help="start: print all events that are kept first.")
+    ] = "end",
     as_json: AsJson = False,
     options: Options = NO_OPTIONS,
 ) -> None:
@@ -46,11 +49,14 @@ def tail(
         position = Position.parse(after) if after is not None else None
     except InvalidValue:
         raise SettingsError(f"--after: {after!r} is no position") from None
+    if position is not None and begin == "start":
+        raise SettingsError("give either --after or --from start")
     conninfo = running_database(settings)
     migrations.require_migrated(settings.listen_url or conninfo)
     topic = None if account is None else str(Topic("account", str(account)))
     try:
-        trio.run(_tail, settings, conninfo, position, topic, partial(print_event, as_json=as_json))
+        start: Position | Literal["start"] | None = position if begin == "end" else "start"
+        trio.run(_tail, settings, conninfo, start, topic, partial(print_event, as_json=as_json))
     except* KeyboardInterrupt:
         raise KeyboardInterrupt from None
     except* StartupError as errors:
@@ -62,7 +68,11 @@ def tail(
 
 
 async def _tail(
-    settings: Settings, conninfo: str, after: Position | None, topic: str | None, show: Show
+    settings: Settings,
+    conninfo: str,
+    after: Position | Literal["start"] | None,
+    topic: str | None,
+    show: Show,
 ) -> None:
     gateway = Gateway(conninfo, settings)
     log = Log(gateway, settings.log_memory_bytes)
@@ -71,9 +81,10 @@ async def _tail(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(gateway.watch, follower.wake)
             await nursery.start(follower.run)
-            if after is not None and not await log.prove(after):
+            if isinstance(after, Position) and not await log.prove(after):
                 raise StartupError(f"the log goes from {log.begin} to {log.end}, without {after}")
-            await _print_from(log, log.end.seq if after is None else after.seq, topic, show)
+            start = log.begin if after == "start" else after or log.end
+            await _print_from(log, start.seq, topic, show)
 
 
 async def _print_from(log: Log, reached: int, topic: str | None, show: Show) -> None:

@@ -217,6 +217,11 @@ def main() -> None:
     except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.filename is not None:  # it is not stdout that can't be written
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(1, StartupError(f"can't write to stdout: {error.strerror}"))
     except (CycloptsError, SettingsError) as error:
         _fail(2, error)
     except StartupError as error:

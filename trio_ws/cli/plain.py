@@ -68,7 +68,7 @@ class Server:
             yield line.getresponse()
 
 
-def call(server: Server, action: str, given: Mapping[str, Any]) -> Any:
+def call(server: Server, action: str, given: Mapping[str, Any], hint: str = "") -> Any:
     """Do one action and return its reply's data.
 
     Raises:
@@ -85,7 +85,7 @@ def call(server: Server, action: str, given: Mapping[str, Any]) -> Any:
     except (OSError, http.client.HTTPException) as error:
         raise StartupError(f"{error}: is the server running, and are --url and --ca right?") from None
     if response.status != _OK:
-        raise StartupError(_in_words(response.status, text))
+        raise StartupError(_in_words(response.status, text) + hint)
     reply = msgspec.json.decode(text)
     return reply.get("data", reply)
 

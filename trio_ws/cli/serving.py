@@ -259,6 +259,11 @@ def _let_pass(_: int, __: object) -> None:
 
 def _say_where(process: Process, sockets: list[socket.socket]) -> None:
     scheme = "ws" if process.settings.tls_cert is None else "wss"
-    # In one write, also where Python does not buffer: who waits for the first line may close the pipe then.
-    print("".join(f"Listening on {url(opened, scheme)}\n" for opened in sockets), end="", flush=True)
+    lines = [f"Listening on {url(opened, scheme)}" for opened in sockets]
+    if process.settings.log_format == "json":  # all that it says is read by a program, then
+        for line in lines:
+            logger.info("%s", line)
+    else:
+        # In one write, also without a buffer: who waits for the first line may close the pipe then.
+        print("\n".join(lines), flush=True)
     process.ready()

@@ -83,6 +83,11 @@ def conninfo(data_dir: Path) -> str:
     return make_conninfo(host=str(_socket_dir(data_dir)), port="5432", user="postgres", dbname="postgres")
 
 
+def cluster_of(data_dir: Path) -> Path:
+    """Return the folder of PostgreSQL's own files."""
+    return data_dir / "postgres"
+
+
 class EmbeddedPostgres:
     """The server process.
 
@@ -93,7 +98,7 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path, bindir: Path | None, options: Mapping[str, str]) -> None:
         self.conninfo = conninfo(data_dir)
         self._data_dir = data_dir
-        self._cluster = data_dir / "postgres"
+        self._cluster = cluster_of(data_dir)
         self._socket_dir = _socket_dir(data_dir)
         self._options = options
         self._programs = Programs(bindir, user_of(self._cluster))
