@@ -19,6 +19,7 @@ from scripts.benchmarks import (
     herd,
     hostile,
     latency,
+    lists,
     numbering,
     peers,
     report,
@@ -46,6 +47,7 @@ LINES = {
     "hostile": hostile.measure,
     "webhooks": webhooks.measure,
     "servers": servers.measure,
+    "lists": lists.measure,
 }
 ROUNDS = 3
 OTHERS = (*peers.PEERS, "pgbench")
@@ -94,7 +96,7 @@ def _parse():
         nargs="*",
         type=_named,
         metavar="NAME[=SIZE]",
-        help=f"{', '.join([*CONTESTS, *LINES])}; all. SIZE: how many clients, or servers",
+        help=f"{', '.join([*CONTESTS, *LINES])}; all. SIZE: how many clients, servers or invoices",
     )
     options.add_argument("--rounds", type=int, help=f"how often each is measured; {ROUNDS}")
     options.add_argument("--quick", action="store_true", help="one short round, to see that it works")
