@@ -225,6 +225,34 @@ def test_an_answer_that_cannot_be_is_refused(execute: Execute, empty_database: s
     assert execute("SELECT currency_exponent('ETH')") == [(18,)]
 
 
+@pytest.mark.parametrize("slip", ["eth=9", "ETH:9", "ETH", "ETH=gwei", "ETH=900", "BTC=8", "ETH=9;SOL=2"])
+def test_an_answer_that_cannot_be_read_is_refused_and_not_passed_over(
+    execute: Execute, empty_database: str, slip: str
+) -> None:
+    add(execute, "ETH", 7)  # in 10^-9, as its shop means to say
+    with pytest.raises(StartupError) as refused:
+        upgrade(empty_database, f"XRP=6,{slip}")
+    assert f"trio_ws.stored_digits has {slip}, and is read as" in str(refused.value)
+    assert stored(execute) == [(7, "ETH", 1)]
+
+
+def test_sums_that_were_copied_without_their_payments_are_not_rounded(
+    execute: Execute, empty_database: str
+) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            "INSERT INTO invoices (account_id, amount, currency, amount_paid, amount_pending)"
+            " VALUES (1, 1000000000, 'ETH', 1, 0), (1, 1000000000, 'ETH', 0, 1), (1, 1000000000, 'ETH', 0, 0)"
+        )
+    upgrade(empty_database)
+    assert execute("SELECT amount, currency, amount_paid, amount_pending FROM invoices ORDER BY id") == [
+        (10**9, "ETH18", 1, 0),
+        (10**9, "ETH18", 0, 1),
+        (1, "ETH", 0, 0),
+    ]
+
+
 # Prices
 
 
@@ -253,8 +281,14 @@ def test_prices_keep_their_value_and_get_the_amount_that_it_has_now(
 def test_what_a_subscription_brings_is_left_to_its_publisher(execute: Execute, empty_database: str) -> None:
     add(execute, "ETH", 10**9)
     add(execute, "SOL", 150)
-    before = stored(execute)
-    execute("INSERT INTO pg_subscription_rel VALUES (0, 'invoices'::regclass, 'r', NULL)")
+    execute(
+        "INSERT INTO prices (account_id, currency, base_currency, value) VALUES (1, 'LTC', 'SOL', 0.506667)"
+    )
+    everything = "SELECT amount, version FROM invoices UNION ALL SELECT amount, version FROM prices"
+    before = execute(everything), execute("SELECT count(*) FROM event")
+    for table in ("invoices", "prices", "event"):
+        execute("INSERT INTO pg_subscription_rel VALUES (0, %s::regclass, 'r', NULL)", table)
     upgrade(empty_database)
-    assert stored(execute) == before
+    # An event of ours would have a number that one of the publisher's has: its own are not counted here.
+    assert (execute(everything), execute("SELECT count(*) FROM event")) == before
     assert execute("SELECT currency_exponent('ETH')") == [(9,)]

@@ -1,5 +1,6 @@
 """Rows that come by replication have their events, keep their versions, and are held to the same rules."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,12 +91,52 @@ def test_a_copy_stays_as_another_server_has_made_it(replica: Connection) -> None
     ]
 
 
+def test_a_copied_price_keeps_its_value_where_the_other_server_counts_in_other_digits(
+    replica: Connection,
+) -> None:
+    replica.execute(
+        "INSERT INTO prices (account_id, currency, base_currency, value)"
+        " VALUES (1, 'LTC', 'SOL', 0.12345678901)"
+    )
+    replica.execute("UPDATE prices SET amount = 12, version = 2 WHERE currency = 'LTC'")
+    row = replica.execute("SELECT value::text, amount, version FROM prices WHERE currency = 'LTC'").fetchone()
+    assert row == ("0.12345678901", 123456789, 2)
+
+
 def test_triggers_that_were_all_enabled_alike_double_nothing(conninfo: str) -> None:
     with open_to(conninfo) as connection:  # as `pg_restore --disable-triggers` leaves them
         connection.execute("ALTER TABLE invoices DISABLE TRIGGER ALL")
         connection.execute("ALTER TABLE invoices ENABLE TRIGGER ALL")
         connection.execute("INSERT INTO invoices (account_id, amount, currency) VALUES (1, 1, 'USD')")
         assert events(connection, 3) == [("invoice.created", "1", "unpaid")]
+
+
+def test_a_publication_of_all_tables_brings_nothing_that_a_subscriber_has_no_table_for(
+    reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a migration makes and drops would stop each subscription for good: nobody has it any more."""
+    with embedded_postgres(reachable_path, None, {"fsync": "off", "wal_level": "logical"}) as postgres:
+        with monkeypatch.context() as older:
+            before_the_currencies = migrations.known_migrations()[:16]
+            older.setattr(migrations, "known_migrations", lambda: before_the_currencies)
+            migrations.migrate(postgres.conninfo)
+        with open_to(postgres.conninfo) as connection:
+            connection.execute(
+                "INSERT INTO invoices (account_id, amount, currency) VALUES (1, 10 ^ 9, 'ETH')"
+            )
+            connection.execute("CREATE PUBLICATION every FOR ALL TABLES")
+            connection.execute("SELECT pg_create_logical_replication_slot('every', 'pgoutput')")
+            migrations.migrate(postgres.conninfo)
+            sent = connection.execute(
+                "SELECT string_agg(data, '') FROM pg_logical_slot_peek_binary_changes("
+                "'every', NULL, NULL, 'proto_version', '1', 'publication_names', 'every')"
+            ).fetchone()
+            made = {name for (name,) in connection.execute("SELECT relname FROM pg_class")}
+    assert sent is not None
+    # A relation message: kind, number, schema, name: PostgreSQL, "Logical Replication Message Formats".
+    names = set(re.findall(rb"R.{4}public\0([a-z_]+)\0", bytes(sent[0]), re.DOTALL))  # type: ignore[call-overload]
+    assert b"invoices" in names
+    assert {name.decode() for name in names} <= made
 
 
 TABLES = {

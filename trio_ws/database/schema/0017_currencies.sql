@@ -13,7 +13,8 @@
 LOCK TABLE @schema@.payments, @schema@.invoices, @schema@.prices IN SHARE ROW EXCLUSIVE MODE;
 
 -- `was` is how many digits amounts have that are stored, NULL: who knows; `is_now` how many they have from here on.
-CREATE TABLE @schema@.new_units AS
+-- It is UNLOGGED, for a publication of all tables would bring its rows to subscribers, which have no such table.
+CREATE UNLOGGED TABLE @schema@.new_units AS
   SELECT name, defined, is_now, coalesce(said, defined) AS was
   FROM (VALUES ('BNB', 18, 9), ('DAI', 18, 6), ('ETH', 18, 9),
                ('ADA', NULL, 6), ('ATOM', NULL, 6), ('EURC', NULL, 6), ('XRP', NULL, 6), ('XLM', NULL, 7),
@@ -26,9 +27,11 @@ CREATE TABLE @schema@.new_units AS
 
 -- Invoices that are not in their currency's new unit. What a subscription brings is for its publisher to convert:
 -- otherwise it would be done twice.
-CREATE TABLE @schema@.recounted AS
+CREATE UNLOGGED TABLE @schema@.recounted AS
   SELECT i.id, unit.name, unit.was, unit.is_now, scale.up, scale.down,
          i.amount % scale.down = 0 AND i.amount * scale.up <= 9007199254740991
+         -- An invoice that was copied has its sums with it, and may have them before its payments.
+         AND i.amount_paid % scale.down = 0 AND i.amount_pending % scale.down = 0
          AND NOT EXISTS (SELECT FROM @schema@.payments p WHERE p.invoice_id = i.id
                          AND (p.amount % scale.down <> 0 OR abs(p.amount) * scale.up > 9007199254740991)) AS is_exact
   FROM @schema@.invoices i
@@ -39,6 +42,11 @@ CREATE TABLE @schema@.recounted AS
 
 DO $do$
 DECLARE
+  -- A slip must not be silence: whoever meant `ETH=9` and wrote `eth=9` would have all in ETH taken as before.
+  unread constant text := (
+    SELECT string_agg(part, ', ')
+    FROM regexp_split_to_table(current_setting('trio_ws.stored_digits', true), '[\s,]+') part
+    WHERE part <> '' AND NOT EXISTS (SELECT FROM @schema@.new_units WHERE part ~ format('^%s=\d{1,2}$', name)));
   wrong constant text := (
     SELECT string_agg(format('%s=%s (but %s or %s)', name, was, coalesce(defined, 2), is_now), ', ' ORDER BY name)
     FROM @schema@.new_units WHERE was NOT IN (coalesce(defined, 2), is_now));
@@ -48,7 +56,10 @@ DECLARE
     FROM (SELECT name, is_now, count(*) AS invoices, min(id) AS example FROM @schema@.recounted
           WHERE was IS NULL GROUP BY name, is_now) coin);
 BEGIN
-  IF wrong IS NOT NULL THEN
+  IF unread IS NOT NULL THEN
+    RAISE EXCEPTION USING MESSAGE = format(
+      'trio_ws.stored_digits has %s, and is read as SOL=9,XRP=2: coins whose digits change, and =digits', unread);
+  ELSIF wrong IS NOT NULL THEN
     RAISE EXCEPTION USING MESSAGE = 'trio_ws.stored_digits says ' || wrong;
   ELSIF unclear[1] IS NOT NULL THEN
     RAISE EXCEPTION USING MESSAGE = format(
@@ -112,11 +123,34 @@ RETURN CASE
   ELSE 2
 END;
 
+-- See 0011. New: of a copy (see 0013) the amount follows the value in any case. Where only the amount differs, the other
+-- database has come to new digits before or after this one, and its value is as it was.
+CREATE OR REPLACE FUNCTION @schema@.complete_price() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  digits int := @schema@.currency_exponent(NEW.base_currency::text);
+  unit numeric := 10::numeric ^ digits;
+BEGIN
+  IF NEW.value IS NULL OR (
+    TG_OP = 'UPDATE' AND NEW.value = OLD.value AND NEW.amount <> OLD.amount
+    AND NOT (NEW.version > OLD.version AND current_setting('session_replication_role') = 'replica'))
+  THEN
+    NEW.value := round(NEW.amount / unit, digits);
+  ELSE
+    NEW.amount := round(NEW.value * unit);
+  END IF;
+  RETURN NEW;
+END
+$$;
+
 -- Prices say their value; their amounts follow. One beyond 2^53 - 1 of the new units stays in hundredths, as invoices do.
+-- Here too a subscriber waits for its publisher: where that brings events, ours would have numbers of theirs.
 UPDATE @schema@.prices p SET base_currency = unit.name || '2'
 FROM @schema@.new_units unit
-WHERE p.base_currency::text = unit.name AND round(p.value * 10::numeric ^ unit.is_now) > 9007199254740991;
+WHERE p.base_currency::text = unit.name AND round(p.value * 10::numeric ^ unit.is_now) > 9007199254740991
+      AND NOT @schema@.is_subscribed('prices'::name);
 UPDATE @schema@.prices p SET value = p.value
-FROM @schema@.new_units unit WHERE p.base_currency::text = unit.name;
+FROM @schema@.new_units unit
+WHERE p.base_currency::text = unit.name AND NOT @schema@.is_subscribed('prices'::name);
 
 DROP TABLE @schema@.recounted, @schema@.new_units;
