@@ -27,6 +27,7 @@ from trio_ws import codec
 from trio_ws.actions import table
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.gateway import Database, Gateway
+from trio_ws.http import actions
 from trio_ws.messages import Action
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
@@ -154,7 +155,8 @@ def _logs_keep_secrets(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mon
         secrets.update(match[1] for match in _SECRET_FIELDS.finditer(text))
         return codec.decode(frame)
 
-    monkeypatch.setattr(table, "decode", decode)
+    for module in (table, actions):
+        monkeypatch.setattr(module, "decode", decode)
     caplog.set_level(logging.DEBUG, "trio_ws")
     yield
     for when in ("setup", "call", "teardown"):

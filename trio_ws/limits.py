@@ -74,7 +74,8 @@ class Allowances:
     """Those of clients that are known by name, over however many connections they ask."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, Allowance] = {}
+        # With the limits, which are reloaded: a name's new ones hold for who comes from then on.
+        self._by_name: dict[tuple[str, float | None, float | None], Allowance] = {}
         self._tidy_at = FEW
 
     def of(self, name: str, per_second: float | None, burst: float | None, now: float) -> Allowance:
@@ -86,8 +87,9 @@ class Allowances:
                 if not (one.requests.is_full(now) and one.refusals.is_full(now))
             }
             self._tidy_at = max(FEW, 2 * len(self._by_name))
-        if (allowance := self._by_name.get(name)) is None:
-            allowance = self._by_name[name] = Allowance(per_second, burst)
+        key = name, per_second, burst
+        if (allowance := self._by_name.get(key)) is None:
+            allowance = self._by_name[key] = Allowance(per_second, burst)
         return allowance
 
 

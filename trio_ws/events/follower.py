@@ -83,6 +83,10 @@ class Follower:
         for topic in topics:
             self.topics[topic] = min(after, self.topics.get(topic, after))
 
+    def hold(self) -> None:
+        """Have what happens wait in the log until the writer takes, and be told in its order then."""
+        self._read_from(self._log.end.seq)
+
     def tell(self, event: Event, spelled: dict[Spelling, bytes]) -> None:
         """Send or queue an event; where there is no room, fall back to the log.
 

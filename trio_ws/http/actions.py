@@ -5,6 +5,7 @@ counted by its token, or else by its address, over however many connections it a
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -46,6 +47,9 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "timeout": 504,
     }
 )
+
+
+_ESCAPED = re.compile(r'\\(["\\])')  # in a string of RFC 8941
 
 
 class PlainRequest(Request):
@@ -147,6 +151,7 @@ class Actions:
         self._find_address = find_address
         self._own: Allowance | None = None  # where neither a token nor an address is known
         self._asker: tuple[str | None, str | None] = None, None  # by token and address
+        self._counted_as: str | None = None
         self._session: Session | None = None  # the same asker's, for as long as its token is good
         self._expires_at = math.inf
         self._is_ended = False
@@ -163,6 +168,7 @@ class Actions:
         if self._session is not None:
             self._session.close()
         self._session = None
+        self._log_fields.pop("account", None)
 
     async def _find_session(
         self, token: str | None, address: str | None
@@ -172,11 +178,12 @@ class Actions:
         if trio.current_time() >= self._expires_at or asker != self._asker:
             self.close()
         if self._session is not None:
+            self._session.allowance = self._allowance()
             return self._session, None
         self._asker = asker
         self._expires_at = math.inf
-        self._log_fields.pop("account", None)
-        session = self._open_session(address)
+        self._counted_as = None if address is None else f"address {address}"
+        session = self._open_session()
         try:
             if token is not None:
                 await self._authenticate(session, token)
@@ -186,15 +193,16 @@ class Actions:
         self._session = session
         return session, None
 
-    def _open_session(self, address: str | None) -> Session:
+    def _open_session(self) -> Session:
         follower = Follower(self._services.dispatcher.log, Outbox(0), lambda: None)  # follows nothing
-        allowance = self._own if address is None else self._allowance(f"address {address}")
-        session = Session(
-            self._services, follower, self._end, self._expire_at, self._log_fields, allowance=allowance
+        return Session(
+            self._services,
+            follower,
+            self._end,
+            self._expire_at,
+            self._log_fields,
+            allowance=self._allowance(),
         )
-        if address is None:
-            self._own = session.allowance
-        return session
 
     async def _authenticate(self, session: Session, token: str) -> None:
         """Have the session be who the token says; what it may ask is counted by that from then on.
@@ -206,13 +214,17 @@ class Actions:
             raise RateLimited("Too many requests", math.ceil(seconds * 1000) / 1000)
         identity = await session.authenticate(token)
         guesses.spend(-1)
-        session.allowance = self._allowance(f"token {identity.token_id}")
+        self._counted_as = f"token {identity.token_id}"
+        session.allowance = self._allowance()
 
-    def _allowance(self, name: str) -> Allowance:
+    def _allowance(self) -> Allowance:
+        """Return the asker's, for one request: of one that is used no more, nothing is kept."""
         settings = self._services.settings
-        return self._services.allowances.of(
-            name, settings.requests_per_second, settings.requests_burst, trio.current_time()
-        )
+        limits = settings.requests_per_second, settings.requests_burst
+        if self._counted_as is None:
+            self._own = self._own or Allowance(*limits)
+            return self._own
+        return self._services.allowances.of(self._counted_as, *limits, trio.current_time())
 
     def _end(self, code: CloseCode, reason: str, *, seconds: float) -> None:
         """End the connection of who keeps sending too much; who has lost its token can bring another."""
@@ -238,7 +250,8 @@ def check_body(head: Head) -> None:
         raise Refusal(415, f"Expected `Content-Type: {JSON}`", given=kind, Accept=JSON)
     if any(coding != "identity" for coding in head.tokens("content-encoding")):
         raise Refusal(415, "Expected a body without Content-Encoding", Accept_Encoding="identity")
-    if (expected := head.tokens("expect")) not in ([], ["100-continue"]):
+    # HTTP/1.0 knows none of it, and it is to be ignored there: RFC 9110 section 10.1.1.
+    if head.version == "1.1" and (expected := head.tokens("expect")) not in ([], ["100-continue"]):
         raise Refusal(417, "Only `Expect: 100-continue` is known here", given=expected)
 
 
@@ -254,4 +267,4 @@ def _find_key(head: Head) -> str | None:
     if not (values := head.values("idempotency-key")):
         return None
     key = ", ".join(values)
-    return key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
+    return _ESCAPED.sub(r"\1", key[1:-1]) if len(key) > 1 and key[0] == key[-1] == '"' else key

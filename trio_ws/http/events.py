@@ -12,13 +12,13 @@ import trio
 
 from trio_ws.actions.services import Services
 from trio_ws.codec import encode, encode_event
-from trio_ws.errors import ActionError, InvalidMessage
+from trio_ws.errors import ActionError, InvalidMessage, TooManySubscriptions
 from trio_ws.events.spelling import spelling
 from trio_ws.http.actions import PlainRequest
-from trio_ws.http.origins import admit_page
+from trio_ws.http.origins import admit_page, telling
 from trio_ws.http.pages import Page
 from trio_ws.line import Line
-from trio_ws.messages import Event, Resume, Subscribe, Subscribed, WantedTopic
+from trio_ws.messages import PAGE_BYTES, Event, Resume, Subscribe, Subscribed, WantedTopic
 from trio_ws.pulse import Pulse
 from trio_ws.wire.admission import find_token
 from trio_ws.wire.blocks import HEARTBEAT, encode_block
@@ -28,6 +28,8 @@ from trio_ws.wire.stream import Wire
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 CONTENT_TYPE = "text/event-stream"
+# Of all snapshots together, which are in memory until the client has taken them: eight of the longest.
+FIRST_BYTES = 8 * PAGE_BYTES
 # What the response says: nobody may keep it, and a proxy (nginx) is not to hold it back until it is long.
 _HEADERS = {
     "Content-Type": CONTENT_TYPE,
@@ -80,22 +82,38 @@ class EventStream(Line):
             Refusal: the caller may not, or asks for what can't be.
         """
         told = admit_page(head, self._settings)
-        try:
-            if head.has_body:
-                raise InvalidMessage("A request for events has no body")
-            query = read_query(head)
-            if (token := find_token(head)) is not None:
-                await self._session.authenticate(token)
-        except ActionError as error:
-            raise _refused(self._request("").refuse(error), told) from None
+        with telling(told):
+            try:
+                if head.has_body:
+                    raise InvalidMessage("A request for events has no body")
+                query = read_query(head)
+                if (token := find_token(head)) is not None:
+                    await self._session.authenticate(token)
+                blocks = await self._follow(query)
+            except ActionError as error:
+                raise _refused(self._request("").refuse(error)) from None
+        return encode_head(200, {**_HEADERS, **told}) + b"".join(blocks)
+
+    async def _follow(self, query: Query) -> list[bytes]:
+        """Follow what is asked for, and return what is told first.
+
+        Raises:
+            Refusal: some of it can't be followed.
+            TooManySubscriptions: it is too much to tell.
+        """
+        # While one snapshot is read, what happens to the topics before it waits in the log: else it would be
+        # told before older events of the topics after it.
+        self._follower.hold()
         blocks: list[bytes] = []
         for action in self._wanted(query):
             request = self._request(encode(action).decode())
             page = await request.respond()
             if request.failure is not None:
-                raise _refused(page, told)
+                raise _refused(page)
             blocks += _tell(_followed(request), page.body, query.after, is_first=not blocks)
-        return encode_head(200, {**_HEADERS, **told}) + b"".join(blocks)
+            if sum(map(len, blocks)) > FIRST_BYTES:
+                raise TooManySubscriptions("These snapshots are too long: ask for fewer at a time")
+        return blocks
 
     def _request(self, text: str) -> PlainRequest:
         return PlainRequest(text, self._services, self._session)
@@ -106,7 +124,7 @@ class EventStream(Line):
             for topic in query.topics:
                 yield Subscribe(type=topic.type, id=topic.id, after=query.after, snapshot=True)
         else:
-            after = query.after or str(self._services.dispatcher.log.end)
+            after = str(self._services.dispatcher.log.end) if query.after is None else query.after
             yield Resume(after=after, topics=query.topics)
 
     async def _read(self) -> None:
@@ -166,8 +184,18 @@ def read_query(head: Head) -> Query:
         raise InvalidMessage("Expected a query such as `topic=invoice:UID&topic=account:1`")
     if (snapshot := others.get("snapshot", "false")) not in ("true", "false"):
         raise InvalidMessage("Expected `snapshot=true` or `snapshot=false`")
-    after = head.values("last-event-id") or [others[name] for name in ("after",) if name in others]
-    return Query(topics, after[0] if after else None, snapshot == "true")
+    # Who has seen no event yet may say so with an empty one.
+    after = next(filter(None, head.values("last-event-id")), others.get("after"))
+    return Query(topics, after, snapshot == "true")
+
+
+def respond_to_head(told: Mapping[str, str]) -> bytes:
+    """Return what HEAD is answered: the stream, but for what it tells.
+
+    Args:
+        told: What `admit_page` returned.
+    """
+    return encode_head(200, {**_HEADERS, **told})
 
 
 def _tell(followed: Subscribed, reply: bytes, after: str | None, *, is_first: bool) -> Iterator[bytes]:
@@ -187,6 +215,6 @@ def _followed(request: PlainRequest) -> Subscribed:
     return followed
 
 
-def _refused(page: Page, told: Mapping[str, str]) -> Refusal:
-    headers = {name.replace("-", "_"): value for name, value in {**page.headers, **told}.items()}
+def _refused(page: Page) -> Refusal:
+    headers = {name.replace("-", "_"): value for name, value in page.headers.items()}
     return Refusal(page.status, "Events are not to be had", json=page.body, **headers)

@@ -1,12 +1,13 @@
 """Which pages' requests are served, and what their browsers are told: CORS, by the setting `origins`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from trio_ws.http.pages import Page
 from trio_ws.settings import Settings
 from trio_ws.wire.admission import check_host, check_origin
-from trio_ws.wire.head import Head
+from trio_ws.wire.head import Head, Refusal
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 # Of what we say, what a page may read beside the few that it always may.
@@ -32,6 +33,20 @@ def admit_page(head: Head, settings: Settings) -> Mapping[str, str]:
         "Access-Control-Expose-Headers": EXPOSED_HEADERS,
         "Vary": "Origin",
     }
+
+
+@contextmanager
+def telling(told: Mapping[str, str]) -> Iterator[None]:
+    """Have a refusal say the same, or the page could not read why.
+
+    Args:
+        told: What `admit_page` returned.
+    """
+    try:
+        yield
+    except Refusal as refusal:
+        refusal.headers.update(told)
+        raise
 
 
 def answer_preflight(methods: Sequence[str], told: Mapping[str, str]) -> Page:

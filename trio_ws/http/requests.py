@@ -4,13 +4,14 @@ Connections are kept, and each wait has its deadline; what can't be answered end
 """
 
 import math
+from collections.abc import Mapping
 
 import trio
 
 from trio_ws.http import actions, events
 from trio_ws.http.actions import Actions, check_body
-from trio_ws.http.origins import admit_page, answer_preflight
-from trio_ws.http.pages import Page, Pages, respond
+from trio_ws.http.origins import admit_page, answer_preflight, telling
+from trio_ws.http.pages import Pages, respond
 from trio_ws.http.paths import ACTIONS, EVENTS
 from trio_ws.settings import Settings
 from trio_ws.wire.admission import PATHS, refuse_plain
@@ -118,6 +119,10 @@ class Requests:
             Refusal: it can't be read, or the page that calls may not.
         """
         told = admit_page(head, self._settings)
+        with telling(told):
+            return await self._act_for(head, doer, told)
+
+    async def _act_for(self, head: Head, doer: Actions, told: Mapping[str, str]) -> tuple[bytes, bool]:
         methods = actions.METHODS if head.path == ACTIONS else events.METHODS
         if head.method not in methods:
             allowed = ", ".join(methods)
@@ -125,7 +130,7 @@ class Requests:
         if head.method == "OPTIONS":
             return respond(head, answer_preflight(methods, told), is_last=head.has_body)
         if head.method == "HEAD":
-            return respond(head, Page(b"", events.CONTENT_TYPE, headers=told), is_last=head.has_body)
+            return events.respond_to_head(told), False
         check_body(head)
         page, is_kept = await doer.answer(head, await self._receive_body(head))
         page = page._replace(headers={**page.headers, **told})

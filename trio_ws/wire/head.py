@@ -127,6 +127,11 @@ class Head(NamedTuple):
         return bool(self.values("transfer-encoding")) or self.values("content-length") not in ([], ["0"])
 
     @property
+    def awaits_continue(self) -> bool:
+        """Whether its body may be held back until we say that we want it: RFC 9110 section 10.1.1."""
+        return self.version == "1.1" and "100-continue" in self.tokens("expect")
+
+    @property
     def keeps_its_connection(self) -> bool:
         """Whether another request may follow: RFC 9112 section 9.3."""
         return self.version == "1.1" and "close" not in self.tokens("connection")
@@ -146,7 +151,8 @@ class Head(NamedTuple):
         items = ",".join(self.values(name)).split(",")
         if len(items) > MAX_ITEMS:
             raise Refusal(431, f"A header has over {MAX_ITEMS} items", given=name)
-        return [stripped for item in items if (stripped := item.strip())]
+        # Of what RFC 9110 section 5.6.3 calls space; Python's own has `\x1c`, too, and hides it in a coding.
+        return [stripped for item in items if (stripped := item.strip(" \t"))]
 
     def tokens(self, name: str) -> list[str]:
         """Return the same in small letters, for a header that knows no others."""

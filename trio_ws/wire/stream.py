@@ -128,7 +128,7 @@ class Wire:
         """
         reader = BodyReader(head, self._settings.message_bytes, self._settings.message_fragments)
         data, self._rest = self._rest, b""
-        if (body := reader.feed(data)) is None and not data and "100-continue" in head.tokens("expect"):
+        if (body := reader.feed(data)) is None and not data and head.awaits_continue:
             await self.send_all(CONTINUE)
         while body is None:
             if not (data := self._receive_now() or await self._receive()):
