@@ -211,7 +211,13 @@ class Line(ABC):
 
     def _set_beat(self, seconds: float) -> None:
         self._beat.leave()
-        self._beat = self._pulse.beat(seconds, self._keep_alive)
+        self._beat = self._pulse.beat(seconds, self._on_beat)
+
+    def _on_beat(self) -> None:
+        try:
+            self._keep_alive()
+        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
+            self.fail(error)
 
     def _figures(self) -> dict[str, object]:
         """Return what is worth a log line once it is over."""

@@ -127,16 +127,13 @@ class WebSocket(Line):
 
     def _keep_alive(self) -> None:
         """Ping, or find that there was no pong in time: whichever it is time for."""
-        try:
-            if self._pinged is None:
-                self._excuse_if_slow(is_answered=False)  # the kernel holds what went before
-                self._pinged = os.urandom(PING_BYTES)
-                self._outbox.control(PING, encode_frame(PING, self._pinged))
-                self._set_beat(self._settings.pong_seconds)
-            else:
-                self._end_ping(is_answered=False)
-        except Exception as error:  # noqa: BLE001 - a bug, which is this connection's alone
-            self.fail(error)
+        if self._pinged is None:
+            self._excuse_if_slow(is_answered=False)  # the kernel holds what went before
+            self._pinged = os.urandom(PING_BYTES)
+            self._outbox.control(PING, encode_frame(PING, self._pinged))
+            self._set_beat(self._settings.pong_seconds)
+        else:
+            self._end_ping(is_answered=False)
 
     def _end_ping(self, *, is_answered: bool) -> None:
         self._excuse_if_slow(is_answered=is_answered)
