@@ -1,6 +1,7 @@
 """Followers, writers and faults, all at once, on real processes; and an account of what each follower got.
 
-Their lines are long ones, through a proxy that cuts them.
+Their lines are long ones, through a proxy that cuts them. A third of the followers have no WebSocket, but an
+event stream.
 
 The tables are the truth: a row at version n was changed n times, so whoever follows it from its beginning
 must have got the versions 1 to n, once each and in order. `scripts/chaos` runs it at length, a test in brief.
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -28,6 +30,7 @@ import trio
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from tests.end_to_end.event_stream import EventSource
 from tests.end_to_end.proxy import Proxy
 from tests.end_to_end.serving import free_port, start_process
 from trio_ws.client import Gap
@@ -40,10 +43,12 @@ ACCOUNTS = 4
 INVOICES = 10  # of each account
 WRITERS = 8
 FOLLOWERS = 20  # 5 of each account: of those 2 steady, 1 slow, 1 cutting its line, and 1 both
+WITHOUT_WEBSOCKET = 3  # each third follower, of each kind at least one
 OPEN_SECONDS = 0.1  # longest time that a writer's transaction is open
 SLOW_SECONDS = 0.01  # a slow follower's pause at each event
 DELAY_SECONDS = 0.02  # of the followers' lines, each way
 RESTART_SECONDS = 60.0  # until PostgreSQL has to run again
+LASTS = 20, 200  # events, between which a line that its follower cuts has its end
 CUTS = 5  # of all followers' lines, one soon after the other
 
 # What reading `id > last` amounts to: what commits late has an id that was passed already.
@@ -162,7 +167,7 @@ class Chaos:
                 server = await trio.to_thread.run_sync(self._start_server)
                 try:
                     for number, follower in enumerate(self._followers):
-                        await self._start_following(nursery, number % 5, follower)
+                        self._start_following(nursery, number, follower)
                     async with self._writers():
                         server = await self._break_things(postgres, server, say)
                     truth = self._truth()
@@ -201,16 +206,16 @@ class Chaos:
             ((position,),) = database.execute("SELECT name || '.' || last FROM event_end")
         return Follower(f"follower {number}", number % ACCOUNTS + 1, position)
 
-    async def _start_following(self, nursery: trio.Nursery, kind: int, follower: Follower) -> None:
-        match kind:
-            case 0:
-                nursery.start_soon(self._follow_with_our_client, follower, 0.0)
-            case 1:
-                nursery.start_soon(self._follow_with_our_client, follower, SLOW_SECONDS)
-            case _:
-                slow = SLOW_SECONDS if kind == 4 else 0.0
-                lasts = (20, 200) if kind >= 3 else None
-                nursery.start_soon(trio.to_thread.run_sync, self._follow_in_thread, follower, slow, lasts)
+    def _start_following(self, nursery: trio.Nursery, number: int, follower: Follower) -> None:
+        kind = number % 5
+        slow = SLOW_SECONDS if kind in (1, 4) else 0.0
+        lasts = LASTS if kind >= 3 else None
+        if number % WITHOUT_WEBSOCKET == 0:
+            nursery.start_soon(self._follow_event_stream, follower, slow, lasts)
+        elif kind < 2:
+            nursery.start_soon(self._follow_with_our_client, follower, slow)
+        else:
+            nursery.start_soon(trio.to_thread.run_sync, self._follow_in_thread, follower, slow, lasts)
 
     async def _follow_with_our_client(self, follower: Follower, pause: float) -> None:
         async with trio_client(self._url) as client:
@@ -222,6 +227,24 @@ class Chaos:
                     follower.note(event.data["id"], event.data["version"], event.position)
                     await trio.sleep(pause)
         follower.lines += 1
+
+    async def _follow_event_stream(
+        self, follower: Follower, pause: float, lasts: tuple[int, int] | None
+    ) -> None:
+        """Follow by plain HTTP; the arguments are those of `_follow_in_thread`."""
+        own = random.Random(follower.name)
+        source = EventSource(self._line.port, f"topic=account:{follower.account}", follower.after)
+        while True:
+            async with contextlib.aclosing(
+                source.events(own.randrange(*lasts) if lasts else math.inf)
+            ) as line:
+                async for kind, data, position in line:
+                    follower.gaps += kind == "gap"
+                    if kind.startswith("invoice"):
+                        assert position == data["position"], "by this it comes back"
+                        follower.note(data["data"]["id"], data["data"]["version"], position)
+                        await trio.sleep(pause)
+            follower.lines = source.lines
 
     def _follow_in_thread(self, follower: Follower, pause: float, lasts: tuple[int, int] | None) -> None:
         """Follow with another library's client, with the protocol's `resume` and nothing of ours.
