@@ -16,6 +16,7 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 PACKAGES = {
     "chromium": "chromium",
     "curl": "curl",
+    "fish": "fish",
     "git": "git",
     "haproxy": "haproxy",
     "nginx": "nginx",
@@ -25,6 +26,7 @@ PACKAGES = {
     "pgbouncer": "pgbouncer",
     "podman": "podman",
     "promtool": "prometheus",
+    "zsh": "zsh",
 }  # Debian's
 
 

@@ -12,6 +12,7 @@ import pytest
 from cyclopts import App
 
 from tests.cli.test_main import trio_ws_command
+from tests.requirements import need
 from trio_ws.cli.main import app
 
 
@@ -99,6 +100,55 @@ def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
     assert complete("trio-ws", "serve", "--po") == {"--port"}
     assert complete("trio-ws", "token", "re") == {"revoke"}
     assert {"top", "doctor", "bench"} <= complete("trio-ws", "")
+    assert complete("trio-ws", "listen", "a") == {"account", "address"}
+
+
+# What zsh has found is known once it has shown it: a terminal of its own types a tab.
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f
+zpty -w shell 'PS1="READY>"; autoload -Uz compinit; compinit -u -d %(folder)s/dump; %(load)s; echo LOA''DED'
+repeat 200 { zpty -r -t shell line && print -r -- $line && [[ $line = *LOADED* ]] && break; sleep 0.05 }
+zpty -n -w shell $'trio-ws %(words)s\\t'
+repeat 60 { zpty -r -t shell line && print -rn -- $line; sleep 0.05 }
+zpty -d shell
+"""
+
+
+@pytest.mark.parametrize("way", ["eval", "fpath"])
+@pytest.mark.parametrize(
+    ("words", "found"), [("serve --por", "--port"), ("token rev", "revoke"), ("listen inv", "invoice")]
+)
+def test_zsh_completes_commands_flags_and_values(tmp_path: Path, way: str, words: str, found: str) -> None:
+    zsh = need("zsh")
+    (tmp_path / "_trio-ws").write_text(trio_ws_command("completion", "zsh").stdout)
+    load = f"source {tmp_path}/_trio-ws" if way == "eval" else "true"
+    environment = {"PATH": os.environ["PATH"], "FPATH": str(tmp_path), "HOME": str(tmp_path)}
+    paths = subprocess.run([zsh, "-fc", "print $FPATH"], check=True, capture_output=True, text=True).stdout
+    environment["FPATH"] = f"{paths.strip()}{f':{tmp_path}' if way == 'fpath' else ''}"
+    program = ZSH % {"folder": tmp_path, "load": load, "words": words}
+    done = subprocess.run(
+        [zsh, "-fc", program], check=True, capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert found in done.stdout.rpartition("LOADED")[2], done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("serve --por", "--port"), ("token rev", "revoke"), ("listen inv", "invoice")]
+)
+def test_fish_completes_commands_flags_and_values(tmp_path: Path, words: str, found: str) -> None:
+    fish = need("fish")
+    script = tmp_path / "trio-ws.fish"
+    script.write_text(trio_ws_command("completion", "fish").stdout)
+    done = subprocess.run(
+        [fish, "--no-config", "-c", f"source {script}; complete --do-complete 'trio-ws {words}'"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+    )
+    assert found in {line.partition("\t")[0] for line in done.stdout.splitlines()}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -297,7 +297,7 @@ def test_the_shell_asks_and_listens(tmp_path: Path) -> None:
             assert listener.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
         for wrong, complaint in (
             (["call", "create_invoice", "amount=0"], "Invalid message format (Object missing required field"),
-            (["listen", "weather", "today"], "Unknown topic type 'weather'"),
+            (["listen", "account", "x" * 129], "Invalid account id"),
         ):
             done = subprocess.run(
                 [*shell, *wrong, "--url", server.url], check=False, capture_output=True, text=True
@@ -327,7 +327,8 @@ def test_the_shell_asks_and_listens_over_plain_http_too(tmp_path: Path) -> None:
         for wrong, code, complaint in (
             (["call", "create_invoice", "amount=0", "--http"], 1, "Invalid message format (Object missing"),
             (["call", "ping", "action=x", "--http"], 2, "no field can be called 'action'"),
-            (["listen", "weather", "today", "--sse"], 1, "Unknown topic type 'weather'"),
+            (["listen", "account", "x" * 129, "--sse"], 1, "Invalid account id"),
+            (["listen", "weather", "today"], 2, 'Invalid value "weather" for TYPE'),
             (["listen", "account", "1", "--sse", "--json"], 2, "--sse prints the stream as it is"),
         ):
             done = ask(*wrong)

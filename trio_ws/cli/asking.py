@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import trio
@@ -33,7 +33,9 @@ Ca = Annotated[str | None, Parameter(help="PEM file of the certificates to trust
 
 
 def listen(
-    type_: Annotated[str, Parameter(name="TYPE", help="invoice, account, address or price.")],
+    type_: Annotated[
+        Literal["invoice", "account", "address", "price"], Parameter(name="TYPE", help="Kind of topic.")
+    ],
     id_: Annotated[str, Parameter(name="ID", help="Its id.")],
     /,
     *,
