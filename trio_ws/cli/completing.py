@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-
 # What is generated only defines a function: nobody would call it.
 ZSH_END = """\
 if [ "$funcstack[1]" = "_trio-ws" ]; then
