@@ -14,14 +14,17 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import cast
 
 import hypothesis
 import psycopg
 import pytest
+import trio
 from psycopg.conninfo import make_conninfo
 
 import trio_ws
 from tests import clusters
+from tests.plain import PlainWorld
 from tests.programs import OtherProgram, postgres_program, simulated_program
 from trio_ws import codec
 from trio_ws.actions import table
@@ -90,22 +93,55 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of the contract over both ways to speak to the server, if it says that it can.
+
+    A module says so with the mark `both_ways`; what in it needs a connection that lasts, `needs_websocket`.
+    """
+    if "way" in metafunc.fixturenames:
+        marks = {mark.name for mark in metafunc.definition.iter_markers()}
+        has_both = "both_ways" in marks and "needs_websocket" not in marks
+        metafunc.parametrize("way", ["websocket", "http"] if has_both else ["websocket"])
+
+
+@asynccontextmanager
+async def _speaking(way: str, world: World) -> AsyncIterator[World]:
+    """Yield a world whose clients speak to the server in that way."""
+    if way == "websocket":
+        yield world
+        return
+    async with trio.open_nursery() as nursery:
+        plain = PlainWorld(world, nursery)
+        yield cast("World", plain)
+        await plain.vanish()
+        nursery.cancel_scope.cancel()
+
+
 @pytest.fixture
-async def contract(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, OtherProgram]]:
+async def contract(
+    kind: str, way: str, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[World, OtherProgram]]:
     """A server on a simulated network, and a program that writes to the same database."""
-    async with _contract(kind, request) as (database, program), simulated_server(database) as world:
-        yield world, program
+    async with (
+        _contract(kind, request) as (database, program),
+        simulated_server(database) as world,
+        _speaking(way, world) as spoken_to,
+    ):
+        yield spoken_to, program
 
 
 @pytest.fixture
-async def guarded(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, OtherProgram]]:
+async def guarded(
+    kind: str, way: str, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[World, OtherProgram]]:
     """The same, where the server demands tokens; there is an account 2 beside account 1."""
     async with (
         _contract(kind, request) as (database, program),
         simulated_server(database, auth="token") as world,
+        _speaking(way, world) as spoken_to,
     ):
         assert await program.create_account() == 2
-        yield world, program
+        yield spoken_to, program
 
 
 @pytest.fixture

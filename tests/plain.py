@@ -1,8 +1,11 @@
 """A client that speaks plain HTTP: bytes as they are, or the same requests and events as a WebSocket's."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import trio
 
@@ -106,9 +109,9 @@ class Caller:
         with trio.fail_after(PATIENCE_SECONDS):
             await self.stream.send_all(data)
 
-    async def answer(self, *, has_body: bool = True) -> Answer:
+    async def answer(self, *, has_body: bool = True, seconds: float = PATIENCE_SECONDS) -> Answer:
         """Return the next response."""
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.fail_after(seconds):
             lines = (await self._until(b"\r\n\r\n")).decode("ascii").split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
             assert len(headers) == len(lines) - 1, f"each is there once: {lines}"
@@ -174,3 +177,101 @@ class Caller:
 async def call(world: World) -> Caller:
     """Return a new connection to a server."""
     return Caller(await world.network.call())
+
+
+class PlainClient:
+    """What a `SimulatedClient` does, without a WebSocket: events are streams, all else is POSTed.
+
+    Replies and events come in one order, in which they came in: that of each stream is the log's, and that of
+    several is anybody's guess.
+    """
+
+    def __init__(self, world: World, nursery: trio.Nursery, actions: Caller, fields: Sequence[str]) -> None:
+        self.socket = self  # to write what is no message
+        self._world = world
+        self._nursery = nursery
+        self._actions = actions
+        self._fields = fields
+        self._callers = [actions]
+        self._to_inbox, self._inbox = trio.open_memory_channel[dict[str, Any]](math.inf)
+        nursery.start_soon(self._take_replies)
+
+    async def send_message(self, text: str) -> None:
+        """Send what may be no message at all."""
+        await self._actions.send(post(text.encode(), *self._fields))
+
+    async def send(self, **fields: object) -> None:
+        """Send a message."""
+        if fields.get("action") not in ("subscribe", "resume"):
+            await self._actions.send(post(fields, *self._fields))
+            return
+        assert "request_id" not in fields, "a stream has none"
+        topics: Any = fields.get("topics", [fields])
+        query = [("topic", f"{topic['type']}:{topic['id']}") for topic in topics]
+        query += [("after", str(fields["after"]))] if fields.get("after") is not None else []
+        query += [("snapshot", "true")] if fields.get("snapshot") else []
+        caller = await call(self._world)
+        self._callers.append(caller)
+        await caller.send(request("GET", f"/events?{urlencode(query)}", *self._fields))
+        self._nursery.start_soon(self._take_events, caller)
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next message."""
+        return await self._inbox.receive()
+
+    async def request(self, **fields: object) -> dict[str, Any]:
+        """Send a message and return the next one."""
+        await self.send(**fields)
+        return await self.receive()
+
+    async def vanish(self) -> None:
+        """Hang up without a word."""
+        for caller in self._callers:
+            await trio.aclose_forcefully(caller.stream)
+
+    async def _take_replies(self) -> None:
+        with suppress(trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                self._to_inbox.send_nowait((await self._actions.answer(seconds=math.inf)).reply)
+
+    async def _take_events(self, caller: Caller) -> None:
+        with suppress(trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError):
+            answer = await caller.answer()
+            if answer.status != 200:
+                self._to_inbox.send_nowait(answer.reply)
+                return
+            while True:
+                block = await caller.block(math.inf)
+                if "position" in (block.data or {}) and block.event != "gap":
+                    assert (block.event, block.id) == (block.data["type"], block.data["position"])
+                if not block.is_comment and block.event != "gap":
+                    self._to_inbox.send_nowait(block.data)
+
+
+class PlainWorld:
+    """A `World` whose clients speak plain HTTP.
+
+    Args:
+        world: The world.
+        nursery: Where what its clients receive is read.
+    """
+
+    def __init__(self, world: World, nursery: trio.Nursery) -> None:
+        self._world = world
+        self._nursery = nursery
+        self._known: list[PlainClient] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._world, name)
+
+    async def connect(self, **headers: str) -> PlainClient:
+        """Return a new client; what it says in its requests beside."""
+        fields = [f"{name}: {value}" for name, value in headers.items()]
+        client = PlainClient(self._world, self._nursery, await call(self._world), fields)
+        self._known.append(client)
+        return client
+
+    async def vanish(self) -> None:
+        """Have all its clients hang up without a word."""
+        for client in self._known:
+            await client.vanish()

@@ -17,6 +17,8 @@ from trio_ws.events.prices import PAGE, Book
 from trio_ws.messages import PAGE_BYTES, Cursor
 from trio_ws.testing import SimulatedClient
 
+pytestmark = pytest.mark.both_ways
+
 BIG = {
     "memo": "m" * 1000,
     "webhook_url": "https://h.example/" + "w" * 1900,

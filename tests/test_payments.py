@@ -22,6 +22,8 @@ from trio_ws.errors import NotFound
 from trio_ws.messages import RecordPayment
 from trio_ws.testing import PostgresSession, Session, SimulatedClient, SimulatedDatabase
 
+pytestmark = pytest.mark.both_ways
+
 PAYMENT = {"action": "record_payment", "reference": "tx-1", "amount": 1000, "status": "settled"}
 FIELDS = [
     *("id", "invoice", "reference", "amount", "currency", "status", "account_id"),

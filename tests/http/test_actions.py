@@ -187,6 +187,19 @@ async def test_a_body_that_is_no_request_is_said_to_be_none(
     assert (await caller.act(**PING)).status == 200
 
 
+@pytest.mark.parametrize("request_id", ["r-1", "x" * 64, 7, 0, -1, 2**53])
+async def test_a_request_id_comes_back_also_with_errors(
+    autojump_clock: MockClock, caller: Caller, request_id: str | int
+) -> None:
+    requests: list[dict[str, Any]] = [
+        *({"action": "ping"}, {"action": "fetch_invoice", "id": "none"}, {"action": "create_invoice"}),
+        *({"action": "dance"}, {}, {"action": "unsubscribe_all"}),
+    ]
+    for fields in requests:
+        answer = await caller.act(**fields, request_id=request_id)
+        assert answer.reply["request_id"] == request_id
+
+
 # Idempotency
 
 
