@@ -85,6 +85,11 @@ class Connection:
                 await self._wire.hang_up()
 
     @property
+    def has_line(self) -> bool:
+        """Tell whether it has come to a WebSocket or an event stream."""
+        return self._line is not None
+
+    @property
     def waiting_bytes(self) -> int:
         """What waits for the client to read."""
         return 0 if self._line is None else self._line.waiting_bytes

@@ -31,7 +31,10 @@ _BATCHES = (1, 2, 5, 10, 25, 50, 100, 250, 500)
 INFO = Gauge("trio_ws_info", "Which trio_ws this is.", ["version"], registry=REGISTRY)
 INFO.labels(trio_ws.__version__).set(1)
 
-CONNECTIONS = Gauge("trio_ws_connections", "Open connections of clients.", registry=REGISTRY)
+CONNECTIONS = Gauge("trio_ws_connections", "Open WebSockets and event streams.", registry=REGISTRY)
+HTTP_CONNECTIONS = Gauge(
+    "trio_ws_http_connections", "Open connections with plain HTTP requests.", registry=REGISTRY
+)
 TASKS = Gauge("trio_ws_tasks", "Tasks of the event loop.", registry=REGISTRY)
 SUBSCRIPTIONS = Gauge("trio_ws_subscriptions", "Subscriptions of all clients.", registry=REGISTRY)
 PRICES = Gauge("trio_ws_prices", "Prices in memory.", registry=REGISTRY)
@@ -154,6 +157,9 @@ WEBHOOK_ENDPOINTS_DEAD = Gauge(
     "trio_ws_webhook_endpoints_dead",
     "Dead endpoints of webhooks, of all processes.",
     registry=REGISTRY,
+)
+EXPIRED = Counter(
+    "trio_ws_invoices_expired", "Overdue invoices that this process has expired.", registry=REGISTRY
 )
 BACKGROUND_FAILURES = Counter(
     "trio_ws_background_failures",

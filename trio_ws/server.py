@@ -188,7 +188,8 @@ class _Server:
         self._vital_pages = {"/healthz": health, "/readyz": readiness(self._trouble)}
         self._measured_pages = Pages({**self._vital_pages, "/metrics": measurements})
         tail, log = services.tail, services.dispatcher.log
-        metrics.CONNECTIONS.set_function(lambda: len(self._live))
+        metrics.CONNECTIONS.set_function(lambda: sum(one.has_line for one in self._live))
+        metrics.HTTP_CONNECTIONS.set_function(lambda: sum(not one.has_line for one in self._live))
         metrics.TASKS.set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
         metrics.PRICES.set_function(lambda: len(services.prices.book or ()))
         metrics.SUBSCRIPTIONS.set_function(services.dispatcher.count)

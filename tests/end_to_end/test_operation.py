@@ -95,6 +95,7 @@ def test_pages_are_beside_the_websockets(tmp_path: Path) -> None:
         assert "process_resident_memory_bytes " in measured
         assert 'trio_ws_requests_total{action="create_invoice",code="success"} 1.0' in measured
         assert 'trio_ws_database_seconds_count{query="create_invoice"} 1.0' in measured
+        assert "_created" not in measured, "it would double what Prometheus keeps"
 
 
 def test_each_worker_has_an_address_for_its_measurements(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import trio
+from prometheus_client import disable_created_metrics
 
 from trio_ws import server, workers
 from trio_ws.background import forever
@@ -120,6 +121,8 @@ def work(number: int, /) -> None:
 def _set_up(settings: Settings) -> None:
     configure_logs(settings)
     gc.set_threshold(*GARBAGE)
+    # When each counter was made: that would double what Prometheus has to keep.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     _allow_descriptors(settings)
 
 
