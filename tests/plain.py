@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import trio
 
-from trio_ws.testing import World
+from trio_ws.testing import SimulatedDatabase, World
 
 JSON = "application/json"
 PATIENCE_SECONDS = 20  # far more than anything takes; only a test that fails waits so long
@@ -145,8 +145,9 @@ class Caller:
 
     async def event(self) -> Block:
         """Return the next that is no comment."""
-        while (block := await self.block()).is_comment:
-            pass
+        with trio.fail_after(PATIENCE_SECONDS):
+            while (block := await self.block()).is_comment:
+                pass
         return block
 
     async def rest(self, seconds: float = PATIENCE_SECONDS) -> bytes:
@@ -172,6 +173,16 @@ class Caller:
         if not data:
             raise trio.EndOfChannel(f"the line has ended after {self._come!r}")
         self._come += bytes(data)
+
+
+@contextmanager
+def held(database: SimulatedDatabase) -> Iterator[trio.Event]:
+    """Have all queries wait until the event that is yielded is set, or the block ends, however it does."""
+    database.gate = trio.Event()
+    try:
+        yield database.gate
+    finally:
+        database.gate.set()
 
 
 async def call(world: World) -> Caller:

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from tests.plain import JSON, STATUSES, Answer, Caller, call, post, request
+from tests.plain import JSON, STATUSES, Answer, Caller, call, held, post, request
 from tests.test_authorization import SCOPE_OF, fields_of
 from tests.test_checkout import ALLOWED, SECRET, seen
 from tests.test_connection import Line
@@ -294,13 +294,13 @@ async def test_requests_that_come_together_are_answered_in_their_order(
     sent = [post({**fields, "request_id": number}) for number, fields in enumerate(requests)]
     body = json.dumps({**PING, "request_id": len(sent)}).encode()
     sent.append(post(chunked([body]), "Transfer-Encoding: chunked"))
-    database.gate = trio.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(caller.send, b"".join(sent))
-        await wait_all_tasks_blocked()
-        database.gate.set()
-        numbers = [(await caller.answer()).reply.get("request_id") for _ in sent]
-    assert numbers == [*range(2), 2, *range(3, len(sent))]
+    with held(database) as gate:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(caller.send, b"".join(sent))
+            await wait_all_tasks_blocked()
+            gate.set()
+            numbers = [(await caller.answer()).reply.get("request_id") for _ in sent]
+        assert numbers == [*range(2), 2, *range(3, len(sent))]
 
 
 async def test_plain_requests_and_a_page_and_a_websocket_share_a_connection(
@@ -494,14 +494,14 @@ async def test_of_who_goes_in_the_middle_of_a_body_nothing_is_done_and_nothing_l
 async def test_of_who_goes_while_it_is_answered_nothing_is_left(
     autojump_clock: MockClock, caller: Caller, world: World, database: SimulatedDatabase
 ) -> None:
-    database.gate = trio.Event()
-    await caller.send(post(INVOICE) * 3)
-    await wait_all_tasks_blocked()
-    await trio.aclose_forcefully(caller.stream)
-    database.gate.set()
-    await wait_all_tasks_blocked()
-    assert invoices(database) == 1, "what was asked is done, and what comes behind it is for nobody"
-    assert world.network.lines == []
+    with held(database) as gate:
+        await caller.send(post(INVOICE) * 3)
+        await wait_all_tasks_blocked()
+        await trio.aclose_forcefully(caller.stream)
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert invoices(database) == 1, "what was asked is done, and what comes behind it is for nobody"
+        assert world.network.lines == []
 
 
 async def test_who_does_not_read_its_answer_is_cut_off(
@@ -522,21 +522,21 @@ async def test_a_drain_finishes_what_is_under_way_and_says_that_no_more_is_taken
     assert (await idle.act(**PING)).status == 200
     data = post(PING)
     await begun.send(data[:-1])
-    database.gate = trio.Event()
-    await caller.send(post(INVOICE) + post(PING))
-    await wait_all_tasks_blocked()
-    world.shutdown.set()
-    await wait_all_tasks_blocked()
-    now = trio.current_time()
-    assert await idle.rest() == b""
-    assert trio.current_time() == now, "at once"
-    await begun.send(data[-1:])
-    assert (await begun.answer()).headers["connection"] == "close"
-    database.gate.set()
-    answer = await caller.answer()
-    assert (answer.status, answer.headers["connection"]) == (200, "close")
-    assert await caller.rest() == b"", "what came behind it is for another server"
-    assert await begun.rest() == b""
+    with held(database) as gate:
+        await caller.send(post(INVOICE) + post(PING))
+        await wait_all_tasks_blocked()
+        world.shutdown.set()
+        await wait_all_tasks_blocked()
+        now = trio.current_time()
+        assert await idle.rest() == b""
+        assert trio.current_time() == now, "at once"
+        await begun.send(data[-1:])
+        assert (await begun.answer()).headers["connection"] == "close"
+        gate.set()
+        answer = await caller.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await caller.rest() == b"", "what came behind it is for another server"
+        assert await begun.rest() == b""
 
 
 async def test_a_drain_waits_for_no_body_longer_than_it_may(autojump_clock: MockClock) -> None:

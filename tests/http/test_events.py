@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.plain import Answer, Block, Caller, call, request
+from tests.plain import Answer, Block, Caller, call, held, request
 from tests.test_checkout import EVENTS, SECRET, seen
 from tests.test_protocol import BAD_TOPICS, UNMATCHED
 from trio_ws import metrics
@@ -497,15 +497,15 @@ async def test_who_goes_is_followed_by_nothing(
 async def test_who_goes_before_its_snapshot_is_there_leaves_nothing(
     autojump_clock: MockClock, world: World, database: SimulatedDatabase
 ) -> None:
-    database.gate = trio.Event()
-    caller = await call(world)
-    await caller.send(request("GET", f"/events?topic=price:*&{ACCOUNT}&snapshot=true"))
-    await wait_all_tasks_blocked()
-    await trio.aclose_forcefully(caller.stream)
-    database.gate.set()
-    await trio.sleep(world.settings.close_seconds + 1)
-    assert followed(world) == 0
-    assert world.network.lines == []
+    with held(database) as gate:
+        caller = await call(world)
+        await caller.send(request("GET", f"/events?topic=price:*&{ACCOUNT}&snapshot=true"))
+        await wait_all_tasks_blocked()
+        await trio.aclose_forcefully(caller.stream)
+        gate.set()
+        await trio.sleep(world.settings.close_seconds + 1)
+        assert followed(world) == 0
+        assert world.network.lines == []
 
 
 async def test_streams_are_counted_and_limited_as_connections(autojump_clock: MockClock) -> None:
@@ -558,16 +558,16 @@ async def test_who_asks_while_the_server_drains_is_sent_away(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
     async with simulated_server(database) as world:
-        database.gate = trio.Event()
-        caller = await call(world)
-        await caller.send(request("GET", f"/events?{ACCOUNT}&snapshot=true"))
-        await wait_all_tasks_blocked()
-        world.shutdown.set()
-        await wait_all_tasks_blocked()
-        database.gate.set()
-        answer = await caller.answer()
-        assert (answer.status, "retry-after" in answer.headers) == (503, True)
-        assert await caller.rest() == b""
+        with held(database) as gate:
+            caller = await call(world)
+            await caller.send(request("GET", f"/events?{ACCOUNT}&snapshot=true"))
+            await wait_all_tasks_blocked()
+            world.shutdown.set()
+            await wait_all_tasks_blocked()
+            gate.set()
+            answer = await caller.answer()
+            assert (answer.status, "retry-after" in answer.headers) == (503, True)
+            assert await caller.rest() == b""
 
 
 async def test_a_revoked_token_ends_its_stream_within_a_second(
