@@ -25,6 +25,7 @@ from scripts.benchmarks import (
     report,
     requests,
     servers,
+    streams,
     stuck,
     unfollowed,
     webhooks,
@@ -41,6 +42,7 @@ CONTESTS = {
     "unfollowed": unfollowed.contest,
 }
 LINES = {
+    "streams": streams.measure,
     "numbering": numbering.measure,
     "stuck": stuck.measure,
     "drain": drain.measure,
