@@ -24,6 +24,7 @@ PACKAGES = {
     "npm": "npm",
     "npx": "npm",
     "pgbouncer": "pgbouncer",
+    "php": "php-cli",
     "podman": "podman",
     "promtool": "prometheus",
     "zsh": "zsh",
