@@ -133,6 +133,30 @@ def test_a_migration_waits_for_a_busy_table_and_lets_others_pass(
         assert applied.result(60) == ["more"]
 
 
+def test_a_migration_holds_no_table_that_a_writer_comes_to_after_the_one_that_it_waits_for(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the two would wait for the other, whenever somebody writes: large databases are never idle."""
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "known_migrations", lambda: known_migrations()[:11])
+        migrate(empty_database)
+    waits = (
+        "SELECT 1 FROM pg_locks WHERE NOT granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    with ThreadPoolExecutor() as executor, psycopg.connect(empty_database) as writer:
+        writer.execute("SET lock_timeout = '500 ms'")
+        writer.execute(
+            "LOCK TABLE prices IN ROW EXCLUSIVE MODE"
+        )  # as a statement has before its triggers run
+        migrating = executor.submit(migrate, empty_database)
+        while not execute(empty_database, waits):
+            assert not migrating.done()
+        writer.execute("UPDATE prices SET value = value + 1")  # which writes an event
+        writer.commit()
+        assert migrating.result() == NAMES[11:]
+
+
 def test_a_migration_that_waits_in_vain_says_so(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, "ALTER TABLE @schema@.invoices ADD more text")
     monkeypatch.setattr(migrations, "TABLE_LOCK_TIMEOUT", "'10ms'")
