@@ -465,6 +465,24 @@ async def test_a_slow_reader_is_caught_up_from_the_log_and_its_events_wait_nowhe
         assert told == [seq_of(begun.id) + number for number in range(1, 301)]
 
 
+async def test_a_slow_reader_has_its_time_for_a_snapshot_too(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    long = {"memo": "m" * 1000, "webhook_url": "https://h.example/" + "w" * 1900}
+    async with simulated_server(database, write_seconds=100) as world:
+        for _ in range(40):
+            database.create_invoice(**INVOICE, **long, address="here")
+        await trio.sleep(1)
+        caller = await call(world)
+        answer = await caller.follow("topic=address:here&topic=account:1&snapshot=true")
+        assert answer.status == 200
+        await trio.sleep(50)
+        database.create_invoice(**INVOICE)
+        snapshots = [(await caller.event()).data["data"]["snapshot"] for _ in range(2)]
+        assert [len(snapshot) for snapshot in snapshots] == [40, 40]
+        assert (await caller.event()).event == "invoice.created"
+
+
 async def test_who_reads_nothing_is_cut_off(
     autojump_clock: MockClock, world: World, database: SimulatedDatabase
 ) -> None:

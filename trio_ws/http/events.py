@@ -5,6 +5,7 @@ back says with `Last-Event-ID` up to where it has come: browsers do so by themse
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -76,7 +77,10 @@ class EventStream(Line):
         self._over = trio.Event()  # the client has gone, or we end it
 
     async def admit(self, head: Head) -> bytes:
-        """Follow what is asked for, and return what goes out first.
+        """Follow what is asked for, and return the response's head; what is told first waits in the outbox.
+
+        There it has the time that all else has that goes out: a megabyte of snapshots takes a slow client
+        longer than a head may.
 
         Raises:
             Refusal: the caller may not, or asks for what can't be.
@@ -92,7 +96,10 @@ class EventStream(Line):
                 blocks = await self._follow(query)
             except ActionError as error:
                 raise _refused(self._request("").refuse(error)) from None
-        return encode_head(200, {**_HEADERS, **told}) + b"".join(blocks)
+        with suppress(trio.BrokenResourceError):  # it is being ended
+            for block in blocks:
+                self._outbox.put(block)
+        return encode_head(200, {**_HEADERS, **told})
 
     async def _follow(self, query: Query) -> list[bytes]:
         """Follow what is asked for, and return what is told first.
