@@ -6,7 +6,7 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -107,20 +107,30 @@ def listen(server: Server, topic: str, after: str | None) -> None:
                         raise StartupError(_in_words(response.status, text))
                     retry = float(response.headers.get("Retry-After", RETRY_SECONDS))
                 else:
-                    for line in response:
-                        name, _, value = line.decode().rstrip("\n").partition(": ")
-                        last = value if name == "id" else last
-                        retry = int(value) / 1000 if name == "retry" else retry
-                        _print(line)
+                    for block in _blocks(response):
+                        _print(block)
+                        fields = dict(line.partition(": ")[::2] for line in block.decode().split("\n"))
+                        last = fields.get("id", last)
+                        retry = int(fields["retry"]) / 1000 if "retry" in fields else retry
         except (OSError, http.client.HTTPException) as error:
             print(f"lost: {error}", file=sys.stderr)
         time.sleep(retry)
         retry = RETRY_SECONDS
 
 
-def _print(line: bytes) -> None:
+def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each block once it is whole: half of one says nothing, and the server sends it again."""
+    block = b""
+    for line in lines:
+        block += line
+        if line == b"\n":
+            yield block
+            block = b""
+
+
+def _print(block: bytes) -> None:
     try:
-        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.write(block)
         sys.stdout.flush()
     except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
