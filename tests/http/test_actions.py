@@ -15,14 +15,17 @@ from tests.test_authorization import SCOPE_OF, fields_of
 from tests.test_checkout import ALLOWED, SECRET, seen
 from tests.test_connection import Line
 from tests.wire.test_body import chunked
-from trio_ws import errors, metrics
+from trio_ws import errors, logs, metrics
 from trio_ws.actions import table
+from trio_ws.actions.identities import ping
+from trio_ws.actions.services import Services
+from trio_ws.actions.session import Session
 from trio_ws.checkout import HIDDEN
 from trio_ws.connection import Connection, Place
 from trio_ws.errors import ActionError
 from trio_ws.http import actions as http_actions
 from trio_ws.http.pages import Pages
-from trio_ws.messages import Action, Ping, Reply
+from trio_ws.messages import Action, Ping, Pong, Reply
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 from trio_ws.wire.head import Head
 
@@ -991,6 +994,45 @@ async def test_many_others_that_come_and_go_give_nobody_more(autojump_clock: Moc
             line.services.allowances.of(f"address {number}", 1, 5, trio.current_time())
         assert await count_taken(other) == 5
         assert await count_taken(waiting) == 0
+
+
+async def test_log_lines_say_who_asked_where_many_share_a_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, object]] = []
+
+    def note(action: Ping, services: Services, session: Session) -> Pong:
+        found.append({**logs.fields.get(), "same": logs.fields.get() == session.log_fields})
+        return ping(action, services, session)
+
+    monkeypatch.setitem(table.ACTIONS, Ping, table.Row(Ping, note, None))
+    places: list[str | None] = ["10.0.0.1", "10.0.0.2", "10.0.0.2", None]
+    monkeypatch.setattr(Somewhere, "find", lambda *_: places.pop(0))
+    async with addresses(auth="token") as (line, call_from):
+        line.database.create_account()
+        caller = await call_from(None)
+        for account in (1, 2, None, None):
+            fields = [] if account is None else [bearer(line.database.create_token(account))]
+            assert (await caller.act(*fields, **PING)).status == 200
+    for one in found:
+        del one["connection"]
+    assert found == [
+        {"address": "10.0.0.1", "account": 1, "same": True},
+        {"address": "10.0.0.2", "account": 2, "same": True},
+        {"address": "10.0.0.2", "same": True},
+        {"same": True},
+    ]
+
+
+async def test_origins_that_are_reloaded_hold_on_connections_that_are_kept(
+    autojump_clock: MockClock, world: World
+) -> None:
+    caller, origin = await call(world), "https://shop.example"
+    assert (await caller.act(**PING)).status == 200
+    world.reload(origins=[origin])
+    await wait_all_tasks_blocked()
+    answer = await caller.act(f"Origin: {origin}", **PING)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
 
 
 # Customers

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import msgspec
 import trio
 
+from trio_ws import logs
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.actions.table import ACTIONS, Request
@@ -23,6 +24,7 @@ from trio_ws.http.pages import Page
 from trio_ws.http.paths import EVENTS
 from trio_ws.limits import Allowance
 from trio_ws.messages import Action, CreateInvoice, Failure, Reply, Word
+from trio_ws.settings import Settings
 from trio_ws.wire.admission import find_token
 from trio_ws.wire.head import Head, Refusal
 
@@ -156,11 +158,17 @@ class Actions:
         self._expires_at = math.inf
         self._is_ended = False
 
+    @property
+    def settings(self) -> Settings:
+        """Those in force: a connection may be kept for as long as the server lives."""
+        return self._services.settings
+
     async def answer(self, head: Head, body: bytes) -> tuple[Page, bool]:
         """Return the response to a request, and whether another one may follow."""
         session, error = await self._find_session(find_token(head), self._find_address(head))
-        request = _ActionRequest(_text(body), self._services, session, _find_key(head))
-        page = await request.respond() if error is None else request.refuse(error)
+        with logs.of(session.log_fields):
+            request = _ActionRequest(_text(body), self._services, session, _find_key(head))
+            page = await request.respond() if error is None else request.refuse(error)
         return page, not self._is_ended
 
     def close(self) -> None:
@@ -168,7 +176,6 @@ class Actions:
         if self._session is not None:
             self._session.close()
         self._session = None
-        self._log_fields.pop("account", None)
 
     async def _find_session(
         self, token: str | None, address: str | None
@@ -183,7 +190,7 @@ class Actions:
         self._asker = asker
         self._expires_at = math.inf
         self._counted_as = None if address is None else f"address {address}"
-        session = self._open_session()
+        session = self._open_session(address)
         try:
             if token is not None:
                 await self._authenticate(session, token)
@@ -193,14 +200,16 @@ class Actions:
         self._session = session
         return session, None
 
-    def _open_session(self) -> Session:
+    def _open_session(self, address: str | None) -> Session:
         follower = Follower(self._services.dispatcher.log, Outbox(0), lambda: None)  # follows nothing
+        # The asker's own: what it is called stays with it where another one asks next.
+        log_fields = {**self._log_fields, **({} if address is None else {"address": address})}
         return Session(
             self._services,
             follower,
             self._end,
             self._expire_at,
-            self._log_fields,
+            log_fields,
             allowance=self._allowance(),
         )
 

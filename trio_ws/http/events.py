@@ -95,7 +95,8 @@ class EventStream(Line):
                     await self._session.authenticate(token)
                 blocks = await self._follow(query)
             except ActionError as error:
-                raise _refused(self._request("").refuse(error)) from None
+                request = self._request("")
+                raise _refused(request, request.refuse(error)) from None
         with suppress(trio.BrokenResourceError):  # it is being ended
             for block in blocks:
                 self._outbox.put(block)
@@ -116,7 +117,7 @@ class EventStream(Line):
             request = self._request(encode(action).decode())
             page = await request.respond()
             if request.failure is not None:
-                raise _refused(page)
+                raise _refused(request, page)
             blocks += _tell(_followed(request), page.body, query.after, is_first=not blocks)
             if sum(map(len, blocks)) > FIRST_BYTES:
                 raise TooManySubscriptions("These snapshots are too long: ask for fewer at a time")
@@ -222,6 +223,7 @@ def _followed(request: PlainRequest) -> Subscribed:
     return followed
 
 
-def _refused(page: Page) -> Refusal:
+def _refused(request: PlainRequest, page: Page) -> Refusal:
     headers = {name.replace("-", "_"): value for name, value in page.headers.items()}
-    return Refusal(page.status, "Events are not to be had", json=page.body, **headers)
+    given = None if request.failure is None else request.failure.code
+    return Refusal(page.status, "Events are not to be had", given=given, json=page.body, **headers)

@@ -118,7 +118,7 @@ class Requests:
         Raises:
             Refusal: it can't be read, or the page that calls may not.
         """
-        told = admit_page(head, self._settings)
+        told = admit_page(head, doer.settings)
         with telling(told):
             return await self._act_for(head, doer, told)
 
