@@ -118,6 +118,15 @@ async def test_what_is_not_there_is_said(browser: Browser, target: str, method: 
     assert (await browser.ask(target, method))[0] == status
 
 
+async def test_a_browser_finds_a_page_where_clients_connect(browser: Browser) -> None:
+    accepts = ("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+    status, text = await browser.ask("/", "GET", accepts)
+    assert (status, "<h1>trio_ws</h1>" in text) == (200, True)
+    for path in re.findall('href="(/[^"]+)"', text):
+        assert (await browser.ask(path))[0] == 200
+    assert (await browser.ask("/ws", "GET", accepts))[0] == 426
+
+
 async def test_a_body_is_not_wanted(world: World) -> None:
     assert (await ask(world, "/healthz", "GET", ("Transfer-Encoding", "chunked")))[0] == 400
 

@@ -13,6 +13,7 @@ from trio_ws import metrics
 from trio_ws.wire.admission import PATHS
 from trio_ws.wire.head import Head, Refusal, encode_response
 
+HOME = "/"  # where clients connect, and a browser finds a page that says so
 METHODS = ("GET", "HEAD", "OPTIONS")  # the last is what HAProxy asks for health with, of `/`
 TEXT = "text/plain; charset=utf-8"
 
@@ -67,6 +68,11 @@ class Pages:
         self._admit = admit
         self._turn = trio.Lock()
 
+    def greets(self, head: Head) -> bool:
+        """Tell whether this is a browser's request for the page where clients connect."""
+        wants_page = "text/html" in ",".join(head.values("accept"))
+        return wants_page and head.path == HOME and HOME in self._makers
+
     async def answer(self, head: Head) -> tuple[bytes, bool]:
         """Return the response to a request that asks for no WebSocket, and whether its connection is kept.
 
@@ -85,8 +91,9 @@ class Pages:
             return "/healthz"
         folder, slash, _ = head.path.rpartition("/")
         name = head.path if head.path in self._known else folder + slash
-        if name not in self._known:
-            raise Refusal(404, f"Nothing is here; try {', '.join(self._known)}", given=head.path)
+        if name not in self._known or (name == HOME and not self.greets(head)):
+            known = ", ".join(known for known in self._known if known != HOME)
+            raise Refusal(404, f"Nothing is here; try {known}", given=head.path)
         if head.method not in METHODS:
             raise Refusal(
                 405, "Only GET, HEAD and OPTIONS are known here", given=head.method, Allow=", ".join(METHODS)

@@ -99,7 +99,7 @@ class Requests:
         """Answer a request, and tell whether another one may follow."""
         if self._actions is not None and head.path in (ACTIONS, EVENTS):
             response, is_kept = await self._act(head, self._actions)
-        elif head.path in PATHS and head.method != "OPTIONS":
+        elif head.path in PATHS and head.method != "OPTIONS" and not self._pages.greets(head):
             raise refuse_plain(head)
         else:
             await trio.sleep_until(self._not_before)

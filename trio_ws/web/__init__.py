@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trio_ws.currencies import EXPONENTS
 from trio_ws.documents import asyncapi, openapi
-from trio_ws.http.pages import Page
+from trio_ws.http.pages import HOME, Page
 
 FOLDER = Path(__file__).parent
 CONTENT_TYPES = {
@@ -56,6 +56,7 @@ def _document(encoded: Callable[[], bytes]) -> Callable[[], Page]:
 _currencies = f"export const EXPONENTS = Object.freeze({json.dumps(EXPONENTS)});\n"
 
 PAGES = {
+    HOME: _file("home.html", GUARDED_BY),
     "/asyncapi.json": _document(asyncapi.encoded),
     "/currencies.js": _constant(_currencies.encode(), ".js", FOR_ANY_PAGE),
     "/openapi.json": _document(openapi.encoded),
