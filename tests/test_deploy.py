@@ -51,6 +51,21 @@ def test_each_file_that_is_mounted_is_there(deploy: Path) -> None:
     assert [name for name in mounted if not (deploy / name).exists()] == []
 
 
+@pytest.mark.parametrize(
+    ("first_line", "file"), [("location / {", "nginx.conf"), ("backend trio_ws", "haproxy.cfg")]
+)
+def test_the_page_on_operating_shows_what_the_files_hold(
+    checkout: Path, deploy: Path, first_line: str, file: str
+) -> None:
+    page = (checkout / "trio_ws/docs/operating.md").read_text()
+    block = re.search(rf"^    {re.escape(first_line)}\n(?:    .+\n)+", page, re.MULTILINE)
+    assert block
+    lines = [line.strip() for line in block[0].splitlines()]
+    held = [line.strip() for line in (deploy / file).read_text().splitlines()]
+    start = held.index(lines[0])
+    assert held[start : start + len(lines)] == lines
+
+
 def test_prometheus_takes_the_rules_and_its_configuration(deploy: Path) -> None:
     promtool = need("promtool")
     for command in (["check", "rules", "alerts.yml"], ["check", "config", "prometheus.yml"]):

@@ -1,4 +1,4 @@
-"""Real nginx and HAProxy before the server, set up as the page on operating says."""
+"""Real nginx and HAProxy before the server, set up as scripts/deploy has it."""
 
 import re
 import socket
@@ -44,31 +44,9 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    server {{
-        listen {host}:{port};
-{block}
-    }}
+{server}
 }}
 """
-HAPROXY = """\
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-frontend clients
-    bind {host}:{port}
-    default_backend trio_ws
-{block}
-"""
-
-
-def block_of_page(checkout: Path, first_line: str) -> str:
-    """Return the indented block of the page on operating that begins with a line."""
-    page = (checkout / "trio_ws/docs/operating.md").read_text()
-    found = re.search(rf"^    {re.escape(first_line)}\n(?:    .+\n)+", page, re.MULTILINE)
-    assert found
-    return re.sub("^    ", "", found[0], flags=re.MULTILINE)
 
 
 @contextmanager
@@ -76,13 +54,14 @@ def proxying(kind: str, server_port: int, folder: Path, checkout: Path) -> Itera
     """Run a proxy before a server, and give its port."""
     program, port, config = need(kind.partition(" ")[0]), free_port(), folder / "proxy.conf"
     is_nginx = kind == "nginx"
-    block = block_of_page(checkout, "location / {" if is_nginx else "backend trio_ws")
-    block = block.replace(f"{HOST}:8080", f"{HOST}:{server_port}")
+    file = checkout / "scripts/deploy" / ("nginx.conf" if is_nginx else "haproxy.cfg")
+    text = file.read_text().replace(f"{HOST}:8080", f"{HOST}:{server_port}")
+    text = re.sub("(listen |bind :)80\\b", f"{'listen' if is_nginx else 'bind'} {HOST}:{port}", text)
+    assert f"{HOST}:{port}" in text
     if kind == "haproxy with Forwarded":  # as proxies write it that go by RFC 7239
-        block = block.replace("option forwardfor", "http-request del-header X-Forwarded-For")
-        block = block.replace("del-header Forwarded", "set-header Forwarded for=%[src];proto=http")
-    template = NGINX if is_nginx else HAPROXY
-    config.write_text(template.format(folder=folder, host=HOST, port=port, block=block))
+        text = text.replace("option forwardfor", "http-request del-header X-Forwarded-For")
+        text = text.replace("del-header Forwarded", "set-header Forwarded for=%[src];proto=http")
+    config.write_text(NGINX.format(folder=folder, server=text) if is_nginx else text)
     options = ["-e", "stderr", "-p", str(folder), "-c"] if is_nginx else ["-db", "-f"]
     with subprocess.Popen([program, *options, str(config)]) as process:
         try:

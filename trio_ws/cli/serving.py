@@ -268,5 +268,5 @@ def _say_where(process: Process, sockets: list[socket.socket]) -> None:
             logger.info("%s", line)
     else:
         # In one write, also without a buffer: who waits for the first line may close the pipe then.
-        print("\n".join(lines), flush=True)
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
     process.ready()
