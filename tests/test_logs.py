@@ -210,6 +210,12 @@ async def test_each_connection_ends_with_one_line(
         (raw.head(method="PUT"), "405: Only GET is known here", "PUT"),
         (raw.head(Origin="https://a.example"), "403: Pages of this origin may not call", "https://a.example"),
         (raw.head(Authorization="Bearer secret"), "401: ", None),
+        (raw.head("/events?topic=price:*&token=secret"), "404: Nothing is here", "/events"),
+        (
+            b"GET /events?topic=price:*&token=secret HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "400: Events are not to be had",
+            "invalid_message",
+        ),
         (raw.head(X="x" * 40_000), "431: The request head is too long", "over 32768 bytes"),
         (
             raw.head(Connection="x" * 300),
