@@ -494,6 +494,18 @@ async def test_of_who_goes_in_the_middle_of_a_body_nothing_is_done_and_nothing_l
     assert trio.current_time() == 0
 
 
+async def test_who_goes_before_its_body_is_asked_for_is_no_bug(
+    autojump_clock: MockClock, caller: Caller, world: World, database: SimulatedDatabase
+) -> None:
+    head, _, _ = post(INVOICE, "Expect: 100-continue").partition(b"\r\n\r\n")
+    bugs = metrics.REGISTRY.get_sample_value("trio_ws_bugs_total")
+    await caller.send(head + b"\r\n\r\n")
+    world.network.lines[0].cut()
+    await wait_all_tasks_blocked()
+    assert world.network.lines == []
+    assert metrics.REGISTRY.get_sample_value("trio_ws_bugs_total") == bugs
+
+
 async def test_of_who_goes_while_it_is_answered_nothing_is_left(
     autojump_clock: MockClock, caller: Caller, world: World, database: SimulatedDatabase
 ) -> None:

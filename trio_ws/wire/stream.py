@@ -124,12 +124,12 @@ class Wire:
 
         Raises:
             Refusal: there is none that can be understood.
-            trio.BrokenResourceError: nothing goes out any more.
         """
         reader = BodyReader(head, self._settings.message_bytes, self._settings.message_fragments)
         data, self._rest = self._rest, b""
         if (body := reader.feed(data)) is None and not data and head.awaits_continue:
-            await self.send_all(CONTINUE)
+            with suppress(trio.BrokenResourceError):  # it has gone, which reading shows too
+                await self.send_all(CONTINUE)
         while body is None:
             if not (data := self._receive_now() or await self._receive()):
                 return None
