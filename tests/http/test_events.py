@@ -388,12 +388,6 @@ async def test_a_database_that_is_away_is_said_where_a_snapshot_needs_it(
     await open_stream(world, ACCOUNT)
 
 
-async def test_snapshots_count_against_what_may_be_asked_at_once(autojump_clock: MockClock) -> None:
-    async with simulated_server(requests_burst=3, requests_per_second=1) as world:
-        answer = await refused(world, "&".join(["topic=address:a"] * 4) + "&snapshot=true")
-        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
-
-
 async def test_events_are_asked_for_without_a_body(autojump_clock: MockClock, world: World) -> None:
     answer = await refused(world, ACCOUNT, "Content-Length: 5")
     assert (answer.status, answer.reply["code"]) == (400, "invalid_message")
@@ -524,6 +518,16 @@ async def test_who_goes_before_its_snapshot_is_there_leaves_nothing(
         await trio.sleep(world.settings.close_seconds + 1)
         assert followed(world) == 0
         assert world.network.lines == []
+
+
+async def test_more_snapshots_than_may_ever_be_asked_for_are_refused_for_good(
+    autojump_clock: MockClock,
+) -> None:
+    async with simulated_server(requests_burst=3) as world:
+        query = "&".join(["topic=account:1"] * 4)
+        answer = await refused(world, f"{query}&snapshot=true")
+        assert (answer.status, answer.reply["code"]) == (400, "too_many_subscriptions")
+        await open_stream(world, query)
 
 
 async def test_streams_are_counted_and_limited_as_connections(autojump_clock: MockClock) -> None:

@@ -112,6 +112,9 @@ class EventStream(Line):
         # While one snapshot is read, what happens to the topics before it waits in the log: else it would be
         # told before older events of the topics after it.
         self._follower.hold()
+        most = self._settings.requests_burst
+        if query.snapshot and most is not None and len(query.topics) > most:  # waiting would not help
+            raise TooManySubscriptions(f"A stream may begin with {most} snapshots")
         blocks: list[bytes] = []
         for action in self._wanted(query):
             request = self._request(encode(action).decode())
