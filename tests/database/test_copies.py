@@ -136,6 +136,30 @@ def test_a_copy_holds_what_was_queued_and_sends_it_once_it_is_released(
     assert {*sent} > {failed.id, *(one.id for one in held)}
 
 
+INVOICE_ROW = "SELECT status, amount_paid, amount_pending, version FROM invoices"
+PAY = "INSERT INTO payments (invoice_id, reference, amount, status) SELECT id, %s, %s, %s FROM invoices"
+
+
+def test_a_copy_has_all_payments_and_goes_on_with_them(
+    connection: Connection, copy: Callable[[], Connection]
+) -> None:
+    connection.execute("INSERT INTO invoices (amount, currency, account_id) VALUES (10, 'USD', 1)")
+    connection.execute(PAY, ("first", 4, "settled"))
+    connection.execute(PAY, ("second", 6, "pending"))
+    connection.commit()
+    kept = [
+        connection.execute(query.encode()).fetchall() for query in (INVOICE_ROW, "SELECT * FROM payments")
+    ]
+    assert kept[0] == [("confirming", 4, 6, 3)]
+    copied = copy()
+    for query, rows in zip((INVOICE_ROW, "SELECT * FROM payments"), kept, strict=True):
+        assert copied.execute(query.encode()).fetchall() == rows
+    copied.execute("UPDATE payments SET status = 'settled' WHERE reference = 'second'")
+    assert copied.execute(INVOICE_ROW.encode()).fetchall() == [("paid", 10, 0, 4)]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        copied.execute("UPDATE payments SET amount = 5 WHERE reference = 'first'")
+
+
 def test_what_is_released_unheld_is_sent_and_what_had_failed_stays_so(
     connection: Connection, copy: Callable[[], Connection]
 ) -> None:
