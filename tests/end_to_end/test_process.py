@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -334,6 +335,35 @@ def test_the_shell_asks_and_listens_over_plain_http_too(tmp_path: Path) -> None:
             done = ask(*wrong)
             assert (done.returncode, done.stdout) == (code, "")
             assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
+
+
+def test_the_shell_lists_invoices_and_shows_one_with_its_payments(tmp_path: Path) -> None:
+    shell = [sys.executable, "-m", "trio_ws", "invoices"]
+
+    def ask(*arguments: str) -> str:
+        command = [*shell, *arguments, "--url", server.url]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        return done.stdout
+
+    with serving(tmp_path) as server, server.connect() as creator:
+        uids = [
+            call(creator, **{**INVOICE, "currency": currency, "amount": 1500, "memo": currency})["data"][
+                "uid"
+            ]
+            for currency in ("JPY", "KWD", "USD")
+        ]
+        call(creator, action="record_payment", uid=uids[2], reference="tx", amount=500, status="settled")
+        assert ask("list", "--account", "1").splitlines() == [
+            f"{uids[2]}  unpaid  15.00 USD  paid 5.00 USD  account 1  USD",
+            f"{uids[1]}  unpaid  1.500 KWD  account 1  KWD",
+            f"{uids[0]}  unpaid  1500 JPY  account 1  JPY",
+        ]
+        assert len(ask("list", "--account", "1", "--limit", "2").splitlines()) == 2
+        assert ask("list", "--account", "1", "--status", "paid") == ""
+        assert json.loads(ask("list", "--account", "1", "--limit", "1", "--json"))["uid"] == uids[2]
+        shown = ask("show", uids[2])
+        assert re.search(r"^  \S+  settled  5\.00 USD  tx$", shown, re.MULTILINE), shown
+        assert [one["reference"] for one in json.loads(ask("show", uids[2], "--json"))["payments"]] == ["tx"]
 
 
 def read_block(stream: IO[bytes]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def listen(
             async for event in events:
                 print_event(event, as_json=as_json)
 
-    _ask(follow)
+    ask_server(follow)
 
 
 def call(
@@ -87,14 +87,14 @@ def call(
 
     hint = _suggest(action, given)
     if http:
-        print(_json(plain.call(plain.Server(url, token, ca), action, given, hint)))
+        print(as_json_text(plain.call(plain.Server(url, token, ca), action, given, hint)))
         return
 
     async def ask() -> None:
         async with client.connect(url, token=token, ca=ca, is_patient=False) as server:
-            print(_json(await server.call(action, **given)))
+            print(as_json_text(await server.call(action, **given)))
 
-    _ask(ask, hint)
+    ask_server(ask, hint)
 
 
 def _suggest(action: str, given: Mapping[str, Any]) -> str:
@@ -113,28 +113,29 @@ def _suggest(action: str, given: Mapping[str, Any]) -> str:
 def print_event(event: client.Event | client.Gap, *, as_json: bool) -> None:
     """Print a line, at once: who reads it may be a program. When that has gone, be done."""
     try:
-        print(_as_json(event) if as_json else _as_text(event), flush=True)
+        print(_event_as_json(event) if as_json else _as_text(event), flush=True)
     except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise KeyboardInterrupt from None
 
 
-def _as_json(event: client.Event | client.Gap) -> str:
-    return _json({"gap": isinstance(event, client.Gap), **event._asdict()})
+def _event_as_json(event: client.Event | client.Gap) -> str:
+    return as_json_text({"gap": isinstance(event, client.Gap), **event._asdict()})
 
 
-def _json(value: Any) -> str:
+def as_json_text(value: Any) -> str:
+    """Return a value as a line of JSON, with decimals as they are."""
     return msgspec.json.format(client.encode(value), indent=0)
 
 
 def _as_text(event: client.Event | client.Gap) -> str:
     if isinstance(event, client.Gap):
         return f"{event.position}  something may have been missed before this"
-    changed = "" if event.previous is None else f"  was {_json(event.previous)}"
-    return f"{event.position}  {event.type}  {_json(event.data)}{changed}"
+    changed = "" if event.previous is None else f"  was {as_json_text(event.previous)}"
+    return f"{event.position}  {event.type}  {as_json_text(event.data)}{changed}"
 
 
-def _ask(question: Callable[[], Awaitable[None]], hint: str = "") -> None:
+def ask_server(question: Callable[[], Awaitable[None]], hint: str = "") -> None:
     """Run a question to the server, and say what it does not like about it in one line."""
     try:
         trio.run(question)

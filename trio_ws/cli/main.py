@@ -45,8 +45,8 @@ def _add(parent: App, group: Group | None, command: str, name: str | None, *exam
     parent.command(command, name=name, group=group, help_epilogue=_examples(*examples))
 
 
-def _group(name: str, about: str) -> App:
-    made = App(name=name, help=about, help_epilogue="", group=ADMINISTER, result_action="return_value")
+def _group(name: str, about: str, group: Group = ADMINISTER) -> App:
+    made = App(name=name, help=about, help_epilogue="", group=group, result_action="return_value")
     app.command(made)
     return made
 
@@ -138,6 +138,22 @@ _add(
     'eval "$(trio-ws completion bash)"',
 )
 
+invoices = _group("invoices", "Invoices of a running server.", ASK)
+_add(
+    invoices,
+    None,
+    "trio_ws.cli.invoices:list_invoices",
+    "list",
+    "trio-ws invoices list --account 1 --status unpaid",
+    "trio-ws invoices list --account 1 --limit 1000 --json",
+)
+_add(
+    invoices,
+    None,
+    "trio_ws.cli.invoices:show_invoice",
+    "show",
+    "trio-ws invoices show 5735e250-b53e-4ace-a025-afac1bc77ee2",
+)
 events = _group("events", "The event log in the database.")
 _add(
     events,
