@@ -98,16 +98,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     A module says so with the mark `both_ways`; what in it needs a connection that lasts, `needs_websocket`.
     """
-    if "way" in metafunc.fixturenames:
+    if "transport" in metafunc.fixturenames:
         marks = {mark.name for mark in metafunc.definition.iter_markers()}
         has_both = "both_ways" in marks and "needs_websocket" not in marks
-        metafunc.parametrize("way", ["websocket", "http"] if has_both else ["websocket"])
+        metafunc.parametrize("transport", ["websocket", "http"] if has_both else ["websocket"])
 
 
 @asynccontextmanager
-async def _speaking(way: str, world: World) -> AsyncIterator[World]:
+async def _speaking(transport: str, world: World) -> AsyncIterator[World]:
     """Yield a world whose clients speak to the server in that way."""
-    if way == "websocket":
+    if transport == "websocket":
         yield world
         return
     async with trio.open_nursery() as nursery:
@@ -119,26 +119,26 @@ async def _speaking(way: str, world: World) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def contract(
-    kind: str, way: str, request: pytest.FixtureRequest
+    kind: str, transport: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[World, OtherProgram]]:
     """A server on a simulated network, and a program that writes to the same database."""
     async with (
         _contract(kind, request) as (database, program),
         simulated_server(database) as world,
-        _speaking(way, world) as spoken_to,
+        _speaking(transport, world) as spoken_to,
     ):
         yield spoken_to, program
 
 
 @pytest.fixture
 async def guarded(
-    kind: str, way: str, request: pytest.FixtureRequest
+    kind: str, transport: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[World, OtherProgram]]:
     """The same, where the server demands tokens; there is an account 2 beside account 1."""
     async with (
         _contract(kind, request) as (database, program),
         simulated_server(database, auth="token") as world,
-        _speaking(way, world) as spoken_to,
+        _speaking(transport, world) as spoken_to,
     ):
         assert await program.create_account() == 2
         yield spoken_to, program
