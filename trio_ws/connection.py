@@ -10,6 +10,7 @@ from trio_ws.actions.services import Services
 from trio_ws.errors import CloseCode
 from trio_ws.http.actions import Actions
 from trio_ws.http.events import EventStream
+from trio_ws.http.origins import admit_page, telling
 from trio_ws.http.pages import Pages
 from trio_ws.http.requests import Requests
 from trio_ws.line import Line
@@ -114,9 +115,10 @@ class Connection:
         """Serve requests until one has come to a line, and return that; None: none has."""
         try:
             if (head := await self._requests.until_line()) is not None:
-                return await self._admit(head)
-        except Refusal as reason:
-            refusal = self._stopping() if self._requests.is_stopping else reason
+                told = {} if head.asks_for_websocket else admit_page(head, self._settings)
+                with telling(told):
+                    return await self._admit(head)
+        except Refusal as refusal:
             metrics.REFUSED.labels(refusal.status).inc()
             soonest = trio.current_time() + self._settings.close_seconds
             await self._wire.refuse(refusal, by=max(soonest, self._requests.head_deadline))
@@ -134,19 +136,20 @@ class Connection:
         self._line = line = self._make_line(head)
         answer = None
         by = self._admitting.deadline = trio.current_time() + self._settings.head_seconds
-        with self._admitting:
-            answer = await line.admit(head)
+        try:
+            with self._admitting:
+                answer = await line.admit(head)
+        except Refusal:
+            if not self._requests.is_stopping:
+                raise
         if self._requests.is_stopping:
-            raise self._stopping()
+            raise unavailable(self._settings, "The server is stopping")
         if answer is None:
             raise Refusal(408, "The request took too long")
         with suppress(trio.BrokenResourceError):
             await self._wire.send_all(answer, by=by)
             return line
         return None
-
-    def _stopping(self) -> Refusal:
-        return unavailable(self._settings, "The server is stopping")
 
     def _make_line(self, head: Head) -> WebSocket | EventStream:
         kind = WebSocket if head.asks_for_websocket else EventStream

@@ -579,16 +579,18 @@ async def test_a_drain_says_when_to_come_back(autojump_clock: MockClock, databas
 async def test_who_asks_while_the_server_drains_is_sent_away(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
-    async with simulated_server(database) as world:
+    async with simulated_server(database, origins=("https://shop.example",)) as world:
         with held(database) as gate:
             caller = await call(world)
-            await caller.send(request("GET", f"/events?{ACCOUNT}&snapshot=true"))
+            page = "Origin: https://shop.example"
+            await caller.send(request("GET", f"/events?{ACCOUNT}&snapshot=true", page))
             await wait_all_tasks_blocked()
             world.shutdown.set()
             await wait_all_tasks_blocked()
             gate.set()
             answer = await caller.answer()
             assert (answer.status, "retry-after" in answer.headers) == (503, True)
+            assert answer.headers["access-control-allow-origin"] == "https://shop.example", "it can read why"
             assert await caller.rest() == b""
 
 
