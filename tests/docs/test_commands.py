@@ -1,5 +1,6 @@
 """Each command that the README and our pages show, typed as it stands, one after the other, by a server."""
 
+import contextlib
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ BLOCK = re.compile(r"^(?P<indent> {4,})\$ (?P<typed>.*)\n(?P<said>(?:(?P=indent)
 VARIES = re.compile(r"…|[0-9a-f]{8}\.[0-9]+|trio_ws_[\w-]{43}")
 
 HERE = "localhost:8080"
+COMMAND_SECONDS = 120  # the longest, a simulation, takes 5 s on a machine that does nothing else
 # What goes on until somebody ends it.
 ENDLESS = ("trio-ws listen ", "trio-ws events tail")
 # What is run elsewhere, and where.
@@ -81,33 +83,37 @@ def test_each_command_does_what_is_said(server: Server, tmp_path: Path) -> None:
     assert path.startswith("PATH=")
     endless: list[subprocess.Popen[str]] = []
     address = server.url.removeprefix("ws://")
-    for command, said in typed:
-        goes_on = command.startswith(ENDLESS)
-        begun = subprocess.Popen(
-            ["bash", "-c", f"{path}\n{'exec ' if goes_on else ''}{command.replace(HERE, address)}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-        )
-        if goes_on:
-            endless.append(begun)
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while followed(server) < sum("listen" in str(one.args) for one in endless):
-                assert time.monotonic() < deadline, command
-                time.sleep(0.05)
-            continue
-        output = begun.communicate(timeout=PATIENCE_SECONDS)[0]
-        assert begun.returncode == 0, (command, output)
-        assert "Traceback" not in output
-        assert_says(output, said)
-    outputs = []
-    for begun in endless:
-        begun.send_signal(signal.SIGINT)
-        outputs.append(begun.communicate(timeout=PATIENCE_SECONDS)[0])
-        assert begun.returncode == 128 + signal.SIGINT, outputs
-    assert_says(outputs[0], "\n".join(re.findall(r"^ +(f5ff98b6.*)$", PAGES[0].read_text(), re.MULTILINE)))
+    with contextlib.ExitStack() as running_ones:
+        for command, said in typed:
+            goes_on = command.startswith(ENDLESS)
+            begun = subprocess.Popen(
+                ["bash", "-c", f"{path}\n{'exec ' if goes_on else ''}{command.replace(HERE, address)}"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=tmp_path,
+                env=environment,
+            )
+            running_ones.enter_context(begun)
+            running_ones.callback(begun.kill)  # where this test fails
+            if goes_on:
+                endless.append(begun)
+                deadline = time.monotonic() + PATIENCE_SECONDS
+                while followed(server) < sum("listen" in str(one.args) for one in endless):
+                    assert time.monotonic() < deadline, command
+                    time.sleep(0.05)
+                continue
+            output = begun.communicate(timeout=COMMAND_SECONDS)[0]
+            assert begun.returncode == 0, (command, output)
+            assert "Traceback" not in output
+            assert_says(output, said)
+        outputs = []
+        for begun in endless:
+            begun.send_signal(signal.SIGINT)
+            outputs.append(begun.communicate(timeout=PATIENCE_SECONDS)[0])
+            assert begun.returncode == 128 + signal.SIGINT, outputs
+    printed = re.findall(r"^ +(f5ff98b6.*)$", PAGES[0].read_text(), re.MULTILINE)
+    assert_says(outputs[0], "\n".join(printed))
 
 
 def test_the_commands_that_are_run_elsewhere_are_still_shown() -> None:

@@ -93,7 +93,7 @@ def test_top_brings_a_token_where_one_is_asked_for(tmp_path: Path) -> None:
             trio_ws_command(*ask_for, TRIO_WS_TOKEN=token),
             trio_ws_command(*ask_for, "--token", token),
         ):
-            assert re.search(r"^connections +1$", done.stdout, re.MULTILINE), done
+            assert re.search(r"^connections +0$", done.stdout, re.MULTILINE), done
         for wrong in ("", "wrong"):
             done = trio_ws_command(*ask_for, TRIO_WS_TOKEN=wrong)
             assert_one_line(done, 1, ".*asks for a token, as TRIO_WS_TOKEN may hold.*")
