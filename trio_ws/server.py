@@ -30,6 +30,7 @@ from trio_ws.events.prices import Prices
 from trio_ws.events.retention import trim_log, trim_webhook_history
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
+from trio_ws.http.actions import for_programs
 from trio_ws.http.pages import Asked, Maker, Pages, figures, health, measurements, readiness
 from trio_ws.http.requests import Requests
 from trio_ws.identity import hash_token
@@ -249,8 +250,9 @@ class _Server:
         try:
             wire = Wire(stream, settings)
             try:
-                if await Requests(wire, settings, pages, head_seconds=head_seconds).until_line() is not None:
-                    told = refusal
+                requests = Requests(wire, settings, pages, head_seconds=head_seconds)
+                if (head := await requests.until_line()) is not None:
+                    told = refusal if head.asks_for_websocket else for_programs(refusal)
             except Refusal as reason:
                 told = reason
             with trio.move_on_after(settings.close_seconds):

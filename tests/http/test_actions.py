@@ -1110,4 +1110,5 @@ async def test_a_server_that_is_full_says_so(autojump_clock: MockClock) -> None:
         for sent in (post(INVOICE), request("GET", "/events?topic=price:*")):
             answer = await (await call(world)).ask(sent)
             assert (answer.status, int(answer.headers["retry-after"]) >= 0) == (503, True)
+            assert answer.reply["code"] == "unavailable", "a program reads no other body"
         assert invoices(world.database) == 0

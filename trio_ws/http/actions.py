@@ -247,6 +247,13 @@ class Actions:
         self._expires_at = moment
 
 
+def for_programs(refusal: Refusal) -> Refusal:
+    """Return a refusal whose body is a reply, for who reads no other."""
+    code = "unavailable" if refusal.status == STATUSES["unavailable"] else "not_found"
+    refusal.json = encode(Failure(message=refusal.reason, code=code)) + b"\n"
+    return refusal
+
+
 def check_body(head: Head) -> None:
     """Let by what says that its body is what we read.
 
