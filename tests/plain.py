@@ -32,6 +32,11 @@ STATUSES = {
 }
 
 
+def bearer(token: str) -> str:
+    """The header that brings a token."""
+    return f"Authorization: Bearer {token}"
+
+
 class Answer(NamedTuple):
     """A response, with the names of its headers in small letters."""
 

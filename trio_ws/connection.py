@@ -1,7 +1,9 @@
 """One client: its requests over plain HTTP, and the line that one of them asks for, until we hang up."""
 
 import itertools
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -115,17 +117,23 @@ class Connection:
         """Serve requests until one has come to a line, and return that; None: none has."""
         try:
             if (head := await self._requests.until_line()) is not None:
-                told = {} if head.asks_for_websocket else admit_page(head, self._settings)
+                if head.asks_for_websocket:
+                    return await self._admit(head, WebSocket)
+                told = admit_page(head, self._services.settings)
                 with telling(told):
-                    return await self._admit(head)
+                    return await self._admit(head, partial(EventStream, told=told))
         except Refusal as refusal:
             metrics.REFUSED.labels(refusal.status).inc()
             soonest = trio.current_time() + self._settings.close_seconds
             await self._wire.refuse(refusal, by=max(soonest, self._requests.head_deadline))
         return None
 
-    async def _admit(self, head: Head) -> Line | None:
+    async def _admit(self, head: Head, make: Callable[..., WebSocket | EventStream]) -> Line | None:
         """Return the line that a head asks for, opened; None: the client has gone.
+
+        Args:
+            head: What is asked.
+            make: Makes the line.
 
         Raises:
             Refusal: it may not have it.
@@ -133,7 +141,7 @@ class Connection:
         if self._place.count(head) is not None:
             raise unavailable(self._settings, "No more connections are taken from there")
         self._actions.close()  # who asks for a line says anew who it is
-        self._line = line = self._make_line(head)
+        self._line = line = self._make_line(make)
         answer = None
         by = self._admitting.deadline = trio.current_time() + self._settings.head_seconds
         try:
@@ -151,6 +159,5 @@ class Connection:
             return line
         return None
 
-    def _make_line(self, head: Head) -> WebSocket | EventStream:
-        kind = WebSocket if head.asks_for_websocket else EventStream
-        return kind(self._wire, self._services, self._pulse, self._log_fields)
+    def _make_line(self, make: Callable[..., WebSocket | EventStream]) -> WebSocket | EventStream:
+        return make(self._wire, self._services, self._pulse, self._log_fields)

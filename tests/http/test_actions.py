@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from tests.plain import JSON, STATUSES, Answer, Caller, call, held, post, request
+from tests.plain import JSON, STATUSES, Answer, Caller, bearer, call, held, post, request
 from tests.test_authorization import SCOPE_OF, fields_of
 from tests.test_checkout import ALLOWED, SECRET, seen
 from tests.test_connection import Line
@@ -40,18 +40,6 @@ ERRORS = [
 async def caller(world: World) -> Caller:
     """One connection to a server that is open to anybody."""
     return await call(world)
-
-
-@pytest.fixture
-async def guarded_world(database: SimulatedDatabase) -> AsyncIterator[World]:
-    """A server that demands tokens; account 2 beside account 1."""
-    database.create_account()
-    async with simulated_server(database, auth="token") as world:
-        yield world
-
-
-def bearer(token: str) -> str:
-    return f"Authorization: Bearer {token}"
 
 
 def invoices(database: SimulatedDatabase) -> int:
@@ -1044,6 +1032,8 @@ async def test_origins_that_are_reloaded_hold_on_connections_that_are_kept(
     world.reload(origins=[origin])
     await wait_all_tasks_blocked()
     answer = await caller.act(f"Origin: {origin}", **PING)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
+    answer = await caller.follow("topic=account:1", f"Origin: {origin}")
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
 
 

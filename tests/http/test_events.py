@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.plain import Answer, Block, Caller, call, held, request
+from tests.plain import Answer, Block, Caller, bearer, call, held, request
 from tests.test_checkout import EVENTS, SECRET, seen
 from tests.test_protocol import BAD_TOPICS, UNMATCHED
 from trio_ws import metrics
@@ -26,18 +26,6 @@ from trio_ws.wire.blocks import encode_block
 
 INVOICE = {"amount": 1, "currency": "USD", "account_id": 1}
 ACCOUNT = "topic=account:1"
-
-
-@pytest.fixture
-async def guarded_world(database: SimulatedDatabase) -> AsyncIterator[World]:
-    """A server that demands tokens; account 2 beside account 1."""
-    database.create_account()
-    async with simulated_server(database, auth="token") as world:
-        yield world
-
-
-def bearer(token: str) -> str:
-    return f"Authorization: Bearer {token}"
 
 
 def position(database: SimulatedDatabase, seq: int) -> str:

@@ -16,7 +16,6 @@ from trio_ws.codec import encode, encode_event
 from trio_ws.errors import ActionError, InvalidMessage, TooManySubscriptions
 from trio_ws.events.spelling import spelling
 from trio_ws.http.actions import PlainRequest
-from trio_ws.http.origins import admit_page, telling
 from trio_ws.http.pages import Page
 from trio_ws.line import Line
 from trio_ws.messages import PAGE_BYTES, Event, Resume, Subscribe, Subscribed, WantedTopic
@@ -70,10 +69,20 @@ class EventStream(Line):
         services: The server's.
         pulse: Says when to send a comment, which shows that we are there.
         log_fields: What each log line about the client says.
+        told: What the response says to the page that calls: see `admit_page`.
     """
 
-    def __init__(self, wire: Wire, services: Services, pulse: Pulse, log_fields: dict[str, object]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        services: Services,
+        pulse: Pulse,
+        log_fields: dict[str, object],
+        *,
+        told: Mapping[str, str],
+    ) -> None:
         super().__init__(wire, services, pulse, log_fields, BLOCKS)
+        self._told = told
         self._over = trio.Event()  # the client has gone, or we end it
 
     async def admit(self, head: Head) -> bytes:
@@ -85,22 +94,20 @@ class EventStream(Line):
         Raises:
             Refusal: the caller may not, or asks for what can't be.
         """
-        told = admit_page(head, self._settings)
-        with telling(told):
-            try:
-                if head.has_body:
-                    raise InvalidMessage("A request for events has no body")
-                query = read_query(head)
-                if (token := find_token(head)) is not None:
-                    await self._session.authenticate(token)
-                blocks = await self._follow(query)
-            except ActionError as error:
-                request = self._request("")
-                raise _refused(request, request.refuse(error)) from None
+        try:
+            if head.has_body:
+                raise InvalidMessage("A request for events has no body")
+            query = read_query(head)
+            if (token := find_token(head)) is not None:
+                await self._session.authenticate(token)
+            blocks = await self._follow(query)
+        except ActionError as error:
+            request = self._request("")
+            raise _refused(request, request.refuse(error)) from None
         with suppress(trio.BrokenResourceError):  # it is being ended
             for block in blocks:
                 self._outbox.put(block)
-        return encode_head(200, {**_HEADERS, **told})
+        return respond_to_head(self._told)
 
     async def _follow(self, query: Query) -> list[bytes]:
         """Follow what is asked for, and return what is told first.
@@ -201,7 +208,7 @@ def read_query(head: Head) -> Query:
 
 
 def respond_to_head(told: Mapping[str, str]) -> bytes:
-    """Return what HEAD is answered: the stream, but for what it tells.
+    """Return the head of a stream's response, which is all that HEAD is answered.
 
     Args:
         told: What `admit_page` returned.
@@ -227,6 +234,7 @@ def _followed(request: PlainRequest) -> Subscribed:
 
 
 def _refused(request: PlainRequest, page: Page) -> Refusal:
-    headers = {name.replace("-", "_"): value for name, value in page.headers.items()}
     given = None if request.failure is None else request.failure.code
-    return Refusal(page.status, "Events are not to be had", given=given, json=page.body, **headers)
+    refusal = Refusal(page.status, "Events are not to be had", given=given, json=page.body)
+    refusal.headers.update(page.headers)
+    return refusal

@@ -22,7 +22,6 @@ from trio_ws.testing.database import SimulatedDatabase
 from trio_ws.websocket import WebSocket
 from trio_ws.wire.ear import open_ear
 from trio_ws.wire.frames import BINARY, TEXT, encode_frame
-from trio_ws.wire.head import Head
 
 LIFTED = Settings(
     auth="open",
@@ -55,7 +54,7 @@ class _Echoed(Request):
 class Echo(Connection):
     """A connection that answers each message with itself."""
 
-    def _make_line(self, _: Head) -> WebSocket:
+    def _make_line(self, _: object) -> WebSocket:
         return WebSocket(self._wire, self._services, self._pulse, self._log_fields, _Echoed)
 
 
