@@ -1,8 +1,6 @@
 """The commands that ask a running server, as any client would, and how events are printed."""
 
 import json
-import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
@@ -16,6 +14,7 @@ from trio_ws import client
 from trio_ws.actions.table import ACTIONS
 from trio_ws.cli import plain
 from trio_ws.cli.options import AsJson
+from trio_ws.cli.printing import while_read
 from trio_ws.errors import StartupError, leaves
 from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
 
@@ -112,11 +111,8 @@ def _suggest(action: str, given: Mapping[str, Any]) -> str:
 
 def print_event(event: client.Event | client.Gap, *, as_json: bool) -> None:
     """Print a line, at once: who reads it may be a program. When that has gone, be done."""
-    try:
+    with while_read():
         print(_event_as_json(event) if as_json else _as_text(event), flush=True)
-    except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise KeyboardInterrupt from None
 
 
 def _event_as_json(event: client.Event | client.Gap) -> str:

@@ -9,7 +9,6 @@ import ipaddress
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import ssl
@@ -242,17 +241,15 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
 
 def _other_version(folder: Path, programs_folder: Path) -> Finding | None:
     """See whether the folder was made by another major version, which these programs can't read."""
-    file = embedded.cluster_of(folder) / "PG_VERSION"
-    if not file.exists():
+    cluster = embedded.cluster_of(folder)
+    if not (cluster / "PG_VERSION").exists():
         return None
-    made_by = file.read_text().strip()
     command = [str(programs_folder / "postgres"), "--version"]
     said = subprocess.run(command, check=False, capture_output=True, text=True).stdout
-    found = re.search(r"\d+", said)
-    if found is None or found[0] == made_by:
+    if (other := embedded.other_version(cluster, said)) is None:
         return None
-    advice = f"name the programs of {made_by} with TRIO_WS_POSTGRES_BINDIR, or dump and restore"
-    return Finding("fail", "data folder", f"made by PostgreSQL {made_by}, not {found[0]}", advice)
+    found = f"made by PostgreSQL {other.made_by}, not {other.found}"
+    return Finding("fail", "data folder", found, other.advice)
 
 
 # The database

@@ -3,7 +3,6 @@
 Exit status: 0 done, 1 can't (the line says what to do), 2 wrong usage or settings.
 """
 
-import os
 import signal
 import sys
 
@@ -11,6 +10,7 @@ from cyclopts import App, CycloptsError, Group
 
 import trio_ws
 from trio_ws.cli.init import open_standard_files
+from trio_ws.cli.printing import drop_stdout
 from trio_ws.errors import StartupError
 from trio_ws.settings import SettingsError
 
@@ -230,13 +230,13 @@ def main() -> None:
             _load(words)
         app(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # as after `| head`
+        drop_stdout()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.filename is not None:  # it is not stdout that can't be written
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         _fail(1, StartupError(f"can't write to stdout: {error.strerror}"))
     except (CycloptsError, SettingsError) as error:
         _fail(2, error)

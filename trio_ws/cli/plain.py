@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import ssl
 import sys
 import time
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from trio_ws.cli.printing import while_read
 from trio_ws.client import encode
 from trio_ws.client.line import request_of
 from trio_ws.errors import StartupError
@@ -108,7 +108,9 @@ def listen(server: Server, topic: str, after: str | None) -> None:
                     retry = float(response.headers.get("Retry-After", RETRY_SECONDS))
                 else:
                     for block in _blocks(response):
-                        _print(block)
+                        with while_read():
+                            sys.stdout.buffer.write(block)
+                            sys.stdout.flush()
                         fields = dict(line.partition(": ")[::2] for line in block.decode().split("\n"))
                         last = fields.get("id", last)
                         retry = int(fields["retry"]) / 1000 if "retry" in fields else retry
@@ -126,15 +128,6 @@ def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
         if line == b"\n":
             yield block
             block = b""
-
-
-def _print(block: bytes) -> None:
-    try:
-        sys.stdout.buffer.write(block)
-        sys.stdout.flush()
-    except BrokenPipeError:  # as after `| head`; else Python complains at its exit too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise KeyboardInterrupt from None
 
 
 def _in_words(status: int, text: bytes) -> str:

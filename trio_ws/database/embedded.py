@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from psycopg.conninfo import make_conninfo
 
@@ -86,6 +87,30 @@ def conninfo(data_dir: Path) -> str:
 def cluster_of(data_dir: Path) -> Path:
     """Return the folder of PostgreSQL's own files."""
     return data_dir / "postgres"
+
+
+class OtherVersion(NamedTuple):
+    """Which major version made a cluster, and which one its programs are of."""
+
+    made_by: str
+    found: str
+
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        return f"name the programs of {self.made_by} with TRIO_WS_POSTGRES_BINDIR, or dump and restore"
+
+
+def other_version(cluster: Path, said: str) -> OtherVersion | None:
+    """Return how a cluster and the programs differ; None: they are of one major version.
+
+    Args:
+        cluster: The folder, as it was made.
+        said: What `postgres --version` says.
+    """
+    made_by = (cluster / "PG_VERSION").read_text().strip()
+    found = re.search(r"\d+", said)
+    return OtherVersion(made_by, found[0]) if found and found[0] != made_by else None
 
 
 class EmbeddedPostgres:
@@ -196,12 +221,11 @@ class EmbeddedPostgres:
         begun.rename(self._cluster)
 
     def _check_version(self) -> None:
-        made_by = (self._cluster / "PG_VERSION").read_text().strip()
-        found = re.search(r"\d+", self._programs.run("postgres", "--version").stdout)
-        if found and found[0] != made_by:
+        other = other_version(self._cluster, self._programs.run("postgres", "--version").stdout)
+        if other is not None:
             raise StartupError(
-                f"{self._cluster} was made by PostgreSQL {made_by}, and this is {found[0]}: name the programs"
-                f" of {made_by} with TRIO_WS_POSTGRES_BINDIR, or dump and restore"
+                f"{self._cluster} was made by PostgreSQL {other.made_by}, and this is {other.found}:"
+                f" {other.advice}"
             )
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], stale: list[str]) -> None:
