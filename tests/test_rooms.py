@@ -28,6 +28,7 @@ FLOORS = {
     "events": 4,
     "database": 3,
     "codec": 3,
+    "places": 3,
     "checkout": 3,
     "client": 3,
     "wire": 2,

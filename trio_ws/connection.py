@@ -16,6 +16,7 @@ from trio_ws.http.origins import admit_page, telling
 from trio_ws.http.pages import Pages
 from trio_ws.http.requests import Requests
 from trio_ws.line import Line
+from trio_ws.places import Place
 from trio_ws.pulse import Pulse
 from trio_ws.websocket import WebSocket
 from trio_ws.wire.admission import unavailable
@@ -23,18 +24,6 @@ from trio_ws.wire.head import Head, Refusal
 from trio_ws.wire.stream import Wire
 
 _numbers = itertools.count(1)
-
-
-class Place:
-    """Where a client is: nowhere that counts, unless the server knows better."""
-
-    def find(self, head: Head) -> str | None:  # noqa: ARG002 - see above
-        """Return its address, as a request says it; None: that is not known."""
-        return None
-
-    def count(self, head: Head) -> str | None:  # noqa: ARG002 - see above
-        """Count one that comes to stay; or return the limit on its address that is reached."""
-        return None
 
 
 class Connection:

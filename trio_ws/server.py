@@ -4,7 +4,6 @@ What is used outlives its users: listeners stop first, then the connections run 
 what feeds them stop.
 """
 
-import ipaddress
 import logging
 import math
 from collections.abc import AsyncIterable, Callable, Sequence
@@ -19,7 +18,7 @@ from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
 from trio_ws.actions.topics import AHEAD_SECONDS
 from trio_ws.background import forever
-from trio_ws.connection import Connection, Place
+from trio_ws.connection import Connection
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.writes import Writes
@@ -35,6 +34,7 @@ from trio_ws.http.pages import Asked, Maker, Pages, figures, health, measurement
 from trio_ws.http.requests import Requests
 from trio_ws.identity import hash_token
 from trio_ws.limits import Census
+from trio_ws.places import CountedPlace
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.web.checkout import pay
@@ -45,14 +45,13 @@ from trio_ws.wire.admission import SUBPROTOCOL, find_token, refusing, unavailabl
 from trio_ws.wire.ear import Ear, open_ear
 from trio_ws.wire.handshake import learn_answers
 from trio_ws.wire.head import Head, Refusal
-from trio_ws.wire.proxies import Address, Proxies, unmapped
+from trio_ws.wire.proxies import Proxies
 from trio_ws.wire.stream import Wire
-from trio_ws.wire.tls import Stream, socket_of
+from trio_ws.wire.tls import Stream
 
 logger = logging.getLogger(__name__)
 
 ACCEPT_RETRY_SECONDS = 0.1
-IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
 READ_SECONDS = 5.0  # how long a read of the log may take before we say that we are not ready
 WRITE_SECONDS = 5.0  # for how long clients' writes may all fail before we say so
 TURNED_AWAY = 100  # callers that are told at one time why there is no room; others are just hung up on
@@ -210,7 +209,7 @@ class _Server:
 
     async def serve_connection(self, stream: Stream) -> None:
         """Serve one client; whatever fails ends this connection and no other."""
-        place = _Place(stream, self._proxies, self._census)
+        place = CountedPlace(stream, self._proxies, self._census)
         logs.fields.set({"address": place.address} if place.address else {})
         if self._drains:
             await self._send_elsewhere(stream)
@@ -354,55 +353,3 @@ class _Server:
         for connection in self._live:
             connection.send_away(CloseCode.GOING_AWAY, settings.drain_seconds - farewell)
         return trio.current_time() + settings.drain_seconds
-
-
-class _Place(Place):
-    """Where a client is, and is counted.
-
-    Attributes:
-        address: None: not known, or not yet.
-    """
-
-    __slots__ = ("_census", "_proxies", "_proxy", "address")
-
-    def __init__(self, stream: Stream, proxies: Proxies, census: Census) -> None:
-        peer = _peer_of(stream)
-        self._proxy = peer if peer in proxies else None
-        self.address = None if peer is None or self._proxy else _name_of(peer)
-        self._proxies = proxies
-        self._census = census
-
-    def find(self, head: Head) -> str | None:
-        """Return where a request comes from, which a proxy has to say."""
-        if self._proxy is None:
-            return self.address
-        return _name_of(self._proxies.find_client(head, self._proxy))
-
-    def count(self, head: Head) -> str | None:
-        """Count where a client is that comes by a proxy, and return the limit that is reached."""
-        if self._proxy is None or (told := self.find(head)) is None:
-            return None
-        logs.fields.get()["address"] = told
-        if (full := self._census.locate(told)) is None:
-            self.address = told
-        else:
-            metrics.TURNED_AWAY.labels(full).inc()
-        return full
-
-
-def _peer_of(stream: Stream) -> Address | None:
-    """Return the address at the other end, if there is one."""
-    if (transport := socket_of(stream)) is None:
-        return None
-    try:
-        address = ipaddress.ip_address(transport.socket.getpeername()[0].partition("%")[0])
-    except (OSError, ValueError):  # it has gone already, or it is no internet socket
-        return None
-    return unmapped(address)
-
-
-def _name_of(address: Address) -> str:
-    """Return what is counted as one place: of IPv6 the network, for who has an address has all of it."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))
-    return str(address)

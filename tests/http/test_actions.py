@@ -21,11 +21,12 @@ from trio_ws.actions.identities import ping
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.checkout import HIDDEN
-from trio_ws.connection import Connection, Place
+from trio_ws.connection import Connection
 from trio_ws.errors import ActionError
 from trio_ws.http import actions as http_actions
 from trio_ws.http.pages import Pages
 from trio_ws.messages import Action, Ping, Pong, Reply
+from trio_ws.places import Place
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 from trio_ws.wire.head import Head
 
