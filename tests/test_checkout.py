@@ -16,8 +16,9 @@ from tests.test_authorization import SCOPE_OF, bearer, fields_of
 from tests.test_payments import next_change
 from tests.test_protocol import INVOICE, request
 from trio_ws.checkout import HIDDEN, hide
-from trio_ws.messages import TOPIC_TYPES, Action
+from trio_ws.messages import Action
 from trio_ws.testing import SimulatedClient, World, simulated_server
+from trio_ws.topics import TOPIC_TYPES
 
 SECRET = {"memo": "for the merchant", "webhook_url": "https://h.example/secret", "address": "addr"}
 ALLOWED = {"subscribe", "resume", "unsubscribe", "unsubscribe_all", "fetch_invoice", "authenticate", "ping"}

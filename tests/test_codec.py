@@ -16,7 +16,6 @@ from trio_ws.errors import InvalidMessage, InvalidValue
 from trio_ws.messages import (
     Action,
     CreateInvoice,
-    Event,
     Ping,
     RecordPayment,
     Resume,
@@ -24,6 +23,7 @@ from trio_ws.messages import (
     Subscribe,
     WantedTopic,
 )
+from trio_ws.topics import Event
 
 unicode = st.characters(exclude_categories=["Cs"])  # surrogates are no characters, and no JSON
 readable_values = st.none() | st.booleans() | st.integers() | st.text(unicode, max_size=20)

@@ -30,10 +30,10 @@ from trio_ws.events.outbox import Outbox
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.http.pages import Pages
-from trio_ws.messages import NOTHING, Event
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.topics import NOTHING, Event
 from trio_ws.wire.ear import SocketEar
 
 OPEN = "HTTP/1.1 101 "

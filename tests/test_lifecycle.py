@@ -19,7 +19,8 @@ from tests.test_protocol import INVOICE, Contract, assert_nothing_more, receive,
 from trio_ws.database import event_log, queries
 from trio_ws.database.gateway import Gateway
 from trio_ws.errors import Conflict, IdempotencyMismatch
-from trio_ws.messages import CreateInvoice, Status
+from trio_ws.messages import CreateInvoice
+from trio_ws.messages.fields import Status
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, World, simulated_server
 from trio_ws.testing.refusals import CheckViolation

@@ -14,7 +14,7 @@ from tests.test_protocol import INVOICE, Contract, request
 from trio_ws.database import queries
 from trio_ws.database.queries import InvoiceFilter
 from trio_ws.events.prices import PAGE, Book
-from trio_ws.messages import PAGE_BYTES, Cursor
+from trio_ws.paging import PAGE_BYTES, Cursor
 from trio_ws.testing import SimulatedClient
 
 pytestmark = pytest.mark.both_ways

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from trio_ws.errors import InvalidTopic
-from trio_ws.messages import CreateInvoice, Position, Topic
+from trio_ws.messages import CreateInvoice
+from trio_ws.topics import Position, Topic
 
 UID = "5735e250-b53e-4ace-a025-afac1bc77ee2"
 

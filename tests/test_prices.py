@@ -25,9 +25,9 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound, Timeout
 from trio_ws.events import prices
-from trio_ws.messages import NOTHING, Event
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
+from trio_ws.topics import NOTHING, Event
 
 SET = {"action": "set_price", "currency": "BTC", "base_currency": "USD"}
 CONVERT = {"action": "convert_price", "quote_currency": "BTC", "base_currency": "USD", "quote_value": 1}

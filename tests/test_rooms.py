@@ -35,6 +35,8 @@ FLOORS = {
     "background": 2,
     "messages": 2,
     "logs": 2,
+    "paging": 1,
+    "topics": 1,
     "settings": 1,
     "identity": 1,
     "currencies": 1,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw
 
-from trio_ws.messages import NOTHING, Event
+from trio_ws.topics import NOTHING, Event
 
 # Of INVOICE and of PAYMENT. Nothing of theirs has a field of another meaning by one of these names.
 HIDDEN = frozenset({"account_id", "memo", "reference", "webhook_url"})

@@ -12,16 +12,9 @@ from typing import Any, get_args
 import msgspec
 
 from trio_ws.errors import ActionError, InvalidMessage, InvalidValue
-from trio_ws.messages import (
-    NOTHING,
-    URL_PATTERN,
-    Action,
-    ConvertPrice,
-    Event,
-    EventMessage,
-    RequestId,
-    SetPrice,
-)
+from trio_ws.messages import Action, ConvertPrice, SetPrice
+from trio_ws.messages.fields import URL_PATTERN, RequestId
+from trio_ws.topics import NOTHING, Event, EventMessage
 
 _decoder: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)
 _request_id_decoder: msgspec.json.Decoder[RequestId] = msgspec.json.Decoder(RequestId)

@@ -10,7 +10,7 @@ import psycopg
 from trio_ws.database import migrations, queries
 from trio_ws.database.embedded import embedded_postgres
 from trio_ws.database.queries import InvoiceFilter
-from trio_ws.messages import Topic
+from trio_ws.topics import Topic
 
 INVOICES = 1_000_000
 ACCOUNTS = 1000  # the first of them has three of ten invoices

@@ -23,9 +23,10 @@ from trio_ws.events.outbox import Outbox
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
 from trio_ws.identity import Identity
-from trio_ws.messages import Action, Ping, Position, Reply
+from trio_ws.messages import Action, Ping, Reply
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.topics import Position
 
 ERRORS = [
     type_ for type_ in vars(errors).values() if isinstance(type_, type) and issubclass(type_, ActionError)

@@ -28,7 +28,8 @@ from trio_ws.database.queries import InvoiceFilter
 from trio_ws.database.webhook_lists import QUEUED
 from trio_ws.database.webhooks import Outcome, Result
 from trio_ws.errors import Conflict, StartupError
-from trio_ws.messages import CreateInvoice, RecordPayment, Topic
+from trio_ws.messages import CreateInvoice, RecordPayment
+from trio_ws.topics import Topic
 
 Connection = psycopg.Connection[tuple[object, ...]]
 

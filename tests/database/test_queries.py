@@ -13,7 +13,8 @@ from trio_ws.actions.tokens import as_stored
 from trio_ws.database import event_log, queries, tokens
 from trio_ws.database.gateway import Database
 from trio_ws.identity import hash_token
-from trio_ws.messages import Event, SetPrice
+from trio_ws.messages import SetPrice
+from trio_ws.topics import Event
 
 Serverless = tuple[Database, OtherProgram]
 

@@ -19,9 +19,9 @@ from trio_ws.errors import Outage
 from trio_ws.events.dispatcher import Dispatcher, Published
 from trio_ws.events.log import FAR, PAGE, Log
 from trio_ws.events.tail import Tail
-from trio_ws.messages import Event, Position
 from trio_ws.testing import SimulatedDatabase, simulated_server
 from trio_ws.testing.standby import SimulatedStandby
+from trio_ws.topics import Event, Position
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")

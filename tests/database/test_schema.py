@@ -18,7 +18,8 @@ from tests.programs import prepare
 from trio_ws.database import event_log, migrations, queries
 from trio_ws.database.migrations import known_migrations
 from trio_ws.database.queries import Connection
-from trio_ws.messages import CreateInvoice, Event, Invoice, Payment, Position, Price
+from trio_ws.messages import CreateInvoice, Invoice, Payment, Price
+from trio_ws.topics import Event, Position
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.programs import OtherProgram
 from trio_ws.database import event_log, expiry, queries
 from trio_ws.database.gateway import Database
 from trio_ws.errors import IdempotencyMismatch, NotFound, Timeout
-from trio_ws.messages import CreateInvoice, Event
+from trio_ws.messages import CreateInvoice
 from trio_ws.testing import PostgresSession, Session, SimulatedDatabase
 from trio_ws.testing.refusals import (
     CheckViolation,
@@ -37,6 +37,7 @@ from trio_ws.testing.refusals import (
     UndefinedColumn,
     UniqueViolation,
 )
+from trio_ws.topics import Event
 
 Serverless = tuple[Database, OtherProgram]
 

@@ -12,8 +12,9 @@ from trio_ws.database import event_log, queries, tokens
 from trio_ws.database.gateway import Gateway
 from trio_ws.database.sessions import SETTINGS
 from trio_ws.errors import ActionError
-from trio_ws.messages import CreateInvoice, Topic
+from trio_ws.messages import CreateInvoice
 from trio_ws.settings import Settings
+from trio_ws.topics import Topic
 
 HOSTILE = {
     "client_encoding": "LATIN1",

@@ -19,8 +19,8 @@ from tests.documents.test_asyncapi import DOCUMENT
 from tests.end_to_end.serving import call, receive, serving
 from tests.programs import OtherProgram
 from trio_ws import codec
-from trio_ws.messages import TOPIC_TYPES
 from trio_ws.testing import SimulatedClient, World
+from trio_ws.topics import TOPIC_TYPES
 
 Contract = tuple[World, OtherProgram]
 Json = dict[str, Any]

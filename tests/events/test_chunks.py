@@ -17,7 +17,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import CHUNKS_SHARE, PAGE, Log
 from trio_ws.events.outbox import Outbox
-from trio_ws.messages import Event, Position, Topic
+from trio_ws.topics import Event, Position, Topic
 
 ADDRESS, ONE, TWO = Topic("address", "x"), Topic("account", "1"), Topic("account", "2")
 

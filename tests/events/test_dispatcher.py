@@ -26,8 +26,8 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
-from trio_ws.messages import NOTHING, Event, Position, Topic
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.topics import NOTHING, Event, Position, Topic
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")

@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.events.test_dispatcher import price, read_all
 from tests.events.test_handover import OURS, ROOM_FOR_ALL, ROOM_FOR_ONE, Scene
 from trio_ws.events.follower import RETRY_SECONDS
-from trio_ws.messages import Topic
+from trio_ws.topics import Topic
 
 PRICES = Topic("price", "*")
 

@@ -18,7 +18,7 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
-from trio_ws.messages import Event, Position, Topic
+from trio_ws.topics import Event, Position, Topic
 
 OURS, OTHER = Topic("account", "1"), Topic("account", "2")
 ROOM_FOR_ALL, ROOM_FOR_ONE = 10_000, 1

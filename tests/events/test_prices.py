@@ -19,7 +19,8 @@ from trio_ws.currencies import WAYS, Rate
 from trio_ws.database.queries import PricePart
 from trio_ws.events import prices
 from trio_ws.events.prices import Book, Page, Prices
-from trio_ws.messages import NOTHING, Cursor, Event, Position
+from trio_ws.paging import Cursor
+from trio_ws.topics import NOTHING, Event, Position
 
 CURRENCIES = ["AAA", "BBB", "CCC", "DDD", "EEE"]
 ACCOUNTS = [None, 1, 2, 3]

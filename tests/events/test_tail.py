@@ -22,8 +22,8 @@ from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.events.outbox import Outbox
 from trio_ws.events.tail import AGAIN_SECONDS, BATCH, Tail
-from trio_ws.messages import Event, Topic
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.topics import Event, Topic
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")

@@ -20,7 +20,7 @@ from trio_ws import metrics
 from trio_ws.checkout import HIDDEN
 from trio_ws.http import events
 from trio_ws.http.events import FIRST_BYTES
-from trio_ws.messages import PAGE_BYTES
+from trio_ws.paging import PAGE_BYTES
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 from trio_ws.wire.blocks import encode_block
 

@@ -16,12 +16,12 @@ from trio_ws.database import webhooks
 from trio_ws.database.webhooks import Claim, Delivery, Outcome
 from trio_ws.errors import Timeout
 from trio_ws.identity import Identity
-from trio_ws.messages import Event
 from trio_ws.testing import SimulatedDatabase
 from trio_ws.testing.lines import SimulatedStream
 from trio_ws.testing.simulation import Scenario, imagine, play
 from trio_ws.testing.simulation.scenario import GOOD_URLS, Step
 from trio_ws.testing.webhooks import SimulatedQueue
+from trio_ws.topics import Event
 from trio_ws.webhooks import delivery, signature
 from trio_ws.webhooks.answer import Answer
 from trio_ws.webhooks.delivery import Deliverer

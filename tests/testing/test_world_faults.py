@@ -21,7 +21,6 @@ from trio_ws.errors import ActionError, CloseCode, Outage, Timeout
 from trio_ws.events.dispatcher import Dispatcher, Published
 from trio_ws.events.outbox import Outbox
 from trio_ws.events.tail import BATCH, Tail
-from trio_ws.messages import Event
 from trio_ws.settings import Settings
 from trio_ws.testing import SimulatedDatabase, simulated_server
 from trio_ws.testing.ear import SimulatedEar
@@ -33,6 +32,7 @@ from trio_ws.testing.simulation.actors import BULK
 from trio_ws.testing.simulation.scenario import FAULT_STEPS, FAULTS, Step
 from trio_ws.testing.simulation.timeline import Entry, draw
 from trio_ws.testing.work import Locks, Work
+from trio_ws.topics import Event
 from trio_ws.wire.ear import Deaf, Ear
 from trio_ws.wire.stream import Wire
 

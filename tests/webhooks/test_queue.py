@@ -16,8 +16,8 @@ from trio_ws.database.gateway import Database
 from trio_ws.database.queries import Connection
 from trio_ws.database.webhooks import EACH, Change, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
-from trio_ws.messages import NOTHING
 from trio_ws.testing import SimulatedDatabase
+from trio_ws.topics import NOTHING
 
 Serverless = tuple[Database, OtherProgram]
 

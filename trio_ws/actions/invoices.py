@@ -13,17 +13,10 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.tickets import Ticket
 from trio_ws.endpoint import Endpoint
 from trio_ws.errors import InvalidValue, NotFound
-from trio_ws.messages import (
-    CancelInvoice,
-    CreateInvoice,
-    Cursor,
-    FetchInvoice,
-    ListInvoices,
-    Status,
-    Success,
-    UpdateInvoice,
-    parse_uid,
-)
+from trio_ws.messages import CancelInvoice, CreateInvoice, FetchInvoice, ListInvoices, Success, UpdateInvoice
+from trio_ws.messages.fields import Status
+from trio_ws.paging import Cursor
+from trio_ws.topics import parse_uid
 
 PAGE_DEFAULT = 50  # invoices, where a client does not say how many
 

@@ -8,7 +8,8 @@ from trio_ws.actions.session import Session
 from trio_ws.database import payments
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import InvalidValue
-from trio_ws.messages import Cursor, ListPayments, RecordPayment, Success
+from trio_ws.messages import ListPayments, RecordPayment, Success
+from trio_ws.paging import Cursor
 
 
 async def record_payment(action: RecordPayment, services: Services, session: Session) -> Success:

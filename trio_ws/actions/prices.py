@@ -14,15 +14,9 @@ from trio_ws.currencies import Rate, in_minor_units, rounded
 from trio_ws.database import queries
 from trio_ws.errors import InvalidValue, NotFound
 from trio_ws.events.prices import Book
-from trio_ws.messages import (
-    MAX_AMOUNT,
-    Converted,
-    ConvertPrice,
-    Cursor,
-    ListPrices,
-    SetPrice,
-    Success,
-)
+from trio_ws.messages import Converted, ConvertPrice, ListPrices, SetPrice, Success
+from trio_ws.messages.fields import MAX_AMOUNT
+from trio_ws.paging import Cursor
 
 FIRST_ACCOUNT = 1  # 0002_first_account.sql makes it; whose prices are set where nobody says whose
 DIGITS = 36  # as many as 18 on either side of the point: more than any currency has

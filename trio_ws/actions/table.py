@@ -31,7 +31,6 @@ from trio_ws.messages import (
     Ping,
     RecordPayment,
     Reply,
-    RequestId,
     Resume,
     SetPrice,
     Subscribe,
@@ -39,6 +38,7 @@ from trio_ws.messages import (
     UnsubscribeAll,
     UpdateInvoice,
 )
+from trio_ws.messages.fields import RequestId
 from trio_ws.wire.frames import TEXT, encode_frame
 
 logger = logging.getLogger(__name__)

@@ -11,17 +11,9 @@ from trio_ws.checkout import hide
 from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import TooManySubscriptions, Unauthorized, Unavailable
-from trio_ws.messages import (
-    Cursor,
-    Position,
-    Resume,
-    Subscribe,
-    Subscribed,
-    Success,
-    Topic,
-    Unsubscribe,
-    UnsubscribeAll,
-)
+from trio_ws.messages import Resume, Subscribe, Subscribed, Success, Unsubscribe, UnsubscribeAll
+from trio_ws.paging import Cursor
+from trio_ws.topics import Position, Topic
 
 # How long a position that another process has told of may take to reach this one: some looks at the log.
 AHEAD_SECONDS = 1.0

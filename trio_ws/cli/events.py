@@ -21,8 +21,8 @@ from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.tail import Tail
 from trio_ws.logs import configure_logs
-from trio_ws.messages import Event, Position, Topic
 from trio_ws.settings import Settings, SettingsError
+from trio_ws.topics import Event, Position, Topic
 
 RETRY_SECONDS = 0.5  # pause while the log can't be read
 

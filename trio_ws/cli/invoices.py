@@ -11,7 +11,7 @@ from trio_ws import client
 from trio_ws.cli.asking import DEFAULT_URL, Ca, Token, Url, as_json_text, ask_server
 from trio_ws.cli.options import AsJson
 from trio_ws.currencies import exponent
-from trio_ws.messages import Status
+from trio_ws.messages.fields import Status
 
 SHOWN = 20  # invoices that a list shows unless told
 

@@ -7,7 +7,7 @@ import msgspec
 
 from trio_ws.database.sessions import Connection
 from trio_ws.database.statement import Statement
-from trio_ws.messages import Event, Position
+from trio_ws.topics import Event, Position
 
 # Of events that are read at once, not compressed: many times what 500 usual ones take, and sent in time.
 READ_BYTES = 8_000_000

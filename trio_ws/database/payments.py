@@ -7,7 +7,8 @@ import msgspec
 from trio_ws.database.pages import OWNED, Page, json_of, page_of, page_query
 from trio_ws.database.sessions import Connection
 from trio_ws.errors import Conflict, InvalidValue, NotFound
-from trio_ws.messages import PAGE_BYTES, RecordPayment
+from trio_ws.messages import RecordPayment
+from trio_ws.paging import PAGE_BYTES
 
 
 def record_payment(

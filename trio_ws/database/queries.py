@@ -21,16 +21,10 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.pages import OWNED, Page, json_of, page_of, page_query
 from trio_ws.database.sessions import Primary, begin_pooled_session, begin_session
 from trio_ws.errors import Conflict, IdempotencyMismatch, NotFound
-from trio_ws.messages import (
-    MAX_BIGINT,
-    PAGE_BYTES,
-    PAGE_ITEMS,
-    CreateInvoice,
-    Position,
-    Status,
-    Topic,
-    parse_uid,
-)
+from trio_ws.messages import CreateInvoice
+from trio_ws.messages.fields import MAX_BIGINT, Status
+from trio_ws.paging import PAGE_BYTES, PAGE_ITEMS
+from trio_ws.topics import Position, Topic, parse_uid
 
 # How long a batch waits for what another program holds, before each of its rows is tried alone.
 BATCH_LOCK_TIMEOUT = "250ms"

@@ -25,7 +25,7 @@ from trio_ws.database.pool import Pool
 from trio_ws.database.queries import Connection
 from trio_ws.database.tickets import Ticket
 from trio_ws.errors import Unavailable
-from trio_ws.messages import Position
+from trio_ws.topics import Position
 
 logger = logging.getLogger(__name__)
 

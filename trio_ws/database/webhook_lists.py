@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trio_ws.database.queries import Connection, Row
 from trio_ws.errors import NotFound
-from trio_ws.messages import NOTHING, Event
+from trio_ws.topics import NOTHING, Event
 
 QUEUED = ("waiting", "failed", "held")  # states of deliveries
 STATES = (*QUEUED, "delivered")

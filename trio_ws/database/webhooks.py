@@ -13,7 +13,7 @@ import psycopg
 
 from trio_ws.database.queries import Connection
 from trio_ws.errors import NotFound
-from trio_ws.messages import NOTHING, Event
+from trio_ws.topics import NOTHING, Event
 
 ACTIVE_SECRETS = 2  # of an account, the newest
 EACH = 4  # POSTs at a time to an account's endpoint, by all processes together, once one succeeded there

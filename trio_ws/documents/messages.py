@@ -30,14 +30,12 @@ from trio_ws.messages import (
     ListPayments,
     ListPrices,
     Payment,
-    PaymentStatus,
     Ping,
     Pong,
     Price,
     RecordPayment,
     Resume,
     SetPrice,
-    Status,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -45,6 +43,8 @@ from trio_ws.messages import (
     UpdateInvoice,
     WantedTopic,
 )
+from trio_ws.messages.fields import PaymentStatus, Status
+from trio_ws.topics import TOPIC_TYPES
 
 Schema = dict[str, Any]
 
@@ -208,7 +208,7 @@ def schemas() -> dict[str, Schema]:
     found = {name: _as_on_the_wire(name, schema) for name, schema in known.items()}
     for name in ("Subscribe", "Resume", "Unsubscribe"):
         topic = found[name if name != "Resume" else "WantedTopic"]["properties"]
-        topic["type"] = {"enum": list(messages.TOPIC_TYPES), "description": "Of what kind the topic is."}
+        topic["type"] = {"enum": list(TOPIC_TYPES), "description": "Of what kind the topic is."}
     found["Invoice"]["properties"]["status"] = {"enum": list(get_args(Status))}
     found["Payment"]["properties"]["status"] = {"enum": list(get_args(PaymentStatus))}
     found["Failure"]["properties"]["code"] = {

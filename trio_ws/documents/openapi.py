@@ -23,7 +23,7 @@ from trio_ws.documents.messages import (
 from trio_ws.http import paths
 from trio_ws.http.actions import JSON, STATUSES
 from trio_ws.http.events import CONTENT_TYPE
-from trio_ws.messages import TOPIC_TYPES
+from trio_ws.topics import TOPIC_TYPES
 
 _TEXT = "text/plain"
 _TOPIC = f"^({'|'.join(TOPIC_TYPES)}):"

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from trio_ws.messages import Event
+from trio_ws.topics import Event
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from trio_ws.events.spelling import FRAMES, Spelling
-from trio_ws.messages import Event
+from trio_ws.topics import Event
 
 # What a view and what is kept of it take beside its frames, and for each topic: measured, rounded up.
 VIEW_BYTES, TOPIC_BYTES = 700, 200

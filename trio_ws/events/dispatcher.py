@@ -12,7 +12,7 @@ from trio_ws import metrics
 from trio_ws.events.follower import Follower
 from trio_ws.events.log import Log
 from trio_ws.events.spelling import Spelling
-from trio_ws.messages import Event, Position, Topic
+from trio_ws.topics import Event, Position, Topic
 
 logger = logging.getLogger(__name__)
 

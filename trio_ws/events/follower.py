@@ -18,7 +18,7 @@ from trio_ws.events.chunks import Chunk, View
 from trio_ws.events.log import Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
 from trio_ws.events.spelling import FRAMES, Spelling
-from trio_ws.messages import Event
+from trio_ws.topics import Event
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from trio_ws.database.queries import Connection
 from trio_ws.errors import ActionError, Timeout, Unavailable
 from trio_ws.events.cache import Page, Part, Recent, Stretch, size_of
 from trio_ws.events.chunks import Chunk, View, join
-from trio_ws.messages import Event, Position
+from trio_ws.topics import Event, Position
 
 Arguments = TypeVarTuple("Arguments")
 

@@ -24,7 +24,9 @@ from trio_ws.database.gateway import Database
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import Unavailable
 from trio_ws.events.dispatcher import Dispatcher
-from trio_ws.messages import MAX_BIGINT, PAGE_BYTES, Cursor, Event, Position, Topic
+from trio_ws.messages.fields import MAX_BIGINT
+from trio_ws.paging import PAGE_BYTES, Cursor
+from trio_ws.topics import Event, Position, Topic
 
 EVERY_PRICE = Topic("price", "*")
 DELETED = "prices"  # the topic of prices that go away, which clients can't follow

@@ -9,7 +9,7 @@ import msgspec
 
 from trio_ws.checkout import hide_in
 from trio_ws.codec import encode_event
-from trio_ws.messages import Event
+from trio_ws.topics import Event
 from trio_ws.wire.frames import TEXT, encode_frame
 
 

@@ -23,7 +23,8 @@ from trio_ws.events.outbox import Outbox
 from trio_ws.http.pages import Page
 from trio_ws.http.paths import EVENTS
 from trio_ws.limits import Allowance
-from trio_ws.messages import Action, CreateInvoice, Failure, Reply, Word
+from trio_ws.messages import Action, CreateInvoice, Failure, Reply
+from trio_ws.messages.fields import Word
 from trio_ws.settings import Settings
 from trio_ws.wire.admission import find_token
 from trio_ws.wire.head import Head, Refusal

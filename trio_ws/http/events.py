@@ -18,8 +18,10 @@ from trio_ws.events.spelling import spelling
 from trio_ws.http.actions import PlainRequest
 from trio_ws.http.pages import Page
 from trio_ws.line import Line
-from trio_ws.messages import PAGE_BYTES, Event, Resume, Subscribe, Subscribed, WantedTopic
+from trio_ws.messages import Resume, Subscribe, Subscribed, WantedTopic
+from trio_ws.paging import PAGE_BYTES
 from trio_ws.pulse import Pulse
+from trio_ws.topics import Event
 from trio_ws.wire.admission import find_token
 from trio_ws.wire.blocks import HEARTBEAT, encode_block
 from trio_ws.wire.frames import PING

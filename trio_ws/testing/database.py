@@ -36,18 +36,9 @@ from trio_ws.errors import (
     Unauthorized,
 )
 from trio_ws.identity import NOBODY, Identity
-from trio_ws.messages import (
-    PAGE_BYTES,
-    CreateInvoice,
-    Event,
-    Invoice,
-    Payment,
-    Position,
-    Price,
-    RecordPayment,
-    Status,
-    Topic,
-)
+from trio_ws.messages import CreateInvoice, Invoice, Payment, Price, RecordPayment
+from trio_ws.messages.fields import Status
+from trio_ws.paging import PAGE_BYTES
 from trio_ws.testing.answering import Answering
 from trio_ws.testing.log import SimulatedLog
 from trio_ws.testing.refusals import CheckViolation, LockNotAvailable, UniqueViolation
@@ -55,6 +46,7 @@ from trio_ws.testing.rules import MAY_BECOME, InvoiceRow, PaymentRow, PriceRow, 
 from trio_ws.testing.session import Session, SimulatedSession, Statements
 from trio_ws.testing.tables import PaymentKey, PriceKey, Rows, Tables, Transaction, as_json, price_key
 from trio_ws.testing.webhooks import SimulatedQueue
+from trio_ws.topics import Event, Position, Topic
 
 __all__ = ["EPOCH", "CheckViolation", "SimulatedDatabase"]
 

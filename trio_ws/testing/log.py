@@ -10,9 +10,9 @@ import trio
 
 from trio_ws.database import event_log
 from trio_ws.database.event_log import LogRead
-from trio_ws.messages import Event, Position
 from trio_ws.testing.tables import Webhook, Written
 from trio_ws.testing.webhooks import SimulatedQueue
+from trio_ws.topics import Event, Position
 
 ADVANCE_BYTES = 7000  # of events that advance() of the schema returns with what it numbered, roughly
 NOTIFY_SECONDS = 0.01  # number_events() of the schema notifies no more often

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from trio_ws.currencies import exponent, in_minor_units
-from trio_ws.messages import (
+from trio_ws.messages.fields import (
     MAX_AMOUNT,
     MAX_BIGINT,
     Amount,

@@ -19,7 +19,6 @@ from msgspec import Raw
 
 from trio_ws import codec
 from trio_ws.identity import ADMIN, NOBODY, SCOPES, Identity, hash_token
-from trio_ws.messages import NOTHING
 from trio_ws.testing.refusals import (
     CheckViolation,
     ForeignKeyViolation,
@@ -47,6 +46,7 @@ from trio_ws.testing.rules import (
     complete,
     defaults,
 )
+from trio_ws.topics import NOTHING
 
 R = TypeVar("R", AccountRow, InvoiceRow, PaymentRow, PriceRow)
 

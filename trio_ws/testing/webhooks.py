@@ -13,7 +13,7 @@ import msgspec
 from trio_ws.database import webhooks
 from trio_ws.database.webhooks import Change, Claim, Delivery, Figures, Outcome, Result
 from trio_ws.errors import NotFound
-from trio_ws.messages import Event
+from trio_ws.topics import Event
 
 SECRETS = ("whsec_new", "whsec_old")  # every account's
 FAILURES = 4  # in a row, after which an endpoint is dead: `settle_webhooks` of the schema

@@ -10,9 +10,9 @@ import msgspec
 import trio
 
 from trio_ws.identity import Scope
-from trio_ws.messages import Event
 from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, URLS
 from trio_ws.testing.simulation.truth import Told, Violation
+from trio_ws.topics import Event
 
 if TYPE_CHECKING:
     from trio_ws.testing.simulation.client import Client

@@ -14,12 +14,12 @@ from uuid import UUID
 import msgspec
 import trio
 
-from trio_ws.messages import Event, Position
 from trio_ws.testing.database import EPOCH
 from trio_ws.testing.receiver import SimulatedReceiver
 from trio_ws.testing.simulation.scenario import BAD_URL
 from trio_ws.testing.simulation.truth import Told, Violation
 from trio_ws.testing.webhooks import SECRETS
+from trio_ws.topics import Event, Position
 from trio_ws.webhooks.answer import Answer
 from trio_ws.webhooks.delivery import MOST
 

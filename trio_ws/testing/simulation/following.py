@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trio_ws.messages import Position
 from trio_ws.testing.simulation.reader import Reader
 from trio_ws.testing.simulation.truth import Told
+from trio_ws.topics import Position
 
 if TYPE_CHECKING:
     from trio_ws.testing.simulation.client import Client

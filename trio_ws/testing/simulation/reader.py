@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trio_ws.messages import Event, Position
 from trio_ws.testing.simulation.truth import Row, Told, Truth, Violation
+from trio_ws.topics import Event, Position
 
 KNOWN = 20  # positions that a client keeps, to go on from
 

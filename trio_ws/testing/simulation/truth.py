@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from trio_ws.database.queries import OPEN
-from trio_ws.messages import Event, Position
 from trio_ws.testing.database import SimulatedDatabase
+from trio_ws.topics import Event, Position
 
 EXPIRY_SECONDS = 60.0  # in calm times an invoice that is overdue has expired within it
 

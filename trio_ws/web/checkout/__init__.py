@@ -20,7 +20,8 @@ from trio_ws.currencies import exponent
 from trio_ws.database.queries import OPEN
 from trio_ws.errors import NotFound
 from trio_ws.http.pages import Maker, Page
-from trio_ws.messages import Invoice, parse_uid
+from trio_ws.messages import Invoice
+from trio_ws.topics import parse_uid
 
 FOLDER = Path(__file__).parent
 HTML = "text/html; charset=utf-8"
