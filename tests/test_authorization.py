@@ -42,6 +42,19 @@ SCOPE_OF: dict[str, Scope | None] = {
     "cancel_invoice": "write",
     "update_invoice": "process",
     "record_payment": "process",
+    "list_events": "read",
+    "list_webhooks": "read",
+    "fetch_webhook": "read",
+    "retry_webhook": "write",
+    "list_accounts": "read",
+    "create_account": "admin",
+    "rename_account": "admin",
+    "list_tokens": "read",
+    "create_token": "admin",
+    "revoke_token": "admin",
+    "list_connections": "read",
+    "end_connection": "admin",
+    "fetch_figures": "admin",
     "authenticate": None,
     "ping": None,
 }
@@ -50,8 +63,10 @@ EVERY_SET_OF_SCOPES = [
 ]
 
 
-def fields_of(action: str, uid: UUID, account: int = 1, token: str = "") -> dict[str, Any]:
-    """A request that would succeed, for the account and one of its invoices."""
+def fields_of(
+    action: str, uid: UUID, account: int = 1, token: str = "", id_: str | int = 1
+) -> dict[str, Any]:
+    """A request that would succeed, for the account and one of its invoices, webhooks or the like."""
     topic = {"type": "account", "id": account}
     fields: dict[str, dict[str, Any]] = {
         "subscribe": topic,
@@ -65,12 +80,42 @@ def fields_of(action: str, uid: UUID, account: int = 1, token: str = "") -> dict
         "list_payments": {"uid": str(uid)},
         "convert_price": {"quote_currency": "BTC", "base_currency": "USD", "quote_value": 1},
         "set_price": {"currency": "BTC", "base_currency": "USD", "value": 50000},
+        "list_events": {"uid": str(uid)},
+        "fetch_webhook": {"id": str(id_)},
+        "retry_webhook": {"id": str(id_)},
+        "create_account": {"name": "Tea House"},
+        "rename_account": {"account_id": account, "name": "Tea House"},
+        "create_token": {"account_id": account, "scopes": ["read"]},
+        "revoke_token": {"id": id_},
+        "end_connection": {"id": str(id_)},
         "authenticate": {"token": token},
     }
     return {"action": action, **fields.get(action, {})}
 
 
 Guarded = Contract
+
+
+async def id_for(action: str, guarded: Guarded, account: int = 1) -> str | int:
+    """The id of something of the account's that the action may be about."""
+    world, program = guarded
+    lists = {"webhook": "list_webhooks", "token": "list_tokens", "connection": "list_connections"}
+    kind = action.partition("_")[2]
+    if action.startswith("list_") or kind not in lists or action == "create_token":
+        return 1
+    operator = await world.connect(authorization=bearer(await program.create_token(None, ["admin"])))
+    fields: dict[str, Any] = {"account_id": account}
+    if kind == "webhook":
+        url = "https://shop.example/hook"
+        uid = await program.create_invoice(amount=1, currency="USD", account_id=account, webhook_url=url)
+        fields = {"uid": str(uid)}
+    else:
+        await world.connect(authorization=bearer(await program.create_token(account)))
+    with trio.fail_after(PATIENCE_SECONDS):
+        while not (found := (await request(operator, action=lists[kind], **fields))["data"]):  # noqa: ASYNC110
+            await trio.sleep(0.01)  # until its event has a number
+    id_: str | int = found[-1]["id"]
+    return id_
 
 
 @pytest.fixture
@@ -94,7 +139,8 @@ async def test_an_action_takes_its_scope_and_no_other(guarded: Guarded, action: 
         token = await program.create_token(account_id=1, scopes=scopes)
         client = await world.connect(authorization=bearer(token))
         uid = await program.create_invoice(amount=1, currency="USD", account_id=1)
-        reply = await request(client, **fields_of(action, uid, token=token))
+        id_ = await id_for(action, guarded)
+        reply = await request(client, **fields_of(action, uid, token=token, id_=id_))
         if scope is None or scope in scopes:
             assert reply["status"] == "success"
         else:
@@ -706,7 +752,8 @@ async def test_an_operator_may_do_everything_for_any_account(guarded: Contract, 
     uid = await program.create_invoice(amount=1, currency="USD", account_id=2)
     token = await program.create_token(None, ["admin"])
     operator = await world.connect(authorization=bearer(token))
-    reply = await request(operator, **fields_of(action, uid, 2, token))
+    id_ = await id_for(action, guarded, 2)
+    reply = await request(operator, **fields_of(action, uid, 2, token, id_))
     assert reply["status"] == "success", reply
     if action == "authenticate":
         assert reply["data"] == {"account_id": None, "scopes": ["admin"], "expiresAt": None}

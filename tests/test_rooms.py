@@ -43,6 +43,7 @@ FLOORS = {
     "metrics": 1,
     "systemd": 1,
     "limits": 1,
+    "siblings": 1,
     "pulse": 1,
     "endpoint": 0,
     "errors": 0,

@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from trio_ws import logs, metrics
-from trio_ws.actions.services import Services
+from trio_ws.actions.services import Described, Services
 from trio_ws.errors import CloseCode
 from trio_ws.http.actions import Actions
 from trio_ws.http.events import EventStream
@@ -49,12 +49,14 @@ class Connection:
         self._pulse = pulse
         self._place = place or Place()
         self._settings = services.settings
-        self._log_fields: dict[str, object] = {"connection": next(_numbers)}
+        self._number = next(_numbers)
+        self._log_fields: dict[str, object] = {"connection": self._number}
         self._wire = Wire(stream, self._settings)
         self._actions = Actions(services, self._log_fields, self._place.find)
         self._requests = Requests(self._wire, self._settings, pages, self._actions)
         self._admitting = trio.CancelScope()
         self._line: Line | None = None
+        self._has_left = False
 
     async def run(self) -> None:
         """Serve the client until either side ends it.
@@ -70,11 +72,18 @@ class Connection:
         finally:
             self._actions.close()
             if self._line is not None:
+                self._has_left = True
                 self._line.leave()
             patience = trio.current_time() + self._settings.close_seconds
             # Shielded, for it has to be done, but no longer than who ends us has time for.
             with trio.CancelScope(deadline=min(patience, trio.current_effective_deadline()), shield=True):
                 await self._wire.hang_up()
+
+    def describe(self) -> Described | None:
+        """Return how the client is; None: it has no line, or leaves it."""
+        if self._line is None or self._has_left:
+            return None
+        return self._line.describe(self._number, self._place.address)
 
     @property
     def has_line(self) -> bool:

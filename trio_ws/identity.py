@@ -61,6 +61,16 @@ class Identity(Struct, frozen=True, kw_only=True):
         if self.account_id is not None and str(self.account_id) != str(account_id):
             raise Forbidden("The token is another account's")
 
+    def account_asked_for(self, account_id: int | None) -> int | None:
+        """Return the account whose things are to be listed; None: all accounts'.
+
+        Raises:
+            Forbidden: it is another one's.
+        """
+        if account_id is not None:
+            self.require_account(account_id)
+        return account_id if self.account_id is None else self.account_id
+
     def account_for(self, account_id: int | None) -> int:
         """Return the account that an action is for, which may be left out where the token names it.
 
@@ -76,7 +86,7 @@ class Identity(Struct, frozen=True, kw_only=True):
         return self.account_id
 
 
-ANYBODY = Identity(scopes=SCOPES)  # where `auth` is open
+ANYBODY = Identity(scopes=(*SCOPES, ADMIN))  # where `auth` is open
 CUSTOMER = Identity(is_customer=True)  # where the setting `checkout` is on
 NOBODY = Identity()
 

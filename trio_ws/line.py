@@ -10,16 +10,17 @@ It ends one way only: reading stops, and each stage after it runs dry, because t
 its end of the channel. A deadline bounds how long that may take.
 """
 
+import itertools
 import logging
 import math
 import random
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import trio
 
 from trio_ws import logs, metrics
-from trio_ws.actions.services import Services
+from trio_ws.actions.services import Described, Services
 from trio_ws.actions.session import Session
 from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
@@ -30,6 +31,8 @@ from trio_ws.wire.frames import Violation
 from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
+
+SHOWN_TOPICS = 20  # to who looks at a client: a client may follow thousands
 
 
 class Ending(NamedTuple):
@@ -49,7 +52,12 @@ class Line(ABC):
         pulse: Says when to show that we are there.
         log_fields: What each log line about the client says.
         spelling: How events are spelled.
+
+    Attributes:
+        KIND: What it is.
     """
+
+    KIND: ClassVar[str]
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class Line(ABC):
         self._log_fields = log_fields
         self._outbox = Outbox(self._settings.outbox_bytes, wire.send_now)
         self._follower = Follower(services.dispatcher.log, self._outbox, self._end_at_gap, spelling)
+        self._opened_at = services.now()
         self._session = Session(services, self._follower, self.end, self._expire_at, log_fields)
         self._ending: Ending | None = None
         self._reading = trio.CancelScope()
@@ -98,6 +107,33 @@ class Line(ABC):
         self._session.close()
         # They know us: without, we go at once, and are no garbage.
         del self._session, self._follower
+
+    def describe(self, number: int, address: str | None) -> Described:
+        """Return how it is.
+
+        Args:
+            number: Its connection's.
+            address: Where the client is; None: not known.
+        """
+        topics = self._follower.topics
+        return Described(
+            number=number,
+            kind=self.KIND,
+            address=address,
+            identity=self._session.identity,
+            opened_at=self._opened_at,
+            topics=list(itertools.islice(topics, SHOWN_TOPICS)),
+            topic_count=len(topics),
+            waiting_bytes=self._outbox.waiting_bytes,
+            is_catching_up=self._follower.is_behind,
+            requests=self._requests,
+            messages=self._outbox.messages,
+        )
+
+    @property
+    def _requests(self) -> int:
+        """How many requests the client has sent."""
+        return 0
 
     @property
     def waiting_bytes(self) -> int:

@@ -4,7 +4,7 @@ Where something has a size at any moment, it is asked when Prometheus asks; noth
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -195,21 +195,57 @@ def count_request(action: str, code: str) -> None:
     _requests.answered[action, code] += 1
 
 
+# Of these the console draws the parts, too: by what they are labelled with.
+PARTS = {
+    "trio_ws_requests": "code",
+    "trio_ws_connections_closed": "code",
+    "trio_ws_refused": "status",
+    "trio_ws_turned_away": "limit",
+    "trio_ws_webhooks": "result",
+    LAG_NAME: "le",
+    "trio_ws_database_seconds": "le",
+    "trio_ws_database_wait_seconds": "le",
+}
+# Of several processes, the largest: all say the same, or a sum would say nothing.
+LARGEST = frozenset(
+    {
+        "process_start_time_seconds",
+        "trio_ws_info",
+        "trio_ws_log_first",
+        "trio_ws_log_position",
+        "trio_ws_log_read_age_seconds",
+        "trio_ws_outbox_most_bytes",
+        "trio_ws_prices",
+        "trio_ws_webhook_endpoints_dead",
+        "trio_ws_webhooks_held",
+        "trio_ws_webhooks_oldest_seconds",
+        "trio_ws_webhooks_waiting",
+    }
+)
+
+
 def figures() -> dict[str, float]:
     """Return all of it by name, each name summed over its labels: what the console draws.
 
-    Of `trio_ws_lag_seconds` there is the count in each bucket, too, as `trio_ws_lag_seconds_bucket:0.001`.
+    Of those in `PARTS` there are the parts, too, as `trio_ws_lag_seconds_bucket:0.001`.
     """
-    found: dict[str, float] = {}
+    found: dict[str, float] = defaultdict(float)
     for family in REGISTRY.collect():
+        label = PARTS.get(family.name, "")
         for sample in family.samples:
-            name = sample.name
-            if name.endswith("_bucket"):
-                if family.name != LAG_NAME:
-                    continue
-                name = f"{name}:{sample.labels['le']}"
-            if not name.endswith("_created"):
-                found[name] = found.get(name, 0.0) + sample.value
+            if label in sample.labels:
+                found[f"{sample.name}:{sample.labels[label]}"] += sample.value
+            if not sample.name.endswith(("_bucket", "_created")):
+                found[sample.name] += sample.value
+    return dict(found)
+
+
+def together(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the figures of several processes as one server's."""
+    found: dict[str, float] = {}
+    for name in sorted({name for part in parts for name in part}):
+        values = [part[name] for part in parts if name in part]
+        found[name] = max(values) if name in LARGEST else sum(values)
     return found
 
 

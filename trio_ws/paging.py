@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from trio_ws.errors import InvalidValue
 
+PAGE_DEFAULT = 50  # items, where a client does not say how many
 PAGE_ITEMS = 100  # of a list or a snapshot; of prices more
 PAGE_BYTES = 128 * 1024  # that end a page: most clients' libraries take messages of 1 MiB
 

@@ -12,7 +12,16 @@ IPV6_NETWORK_BITS = 64  # RFC 4291 section 2.5.1
 
 
 class Place:
-    """Where a client is: nowhere that counts, unless the server knows better."""
+    """Where a client is: nowhere that counts, unless the server knows better.
+
+    Attributes:
+        address: None: not known, or not yet.
+    """
+
+    __slots__ = ("address",)
+
+    def __init__(self) -> None:
+        self.address: str | None = None
 
     def find(self, head: Head) -> str | None:  # noqa: ARG002 - see above
         """Return its address, as a request says it; None: that is not known."""
@@ -30,14 +39,12 @@ class CountedPlace(Place):
         stream: The accepted socket.
         proxies: Those that say where their clients are.
         census: Counts connections by address.
-
-    Attributes:
-        address: None: not known, or not yet.
     """
 
-    __slots__ = ("_census", "_proxies", "_proxy", "address")
+    __slots__ = ("_census", "_proxies", "_proxy")
 
     def __init__(self, stream: Stream, proxies: Proxies, census: Census) -> None:
+        super().__init__()
         peer = _peer_of(stream)
         self._proxy = peer if peer in proxies else None
         self.address = None if peer is None or self._proxy else _name_of(peer)

@@ -14,6 +14,7 @@ import trio
 from msgspec import Raw
 
 from trio_ws import logs, metrics, web
+from trio_ws.actions import connections
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
 from trio_ws.actions.topics import AHEAD_SECONDS
@@ -30,13 +31,14 @@ from trio_ws.events.retention import trim_log, trim_webhook_history
 from trio_ws.events.tail import Tail
 from trio_ws.expiry import expire_invoices
 from trio_ws.http.actions import for_programs
-from trio_ws.http.pages import Asked, Maker, Pages, figures, health, measurements, readiness
+from trio_ws.http.pages import Asked, Maker, Pages, health, measurements, readiness
 from trio_ws.http.requests import Requests
 from trio_ws.identity import hash_token
 from trio_ws.limits import Census
 from trio_ws.places import CountedPlace
 from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
+from trio_ws.siblings import Siblings
 from trio_ws.web.checkout import pay
 from trio_ws.webhooks.delivery import Deliverer, Post
 from trio_ws.webhooks.post import Poster
@@ -69,6 +71,7 @@ async def serve(
     post: Post | None = None,
     now: Callable[[], float] | None = None,
     ear: Ear | None = None,
+    siblings: Siblings | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then drain.
@@ -84,6 +87,7 @@ async def serve(
         post: How webhooks are sent; None: over the network.
         now: The wall clock, in Unix seconds; None: the machine's.
         ear: Hears clients that are silent; None: one for sockets.
+        siblings: The processes that serve beside this one; None: there are none.
         task_status: Told when connections are accepted.
 
     Raises:
@@ -96,12 +100,14 @@ async def serve(
     services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher, look))
     services.now = now or services.now
     services.ear = ear or open_ear()
+    services.siblings = siblings or services.siblings
     server = _Server(services, writes)
     server.pages = server.pages_for_clients(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
         background.start_soon(server.pulse.run)
         background.start_soon(services.ear.run)
+        await background.start(services.siblings.serve, partial(connections.answer, services))
         await learn_answers((None, SUBPROTOCOL))
         expire = partial(expire_invoices, database, tail, settings.expiry_seconds)
         background.start_soon(forever, "expiry", expire)
@@ -121,15 +127,15 @@ async def serve(
         await background.start(tail.run)
         for listener in map(_PatientListener, page_listeners):
             background.start_soon(accept, listener, server.serve_pages, background)
-        async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as serving:
             async with trio.open_nursery() as accepting:  # stops first
                 for listener in map(_PatientListener, listeners):
-                    accepting.start_soon(accept, listener, server.serve_connection, connections)
+                    accepting.start_soon(accept, listener, server.serve_connection, serving)
                 task_status.started()
                 await shutdown.wait()
                 server.turn_away_all()
                 accepting.cancel_scope.cancel()
-            connections.cancel_scope.deadline = server.drain()
+            serving.cancel_scope.deadline = server.drain()
         background.cancel_scope.cancel()
 
 
@@ -181,6 +187,7 @@ class _Server:
         self._services = services
         self._writes = writes
         self._live: dict[Connection, None] = {}
+        services.clients = lambda: tuple(self._live)
         self._drains = False
         self._census = Census()
         self.reload(services.settings)
@@ -269,7 +276,6 @@ class _Server:
             guarded["/metrics"] = measurements
         if self._services.settings.console:
             found |= web.CONSOLE
-            guarded["/console/figures"] = figures
         asked: dict[str, Asked] = {}
         if self._services.settings.checkout:
             found |= web.CHECKOUT

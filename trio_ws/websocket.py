@@ -44,6 +44,8 @@ class WebSocket(Line):
         request: Returns what a message asks for; None: one of the server's actions.
     """
 
+    KIND = "websocket"
+
     def __init__(
         self,
         wire: Wire,
@@ -82,6 +84,10 @@ class WebSocket(Line):
         if self._request is not None:
             return self._request(text)
         return Request(text, self._services, self._session)
+
+    @property
+    def _requests(self) -> int:
+        return self._answers.taken
 
     async def _answer(self) -> None:
         await self._answers.run()

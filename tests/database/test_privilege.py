@@ -25,7 +25,7 @@ from trio_ws.database import (
 )
 from trio_ws.database.migrations import known_migrations, migrate
 from trio_ws.database.queries import InvoiceFilter
-from trio_ws.database.webhook_lists import QUEUED
+from trio_ws.database.webhook_lists import QUEUED, Wanted
 from trio_ws.database.webhooks import Outcome, Result
 from trio_ws.errors import Conflict, StartupError
 from trio_ws.messages import CreateInvoice, RecordPayment
@@ -271,7 +271,8 @@ def ask_everything(connection: queries.Connection) -> None:
     assert queries.read_prices(connection, 0, 100, 0).prices
     for topic in (Topic("invoice", str(uid)), Topic("account", "1"), Topic("address", "a")):
         queries.read_snapshot(connection, topic, 1)
-    for wanted in (InvoiceFilter(), InvoiceFilter(account_id=1), InvoiceFilter(address="a", before=9)):
+    filters = InvoiceFilter(account_id=1), InvoiceFilter(address="a", before=9), InvoiceFilter(memo="t")
+    for wanted in (InvoiceFilter(), *filters):
         queries.list_invoices(connection, wanted)
     position = event_log.start_log(connection).end
     assert event_log.advance(connection, position.seq, 100).events
@@ -280,14 +281,15 @@ def ask_everything(connection: queries.Connection) -> None:
     last = event_log.read_position(connection).seq
     assert event_log.read_events(connection, last - 1, 100).events
     assert event_log.find_events(connection, 0, ["account:1"], last, 100, position).events
+    assert event_log.read_history(connection, uid, 0, 100, 1).events
     assert event_log.trim_events(connection, 0.0, 2) == 2
-    account = tokens.create_account(connection, "another")
+    account = tokens.create_account(connection, "another").id
     tokens.rename_account(connection, account, "renamed")
     assert tokens.list_accounts(connection)
-    token = tokens.create_token(connection, account, bytes(32), ["read"], 60.0)
+    token = tokens.create_token(connection, account, bytes(32), ["read"], 60.0).id
     held = tokens.identify(connection, bytes(32))
     assert not tokens.find_ended(connection, [held])
-    tokens.list_tokens(connection)
+    assert tokens.list_tokens(connection) == tokens.list_tokens(connection, 0, 9, account)
     tokens.revoke_token(connection, token)
     assert tokens.find_ended(connection, [held]) == [held]
     queries.listen(connection)
@@ -297,8 +299,8 @@ def ask_everything(connection: queries.Connection) -> None:
 
 def ask_about_webhooks(connection: queries.Connection) -> None:
     """Run every query of the queue of webhooks, in which one waits."""
-    waiting, *_ = webhook_lists.list_deliveries(connection, 1, QUEUED)
-    webhooks.retry(connection, waiting[0])
+    listed, *_ = webhook_lists.list_deliveries(connection, 1, QUEUED)
+    webhooks.retry(connection, listed.id)
     assert webhooks.figures(connection).waiting
     webhook_lists.list_failing_endpoints(connection, 1)
     has_history = True
@@ -308,8 +310,11 @@ def ask_about_webhooks(connection: queries.Connection) -> None:
         if result is not Result.RELEASED:
             webhooks.retry(connection, delivery.id)
     webhook_lists.find_delivery(connection, delivery.id)
+    for wanted in (Wanted(), Wanted(1, "failed"), Wanted(1, "delivered"), Wanted(invoice=listed.invoice)):
+        webhook_lists.list_page(connection, wanted)
     webhook_lists.list_deliveries(connection, 1, ["delivered"])
     assert webhooks.retry_all(connection)
+    webhook_lists.retry_delivery(connection, delivery.id, 1)
     assert webhooks.trim_history(connection, -60.0, 10) == 0
     webhooks.trim(connection, 60.0, 10)
     connection.execute("UPDATE @schema@.webhook_deliveries SET origin = 'another'")

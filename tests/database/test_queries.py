@@ -12,7 +12,7 @@ from tests.programs import OtherProgram, prepare
 from trio_ws.actions.tokens import as_stored
 from trio_ws.database import event_log, queries, tokens
 from trio_ws.database.gateway import Database
-from trio_ws.identity import hash_token
+from trio_ws.identity import Scope, hash_token
 from trio_ws.messages import SetPrice
 from trio_ws.topics import Event
 
@@ -140,7 +140,8 @@ def test_a_part_of_the_prices_costs_what_it_holds_whatever_the_statistics_say(co
 async def test_a_token_has_ended_once_it_is_not_what_it_was(conninfo: str, change: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         prepare(connection, 5.0)
-        for number, scopes in enumerate((["read", "write"], ["write", "read"], ["process"]), start=1):
+        sets: list[list[Scope]] = [["read", "write"], ["write", "read"], ["process"]]
+        for number, scopes in enumerate(sets, start=1):
             tokens.create_token(connection, 1, hash_token(f"token {number}"), scopes, 86400 * number)
         held = [as_stored(tokens.identify(connection, hash_token(f"token {number}"))) for number in (1, 2, 3)]
         assert tokens.find_ended(connection, held) == []

@@ -11,10 +11,17 @@ from trio.testing import MockClock
 from trio_ws.actions.table import ACTIONS
 from trio_ws.database import queries
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import WRITES, Connection
-from trio_ws.database.writes import FORGET_SECONDS, Writes
+from trio_ws.database.queries import Connection
+from trio_ws.database.writes import FORGET_SECONDS, WRITES, Writes
 from trio_ws.errors import NotFound, Outage, Timeout
-from trio_ws.messages import CancelInvoice, CreateInvoice, RecordPayment, SetPrice, UpdateInvoice
+from trio_ws.messages import (
+    CancelInvoice,
+    CreateInvoice,
+    RecordPayment,
+    RetryWebhook,
+    SetPrice,
+    UpdateInvoice,
+)
 from trio_ws.testing import SimulatedDatabase, simulated_server
 
 T = TypeVar("T")
@@ -192,6 +199,7 @@ WRITING: dict[type, dict[str, Any]] = {
     UpdateInvoice: {"uid": str(uuid4()), "status": "paid"},
     RecordPayment: {"uid": str(uuid4()), "reference": "r", "amount": 1, "status": "settled"},
     SetPrice: {"currency": "BTC", "base_currency": "USD", "value": 1},
+    RetryWebhook: {"id": str(uuid4())},
 }
 
 

@@ -263,8 +263,8 @@ def test_secrets_are_changed_from_a_shell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "pattern"),
     [
-        (["retry", "7"], 1, "Delivery not found, or held"),
-        (["show", "7"], 1, "Delivery not found"),
+        (["retry", "7"], 1, "Webhook not found, or held"),
+        (["show", "7"], 1, "Webhook not found"),
         (["list", "--failed", "--state", "held"], 2, "webhooks list: give either --failed or --state"),
         (["list", "--limit", "0"], 2, "webhooks list: --limit is at least 1"),
         (["retry"], 2, "webhooks retry: give an ID, --failed or --all"),

@@ -15,10 +15,8 @@ from trio_ws.endpoint import Endpoint
 from trio_ws.errors import InvalidValue, NotFound
 from trio_ws.messages import CancelInvoice, CreateInvoice, FetchInvoice, ListInvoices, Success, UpdateInvoice
 from trio_ws.messages.fields import Status
-from trio_ws.paging import Cursor
+from trio_ws.paging import PAGE_DEFAULT, Cursor
 from trio_ws.topics import parse_uid
-
-PAGE_DEFAULT = 50  # invoices, where a client does not say how many
 
 
 def create_invoice(action: CreateInvoice, services: Services, session: Session) -> Ticket[Success]:
@@ -66,16 +64,14 @@ async def update_invoice(action: UpdateInvoice, services: Services, session: Ses
 
 async def list_invoices(action: ListInvoices, services: Services, session: Session) -> Success:
     """Read a page of invoices, the newest first: of one's own account, where a token names one."""
-    account_id = session.identity.account_id
-    if action.account_id is not None:
-        session.identity.require_account(action.account_id)
-        account_id = action.account_id
+    account_id = session.identity.account_asked_for(action.account_id)
     cursor = None if action.cursor is None else Cursor.parse(action.cursor, "open|all")
     statuses: tuple[Status, ...] | None = None if action.status is None else (action.status,)
     if cursor is not None and cursor.kind == "open":  # of a snapshot
         statuses = tuple(one for one in queries.OPEN if action.status in (None, one))
     wanted = queries.InvoiceFilter(
-        account_id, action.address, statuses, cursor and cursor.last, action.limit or PAGE_DEFAULT
+        *(account_id, action.address, statuses, cursor and cursor.last),
+        *(action.limit or PAGE_DEFAULT, action.memo),
     )
     page = await services.database.run(queries.list_invoices, wanted, lane=Lane.LISTS)
     kind = "all" if cursor is None else cursor.kind

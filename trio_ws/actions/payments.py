@@ -2,14 +2,14 @@
 
 from msgspec import UNSET
 
-from trio_ws.actions.invoices import PAGE_DEFAULT, uid_of
+from trio_ws.actions.invoices import uid_of
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.database import payments
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import InvalidValue
 from trio_ws.messages import ListPayments, RecordPayment, Success
-from trio_ws.paging import Cursor
+from trio_ws.paging import PAGE_DEFAULT, Cursor
 
 
 async def record_payment(action: RecordPayment, services: Services, session: Session) -> Success:

@@ -1,17 +1,61 @@
 """What an action may use of the server."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from trio_ws.actions.tokens import Tokens
 from trio_ws.database.gateway import Database
+from trio_ws.errors import CloseCode
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.events.prices import Prices
 from trio_ws.events.tail import Tail
+from trio_ws.identity import Identity
 from trio_ws.limits import Allowances
 from trio_ws.settings import Settings
+from trio_ws.siblings import Siblings
 from trio_ws.wire.ear import Deaf, Ear
+
+
+class Described(NamedTuple):
+    """A client that is connected, as people look at it.
+
+    Attributes:
+        number: Its connection's, in this process.
+        kind: websocket or event_stream.
+        address: Where it is; None: not known.
+        identity: Who it is.
+        opened_at: When it came, in Unix seconds.
+        topics: Some of those that it follows.
+        topic_count: How many it follows.
+        waiting_bytes: What it has not read yet.
+        is_catching_up: Whether it reads older events from the log.
+        requests: How many it has sent.
+        messages: How many it was sent.
+    """
+
+    number: int
+    kind: str
+    address: str | None
+    identity: Identity
+    opened_at: float
+    topics: list[str]
+    topic_count: int
+    waiting_bytes: int
+    is_catching_up: bool
+    requests: int
+    messages: int
+
+
+class Client(Protocol):
+    """One that may be connected: `Connection`."""
+
+    def describe(self) -> Described | None:
+        """Return how it is; None: it has no WebSocket and no event stream."""
+
+    def send_away(self, code: CloseCode, seconds: float) -> None:
+        """Begin to end it."""
 
 
 @dataclass
@@ -23,6 +67,8 @@ class Services:
         now: The wall clock, in Unix seconds.
         ear: Hears clients that are silent.
         allowances: Of who asks over plain HTTP, where a connection is no client.
+        siblings: The processes that serve beside this one.
+        clients: Returns those of this process.
         tokens: Those that connections rely on.
     """
 
@@ -34,6 +80,8 @@ class Services:
     now: Callable[[], float] = time.time
     ear: Ear = field(default_factory=Deaf)
     allowances: Allowances = field(default_factory=Allowances)
+    siblings: Siblings = field(default_factory=Siblings)
+    clients: Callable[[], Iterable[Client]] = lambda: ()
     tokens: Tokens = field(init=False)
 
     def __post_init__(self) -> None:

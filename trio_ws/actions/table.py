@@ -10,28 +10,51 @@ from typing import Any
 import msgspec
 
 from trio_ws import logs, metrics
-from trio_ws.actions import identities, invoices, payments, prices, topics
+from trio_ws.actions import (
+    accounts,
+    connections,
+    history,
+    identities,
+    invoices,
+    payments,
+    prices,
+    topics,
+    webhooks,
+)
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
 from trio_ws.codec import DecodeFailure, decode, encode, find_request_id
 from trio_ws.database.tickets import Ticket
 from trio_ws.errors import ActionError
-from trio_ws.identity import Scope
+from trio_ws.identity import ADMIN, Scope
 from trio_ws.messages import (
     Action,
     Authenticate,
     CancelInvoice,
     ConvertPrice,
+    CreateAccount,
     CreateInvoice,
+    CreateToken,
+    EndConnection,
     Failure,
+    FetchFigures,
     FetchInvoice,
+    FetchWebhook,
+    ListAccounts,
+    ListConnections,
+    ListEvents,
     ListInvoices,
     ListPayments,
     ListPrices,
+    ListTokens,
+    ListWebhooks,
     Ping,
     RecordPayment,
+    RenameAccount,
     Reply,
     Resume,
+    RetryWebhook,
+    RevokeToken,
     SetPrice,
     Subscribe,
     Unsubscribe,
@@ -50,6 +73,8 @@ Handler = Callable[[Any, Services, Session], Reply | Ticket[Any] | Later | Await
 
 TOPIC_COST = 1 / 8  # of a request: 8 µs or so, and clients follow hundreds at once when they come
 
+ALL_COST = 10.0  # of what looks at all connections or measurements: some ms
+
 
 def _of_topic(action: Subscribe | Unsubscribe) -> float:
     return 1.0 if isinstance(action, Subscribe) and action.snapshot else TOPIC_COST
@@ -57,6 +82,10 @@ def _of_topic(action: Subscribe | Unsubscribe) -> float:
 
 def _of_topics(action: Resume) -> float:
     return max(1.0, len(action.topics) * TOPIC_COST)
+
+
+def _of_all(_: ListConnections | EndConnection | FetchFigures) -> float:
+    return ALL_COST
 
 
 class Row:
@@ -114,6 +143,19 @@ ACTIONS: dict[type, Row] = {
         Row(ListPrices, prices.list_prices, "read"),
         Row(SetPrice, prices.set_price, "process"),
         Row(ConvertPrice, prices.convert_price, "read"),
+        Row(ListEvents, history.list_events, "read"),
+        Row(ListWebhooks, webhooks.list_webhooks, "read"),
+        Row(FetchWebhook, webhooks.fetch_webhook, "read"),
+        Row(RetryWebhook, webhooks.retry_webhook, "write"),
+        Row(ListAccounts, accounts.list_accounts, "read"),
+        Row(CreateAccount, accounts.create_account, ADMIN),
+        Row(RenameAccount, accounts.rename_account, ADMIN),
+        Row(ListTokens, accounts.list_tokens, "read"),
+        Row(CreateToken, accounts.create_token, ADMIN),
+        Row(RevokeToken, accounts.revoke_token, ADMIN),
+        Row(ListConnections, connections.list_connections, "read", _of_all),
+        Row(EndConnection, connections.end_connection, ADMIN, _of_all),
+        Row(FetchFigures, connections.fetch_figures, ADMIN, _of_all),
         Row(Authenticate, identities.authenticate, None, of_line=True),
         Row(Ping, identities.ping, None),
     )

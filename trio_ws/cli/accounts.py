@@ -1,11 +1,12 @@
 """Accounts and their tokens: made, listed and revoked in the database of a server that runs."""
 
-import json
 import re
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
+from trio_ws.cli.asking import as_json_text
 from trio_ws.cli.database import run_query
 from trio_ws.cli.options import NO_OPTIONS, AsJson, Options
 from trio_ws.database import tokens
@@ -18,16 +19,14 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # of a duration, in seconds
 def create_account(*, name: str, as_json: AsJson = False, options: Options = NO_OPTIONS) -> None:
     """Make an account, and print its id."""
     account = run_query(options, tokens.create_account, name)
-    print(json.dumps({"id": account, "name": name}) if as_json else account)
+    print(as_json_text(account) if as_json else account.id)
 
 
 def list_accounts(*, as_json: AsJson = False, options: Options = NO_OPTIONS) -> None:
     """Print a line for each account: id, when it was made, and its name."""
-    for number, name, created_at in run_query(options, tokens.list_accounts):
-        fields = {"id": number, "name": name, "createdAt": created_at}
-        print(
-            json.dumps(fields, ensure_ascii=False) if as_json else f"{number}  created {created_at}  {name}"
-        )
+    for account in run_query(options, tokens.list_accounts):
+        line = f"{account.id}  created {account.created_at}  {account.name}"
+        print(as_json_text(account) if as_json else line)
 
 
 def rename_account(
@@ -39,8 +38,8 @@ def rename_account(
     options: Options = NO_OPTIONS,
 ) -> None:
     """Give an account another name."""
-    run_query(options, tokens.rename_account, account, name)
-    print(json.dumps({"id": account, "name": name}) if as_json else f"renamed account {account}")
+    renamed = run_query(options, tokens.rename_account, account, name)
+    print(as_json_text(renamed) if as_json else f"renamed account {account}")
 
 
 def create_token(
@@ -59,32 +58,29 @@ def create_token(
 
     The scope admin is for operators: such a token is of no account, and may do everything for any.
     """
-    scopes = [part.strip() for part in scope.split(",")]
-    if unknown := [part for part in scopes if part not in (*SCOPES, ADMIN)]:
+    asked = [part.strip() for part in scope.split(",")]
+    if unknown := [part for part in asked if part not in (*SCOPES, ADMIN)]:
         raise SettingsError(f"--scope: {unknown[0]!r} is none of {', '.join((*SCOPES, ADMIN))}")
+    scopes = [known for known in (*SCOPES, ADMIN) if known in asked]
     if (account is None) != (ADMIN in scopes):
         wrong = "is for operators, without --account" if account else "is for an account: give --account"
         raise SettingsError(f"--scope: {scope} {wrong}")
     seconds = None if expires is None else _seconds(expires)
     token = new_token()
-    number = run_query(options, tokens.create_token, account, hash_token(token), scopes, seconds)
+    made = run_query(options, tokens.create_token, account, hash_token(token), scopes, seconds)
     if as_json:
-        print(json.dumps({"id": number, "account_id": account, "scopes": scopes, "token": token}))
+        print(as_json_text(msgspec.structs.replace(made, token=token)))
         return
-    print(f"token {number} of {_owner(account)}, {','.join(scopes)}; it is shown this once:")
+    print(f"token {made.id} of {_owner(account)}, {','.join(made.scopes)}; it is shown this once:")
     print(token)
 
 
 def list_tokens(*, as_json: AsJson = False, options: Options = NO_OPTIONS) -> None:
     """Print a line for each token: id, account, scopes, and when it was made, expires, was revoked."""
-    names = ("id", "account_id", "scopes", "createdAt", "expiresAt", "revokedAt")
-    for row in run_query(options, tokens.list_tokens):
-        number, account, scopes, created_at, expires_at, revoked_at = row
-        if as_json:
-            print(json.dumps(dict(zip(names, row, strict=True))))
-            continue
-        end = f"revoked {revoked_at}" if revoked_at else f"expires {expires_at or 'never'}"
-        print(f"{number}  {_owner(account)}  {','.join(scopes)}  created {created_at}  {end}")
+    for token in run_query(options, tokens.list_tokens):
+        end = f"revoked {token.revoked_at}" if token.revoked_at else f"expires {token.expires_at or 'never'}"
+        line = f"{token.id}  {_owner(token.account_id)}  {','.join(token.scopes)}  created {token.created_at}"
+        print(as_json_text(token) if as_json else f"{line}  {end}")
 
 
 def revoke_token(
@@ -95,8 +91,8 @@ def revoke_token(
     options: Options = NO_OPTIONS,
 ) -> None:
     """Have a token be good no more; what is connected with it is disconnected within a second."""
-    run_query(options, tokens.revoke_token, token)
-    print(json.dumps({"id": token}) if as_json else f"revoked token {token}")
+    revoked = run_query(options, tokens.revoke_token, token)
+    print(as_json_text(revoked) if as_json else f"revoked token {token}")
 
 
 def _owner(account: int | None) -> str:

@@ -14,6 +14,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ from trio_ws.database.replica import Replicated, Standby
 from trio_ws.errors import ActionError, StartupError, leaves
 from trio_ws.logs import configure_logs
 from trio_ws.settings import Settings
+from trio_ws.siblings import Siblings, meeting_place
 from trio_ws.systemd import Notifier
 from trio_ws.wire.accepting import Listener
 from trio_ws.wire.tls import TlsListener, load_certificate, make_context
@@ -54,10 +56,17 @@ Task = Callable[[], Awaitable[None]]
 
 
 class Orders(msgspec.Struct):
-    """What a worker is told: the settings in force, and the addresses that its parent keeps."""
+    """What a worker is told.
+
+    Args:
+        settings: Those in force.
+        addresses: What its parent keeps for all of them to listen on.
+        folder: Where the workers meet; None: nowhere.
+    """
 
     settings: Settings
     addresses: Sequence[tuple[int, tuple[Any, ...]]]
+    folder: str | None
 
 
 def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
@@ -113,7 +122,14 @@ def work(number: int, /) -> None:
     trio.run(
         _until_stopped,
         process,
-        partial(_serve, process, orders.settings.database_url, sockets, number),
+        partial(
+            _serve,
+            process,
+            orders.settings.database_url,
+            sockets,
+            number=number,
+            siblings=Siblings(None if orders.folder is None else Path(orders.folder)),
+        ),
         partial(workers.heed_parent, process.shutdown, obey),
     )
 
@@ -152,7 +168,14 @@ async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:
         raise leaves(errors)[0] from None
 
 
-async def _serve(process: Process, conninfo: str, sockets: list[socket.socket], number: int = 1) -> None:
+async def _serve(
+    process: Process,
+    conninfo: str,
+    sockets: list[socket.socket],
+    *,
+    number: int = 1,
+    siblings: Siblings | None = None,
+) -> None:
     settings = process.settings
     database: Database = (gateway := Gateway(conninfo, settings))
     if settings.log_url is not None:
@@ -167,6 +190,7 @@ async def _serve(process: Process, conninfo: str, sockets: list[socket.socket], 
         page_listeners=_listeners(bind_metrics(process.settings, number)),
         reloads=reloads,
         alive=process.alive,
+        siblings=siblings,
     )
     try:
         async with trio.open_nursery() as serving:
@@ -205,11 +229,20 @@ def _listeners(sockets: list[socket.socket]) -> list[Listener]:
 
 
 async def _keep_workers(process: Process, conninfo: str, sockets: list[socket.socket]) -> None:
+    with meeting_place() as folder:
+        if folder is None:
+            logger.warning("no folder for temporary files: the console shows one worker at a time")
+        await _keep_workers_in(folder, process, conninfo, sockets)
+
+
+async def _keep_workers_in(
+    folder: Path | None, process: Process, conninfo: str, sockets: list[socket.socket]
+) -> None:
     addresses = [(opened.family, opened.getsockname()) for opened in sockets]
 
     def orders(settings: Settings) -> bytes:
         told = msgspec.structs.replace(settings, database_url=conninfo)
-        return msgspec.json.encode(Orders(told, addresses))
+        return msgspec.json.encode(Orders(told, addresses, None if folder is None else str(folder)))
 
     async def reload() -> None:
         async for settings in process.reloads:

@@ -13,24 +13,44 @@ from trio_ws.client.line import NO_MESSAGE, encode
 from trio_ws.client.pages import Items, Page, page_of
 from trio_ws.messages import (
     REPLY_DATA,
+    Account,
     Authenticate,
     Authenticated,
     CancelInvoice,
+    Connected,
     Converted,
     ConvertPrice,
+    CreateAccount,
     CreateInvoice,
+    CreateToken,
+    EndConnection,
+    FetchFigures,
     FetchInvoice,
+    FetchWebhook,
+    Figures,
     Invoice,
+    ListAccounts,
+    ListConnections,
+    ListEvents,
     ListInvoices,
     ListPayments,
     ListPrices,
+    ListTokens,
+    ListWebhooks,
+    LoggedEvent,
     Payment,
     Ping,
     Pong,
     Price,
     RecordPayment,
+    RenameAccount,
+    RetryWebhook,
+    RevokeToken,
     SetPrice,
+    Success,
+    Token,
     UpdateInvoice,
+    Webhook,
 )
 
 # What follows is for `follow` and `watch`.
@@ -45,8 +65,33 @@ Action = (
     | ListPrices
     | SetPrice
     | ConvertPrice
+    | ListEvents
+    | ListWebhooks
+    | FetchWebhook
+    | RetryWebhook
+    | ListAccounts
+    | CreateAccount
+    | RenameAccount
+    | ListTokens
+    | CreateToken
+    | RevokeToken
+    | ListConnections
+    | EndConnection
+    | FetchFigures
     | Authenticate
     | Ping
+)
+
+
+List = (
+    ListInvoices
+    | ListPayments
+    | ListPrices
+    | ListEvents
+    | ListWebhooks
+    | ListAccounts
+    | ListTokens
+    | ListConnections
 )
 
 
@@ -78,8 +123,18 @@ class Requests(ABC):
     @overload
     def all(self, action: ListPrices, /) -> Items[Price]: ...
     @overload
+    def all(self, action: ListEvents, /) -> Items[LoggedEvent]: ...
+    @overload
+    def all(self, action: ListWebhooks, /) -> Items[Webhook]: ...
+    @overload
+    def all(self, action: ListAccounts, /) -> Items[Account]: ...
+    @overload
+    def all(self, action: ListTokens, /) -> Items[Token]: ...
+    @overload
+    def all(self, action: ListConnections, /) -> Items[Connected]: ...
+    @overload
     def all(self, action: str, /, **fields: object) -> Items[dict[str, Any]]: ...
-    def all(self, action: str | ListInvoices | ListPayments | ListPrices, /, **fields: object) -> Items[Any]:
+    def all(self, action: str | List, /, **fields: object) -> Items[Any]:
         """Iterate over the items of a list, such as `list_invoices`: a page is read when it is come to.
 
         What changes meanwhile may be in it or not: to go on with each change, `watch`. `limit` is a page's.
@@ -121,6 +176,26 @@ class Requests(ABC):
     @overload
     async def do(self, action: ConvertPrice) -> Converted: ...
     @overload
+    async def do(self, action: ListEvents) -> list[LoggedEvent]: ...
+    @overload
+    async def do(self, action: ListWebhooks) -> list[Webhook]: ...
+    @overload
+    async def do(self, action: FetchWebhook | RetryWebhook) -> Webhook: ...
+    @overload
+    async def do(self, action: ListAccounts) -> list[Account]: ...
+    @overload
+    async def do(self, action: CreateAccount | RenameAccount) -> Account: ...
+    @overload
+    async def do(self, action: ListTokens) -> list[Token]: ...
+    @overload
+    async def do(self, action: CreateToken | RevokeToken) -> Token: ...
+    @overload
+    async def do(self, action: ListConnections) -> list[Connected]: ...
+    @overload
+    async def do(self, action: EndConnection) -> Success: ...
+    @overload
+    async def do(self, action: FetchFigures) -> Figures: ...
+    @overload
     async def do(self, action: Authenticate) -> Authenticated: ...
     @overload
     async def do(self, action: Ping) -> Pong: ...
@@ -134,7 +209,7 @@ class Requests(ABC):
             Disconnected: as for `call`; or what came is not what the protocol says.
         """
         name, fields = _asked(action)
-        return _as(REPLY_DATA[type(action)], await self.call(name, **fields))
+        return _as(REPLY_DATA[type(action)] or Success, await self.call(name, **fields))
 
     async def create_invoice(self, /, **fields: object) -> dict[str, Any]:
         """Make an invoice, and return it."""

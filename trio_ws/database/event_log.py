@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 
+from trio_ws.database.pages import OWNED
 from trio_ws.database.sessions import Connection
 from trio_ws.database.statement import Statement
-from trio_ws.topics import Event, Position
+from trio_ws.errors import NotFound
+from trio_ws.paging import PAGE_BYTES
+from trio_ws.topics import NOTHING, Event, Position
 
 # Of events that are read at once, not compressed: many times what 500 usual ones take, and sent in time.
 READ_BYTES = 8_000_000
@@ -100,6 +104,40 @@ advance = Statement[int, int, LogRead](
 number = Statement[int, int, LogRead](
     "number", b"SELECT @schema@.advance($1::bigint, $2::int, 0)::text", _decoder.decode
 )
+
+
+class History(NamedTuple):
+    """Some of an invoice's events, in order, and whether there are more."""
+
+    events: list[Event]
+    has_more: bool
+
+
+def read_history(connection: Connection, uid: UUID, after: int, most: int, owner: int | None) -> History:
+    """Return the events of an invoice and its payments, numbered above `after`, the oldest first.
+
+    Raises:
+        NotFound: there is no such invoice.
+    """
+    rows = connection.execute(
+        "SELECT e.* FROM @schema@.invoices i LEFT JOIN LATERAL ("  # noqa: S608 - a constant
+        "SELECT seq, type, data, previous, name, found FROM ("
+        "SELECT *, count(*) OVER () AS found, row_number() OVER (ORDER BY seq) AS place,"
+        " sum(size) OVER (ORDER BY seq) - size AS bytes FROM ("
+        "SELECT *, @schema@.event_size(data, previous) AS size FROM @schema@.event"
+        " WHERE subject = i.id AND seq > %(after)s ORDER BY subject, seq LIMIT %(most)s + 1"
+        ") next) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s) e ON true"
+        f" WHERE uid = %(uid)s AND {OWNED} ORDER BY e.seq",
+        {"uid": uid, "after": after, "most": most, "owner": owner, "page_bytes": PAGE_BYTES},
+    ).fetchall()
+    if not rows:
+        raise NotFound("Invoice not found")
+    found = [row for row in rows if row[0] is not None]
+    events = [
+        Event(seq, type_, (), data, previous or NOTHING, name=name)
+        for seq, type_, data, previous, name, _ in found
+    ]
+    return History(events, has_more=bool(found) and found[-1][-1] > len(found))
 
 
 def trim_events(connection: Connection, age_seconds: float, most: int) -> int:

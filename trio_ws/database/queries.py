@@ -16,7 +16,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
-from trio_ws.database import payments, sessions, tokens
+from trio_ws.database import sessions, tokens
 from trio_ws.database.lanes import Lane
 from trio_ws.database.pages import OWNED, Page, json_of, page_of, page_query
 from trio_ws.database.sessions import Primary, begin_pooled_session, begin_session
@@ -28,6 +28,7 @@ from trio_ws.topics import Position, Topic, parse_uid
 
 # How long a batch waits for what another program holds, before each of its rows is tried alone.
 BATCH_LOCK_TIMEOUT = "250ms"
+SEARCHED = 20_000  # invoices that a page of a search looks through: some 20 ms
 IDLE_TIMEOUT = "'10s'"  # in a transaction: a hundred times what a busy machine takes between two statements
 
 Row = sessions.Row
@@ -255,6 +256,7 @@ class InvoiceFilter(NamedTuple):
         statuses: Standing so.
         before: With ids below this.
         most: How many at most.
+        memo: Whose memo contains this text, in small letters or large.
     """
 
     account_id: int | None = None
@@ -262,6 +264,7 @@ class InvoiceFilter(NamedTuple):
     statuses: Sequence[Status] | None = None
     before: int | None = None
     most: int = PAGE_ITEMS
+    memo: str | None = None
 
 
 def _page_of(wanted: InvoiceFilter) -> str:
@@ -270,11 +273,7 @@ def _page_of(wanted: InvoiceFilter) -> str:
     Each status is read by its index from the newest on, whatever the planner thinks of how many there are:
     status and id are compared and sorted together, which no other index can do.
     """
-    owned = "".join(
-        f" AND {column} = %({column})s"
-        for column in ("account_id", "address")
-        if getattr(wanted, column) is not None
-    )
+    owned = _equal("account_id", wanted) + _equal("address", wanted)
     found = (
         "SELECT one.id FROM unnest(%(statuses)s::text[]) wanted (status)"  # noqa: S608
         " CROSS JOIN LATERAL ("
@@ -291,6 +290,10 @@ def _page_of(wanted: InvoiceFilter) -> str:
     )
 
 
+def _equal(column: str, wanted: InvoiceFilter) -> str:
+    return "" if getattr(wanted, column) is None else f" AND {column} = %({column})s"
+
+
 def _arguments_of(wanted: InvoiceFilter) -> dict[str, Any]:
     return {
         **wanted._asdict(),
@@ -302,8 +305,37 @@ def _arguments_of(wanted: InvoiceFilter) -> dict[str, Any]:
 
 def list_invoices(connection: Connection, wanted: InvoiceFilter) -> Page:
     """Return a page of invoices, the newest first."""
+    if wanted.memo is not None:
+        return _search_invoices(connection, wanted)
     rows = connection.execute(f"{_page_of(wanted)} ORDER BY id DESC".encode(), _arguments_of(wanted))
     return page_of(rows.fetchall())
+
+
+def _search_invoices(connection: Connection, wanted: InvoiceFilter) -> Page:
+    """Return a page of what is found among the next `SEARCHED` invoices, the newest first."""
+    by = "" if wanted.account_id is None else "account_id DESC, "
+    scanned = (
+        "SELECT * FROM @schema@.invoices i"  # noqa: S608 - constants
+        f" WHERE id < %(before)s{_equal('account_id', wanted)} ORDER BY {by}id DESC"
+    )
+    found = page_query(
+        "SELECT id, @schema@.invoice_json(i) AS json,"  # noqa: S608 - made above
+        " octet_length(@schema@.invoice_json(i)::text) AS size"
+        f" FROM (SELECT * FROM ({scanned} LIMIT {SEARCHED}) i"
+        f" WHERE status = ANY (%(statuses)s){_equal('address', wanted)}"
+        " AND strpos(lower(memo), lower(%(memo)s)) > 0"
+        " ORDER BY id DESC LIMIT %(most)s + 1) i",
+        "id DESC",
+    )
+    asked = _arguments_of(wanted)
+    page = page_of(connection.execute(f"{found} ORDER BY id DESC".encode(), asked).fetchall())
+    if page.next is not None:
+        return page
+    last = connection.execute(
+        f"SELECT id FROM ({scanned} OFFSET {SEARCHED - 1} LIMIT 1) i".encode(),  # noqa: S608
+        asked,
+    )
+    return page._replace(next=row[0] if (row := last.fetchone()) else None)
 
 
 class Snapshot(NamedTuple):
@@ -417,8 +449,3 @@ TOGETHER: dict[Callable[..., Any], Joined] = {
     # Many who try wrong tokens must keep nobody from coming, and no revocation from being noticed.
     tokens.identify: Joined(tokens.identify_all, Lane.IDENTIFY),
 }
-
-# What clients write: each changes a row, or is refused for what it asks. `Writes` notes what comes of them.
-WRITES: frozenset[Callable[..., Any]] = frozenset(
-    {create_invoice, change_status, set_price, payments.record_payment}
-)

@@ -286,7 +286,7 @@ def retry(connection: Connection, id_: str | None) -> int:
             (id_, now, RETRIED_AT_ONCE),
         )
         if id_ is not None and not some:
-            raise NotFound("Delivery not found, or held")
+            raise NotFound("Webhook not found, or held")
         retried += some
         if id_ is not None or some < RETRIED_AT_ONCE:
             return retried

@@ -11,15 +11,23 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from trio_ws.database import payments, queries, webhook_lists
 from trio_ws.database.gateway import Database, Wake
 from trio_ws.database.lanes import Lane
-from trio_ws.database.queries import WRITES, Connection
+from trio_ws.database.queries import Connection
 from trio_ws.database.tickets import Ticket
 from trio_ws.errors import ActionError, Timeout, Unavailable
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
+# What clients write: each changes a row, or is refused for what it asks.
+WRITES: frozenset[Callable[..., object]] = frozenset(
+    {
+        *(queries.create_invoice, queries.change_status, queries.set_price),
+        *(payments.record_payment, webhook_lists.retry_delivery),
+    }
+)
 # If PostgreSQL still refuses them, clients meet failures for 5 s (`server.WRITE_SECONDS`) of each 15 s.
 FORGET_SECONDS = 10.0
 

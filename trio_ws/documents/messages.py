@@ -15,33 +15,53 @@ from msgspec import Struct
 
 from trio_ws import codec, errors, messages
 from trio_ws.actions.table import ACTIONS
+from trio_ws.database.webhook_lists import STATES
 from trio_ws.messages import (
     REPLY_DATA,
+    Account,
     Authenticate,
     Authenticated,
     CancelInvoice,
+    Connected,
     Converted,
     ConvertPrice,
+    CreateAccount,
     CreateInvoice,
+    CreateToken,
+    EndConnection,
     Failure,
+    FetchFigures,
     FetchInvoice,
+    FetchWebhook,
+    Figures,
     Invoice,
+    ListAccounts,
+    ListConnections,
+    ListEvents,
     ListInvoices,
     ListPayments,
     ListPrices,
+    ListTokens,
+    ListWebhooks,
+    LoggedEvent,
     Payment,
     Ping,
     Pong,
     Price,
     RecordPayment,
+    RenameAccount,
     Resume,
+    RetryWebhook,
+    RevokeToken,
     SetPrice,
     Subscribe,
     Subscribed,
+    Token,
     Unsubscribe,
     UnsubscribeAll,
     UpdateInvoice,
     WantedTopic,
+    Webhook,
 )
 from trio_ws.messages.fields import PaymentStatus, Status
 from trio_ws.topics import TOPIC_TYPES
@@ -67,6 +87,12 @@ _PAYMENT = {"id": 7, "invoice": UID, "reference": "bank-2024-12-30-0017", "amoun
 _PAYMENT |= {"status": "settled", "account_id": 1, **_TIMES, "version": 1}
 _PRICE = {"id": 1, "currency": "BTC", "amount": 4300000, "account_id": 1}
 _PRICE |= {**_TIMES, "base_currency": "USD", "value": 43000.0}
+_DELIVERY = "0d1c3b62-4c5f-4d0b-9a52-6f2f6f1c7f57"
+_WEBHOOK = {"id": _DELIVERY, "account_id": 1, "invoice": UID, "type": "invoice.updated"}
+_WEBHOOK |= {"endpoint": "https://shop.example", "state": "failed", "attempts": 9, "status": 503}
+_WEBHOOK |= {"error": "answered 503", "queuedAt": _WHEN, "endedAt": _WHEN}
+_ACCOUNT = {"id": 1, "name": "Tea House", "createdAt": _WHEN}
+_TOKEN_SHOWN = {"id": 3, "account_id": 1, "scopes": ["read", "write"], "createdAt": _WHEN}
 REQUESTS: tuple[messages.Action, ...] = (
     Subscribe(type="invoice", id=UID),
     Resume(after=POSITION, topics=[WantedTopic("account", 1), WantedTopic("price", "*")]),
@@ -82,6 +108,19 @@ REQUESTS: tuple[messages.Action, ...] = (
     ListPrices(),
     SetPrice(currency="BTC", base_currency="USD", value=Decimal("43000.00")),
     ConvertPrice(quote_currency="BTC", base_currency="USD", quote_value=Decimal(1)),
+    ListEvents(uid=UID),
+    ListWebhooks(account_id=1, state="failed"),
+    FetchWebhook(id=_DELIVERY),
+    RetryWebhook(id=_DELIVERY),
+    ListAccounts(),
+    CreateAccount(name="Tea House"),
+    RenameAccount(account_id=1, name="Tea House"),
+    ListTokens(account_id=1),
+    CreateToken(account_id=1, scopes=["read", "write"], expires_in_seconds=86400),
+    RevokeToken(id=3),
+    ListConnections(account_id=1),
+    EndConnection(id="4711-17"),
+    FetchFigures(),
     Authenticate(token=_TOKEN),
     Ping(),
 )
@@ -100,14 +139,43 @@ _DATA: Mapping[Any, Any] = {
         "base_value": 43000.0,
         "timestamp": _WHEN,
     },
+    list[LoggedEvent]: [{"type": "invoice.created", "data": _INVOICE, "position": POSITION}],
+    Webhook: _WEBHOOK,
+    list[Webhook]: [_WEBHOOK],
+    Account: _ACCOUNT,
+    list[Account]: [_ACCOUNT],
+    Token: _TOKEN_SHOWN,
+    list[Token]: [_TOKEN_SHOWN],
+    list[Connected]: [
+        {
+            "id": "4711-17",
+            "kind": "websocket",
+            "address": "192.0.2.7",
+            "account_id": 1,
+            "token_id": 3,
+            "scopes": ["read", "write"],
+            "openedAt": _WHEN,
+            "topics": ["account:1"],
+            "topic_count": 1,
+            "waiting_bytes": 0,
+            "is_catching_up": False,
+            "requests": 12,
+            "messages": 40,
+        }
+    ],
+    Figures: {"version": "0.2.0", "processes": [4711], "missing": 0, "values": {"trio_ws_connections": 1}},
     Authenticated: {"account_id": 1, "scopes": ["read", "write"], "expiresAt": None},
 }
+_MESSAGES: Mapping[type, str] = {EndConnection: "Closing connection 4711-17"}
 
 _DECIMAL = {"type": "string", "format": "decimal"}  # msgspec's, whatever it is told to write
 _NUMBER_OR_TEXT = {
     "anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$"}]
 }
-_TIME_FIELDS = ("createdAt", "updatedAt", "expiresAt", "timestamp")
+_TIME_FIELDS = (
+    *("createdAt", "updatedAt", "expiresAt", "revokedAt", "openedAt"),
+    *("queuedAt", "nextAttemptAt", "endedAt", "timestamp"),
+)
 _ARGUMENT = re.compile(r"^    (\w+): (.+?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -141,7 +209,7 @@ def reply(tag: str, action: type) -> dict[str, Any]:
         "required": ["status"],
     }
     if data is None:
-        example["message"] = "Unsubscribed from 3 topics"
+        example["message"] = _MESSAGES.get(action, "Unsubscribed from 3 topics")
     else:
         payload["properties"]["data"] = _schema_of(data)
         payload["required"].append("data")
@@ -210,6 +278,26 @@ def schemas() -> dict[str, Schema]:
         topic = found[name if name != "Resume" else "WantedTopic"]["properties"]
         topic["type"] = {"enum": list(TOPIC_TYPES), "description": "Of what kind the topic is."}
     found["Invoice"]["properties"]["status"] = {"enum": list(get_args(Status))}
+    found["Webhook"]["properties"]["state"] = {"enum": [*STATES]}
+    found["Webhook"]["properties"]["body"] = {
+        **reference(LoggedEvent),
+        "description": "What is sent; of one webhook only, not in lists.",
+    }
+    found["Figures"]["properties"]["values"]["title"] = "FiguresValues"
+    found["LoggedEvent"]["properties"] |= {
+        "type": {"enum": [name for name in EVENTS if name != "price.updated"]},
+        "data": {
+            "description": "The whole new state.",
+            "anyOf": [reference(Invoice), reference(Payment)],
+        },
+        "previous": {
+            "title": "LoggedEventPrevious",
+            "type": "object",
+            "description": "The changed fields' old values; a new row has none.",
+        },
+        "position": reference_to("Position"),
+    }
+    found["Connected"]["properties"]["kind"] = {"enum": ["websocket", "event_stream"]}
     found["Payment"]["properties"]["status"] = {"enum": list(get_args(PaymentStatus))}
     found["Failure"]["properties"]["code"] = {
         "enum": sorted(codes()),

@@ -74,6 +74,8 @@ class EventStream(Line):
         told: What the response says to the page that calls: see `admit_page`.
     """
 
+    KIND = "event_stream"
+
     def __init__(
         self,
         wire: Wire,

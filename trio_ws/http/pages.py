@@ -1,14 +1,11 @@
 """What is found by a path: whether we live, whether we serve, what was measured, what a browser shows."""
 
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-import msgspec
 import trio
 
-import trio_ws
 from trio_ws import metrics
 from trio_ws.wire.admission import PATHS
 from trio_ws.wire.head import Head, Refusal, encode_response
@@ -121,12 +118,6 @@ def readiness(trouble: Callable[[], str | None]) -> Callable[[], Page]:
 def measurements() -> Page:
     """Return what was measured, for Prometheus."""
     return Page(metrics.page(), metrics.CONTENT_TYPE)
-
-
-def figures() -> Page:
-    """Return the same by name, for the console."""
-    shown = {"version": trio_ws.__version__, "process": os.getpid(), **metrics.figures()}
-    return Page(msgspec.json.encode(shown), "application/json")
 
 
 def respond(head: Head, page: Page, *, is_last: bool = False) -> tuple[bytes, bool]:

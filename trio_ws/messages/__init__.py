@@ -3,6 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trio_ws.messages.managing import (
+    Account,
+    Connected,
+    CreateAccount,
+    CreateToken,
+    EndConnection,
+    FetchFigures,
+    FetchWebhook,
+    Figures,
+    ListAccounts,
+    ListConnections,
+    ListEvents,
+    ListTokens,
+    ListWebhooks,
+    LoggedEvent,
+    RenameAccount,
+    RetryWebhook,
+    RevokeToken,
+    Token,
+    Webhook,
+)
 from trio_ws.messages.replies import (
     Authenticated,
     Converted,
@@ -37,34 +58,53 @@ from trio_ws.messages.requests import (
 
 __all__ = [
     "REPLY_DATA",
+    "Account",
     "Action",
     "Authenticate",
     "Authenticated",
     "CancelInvoice",
+    "Connected",
     "ConvertPrice",
     "Converted",
+    "CreateAccount",
     "CreateInvoice",
+    "CreateToken",
+    "EndConnection",
     "Failure",
+    "FetchFigures",
     "FetchInvoice",
+    "FetchWebhook",
+    "Figures",
     "Invoice",
+    "ListAccounts",
+    "ListConnections",
+    "ListEvents",
     "ListInvoices",
     "ListPayments",
     "ListPrices",
+    "ListTokens",
+    "ListWebhooks",
+    "LoggedEvent",
     "Payment",
     "Ping",
     "Pong",
     "Price",
     "RecordPayment",
+    "RenameAccount",
     "Reply",
     "Resume",
+    "RetryWebhook",
+    "RevokeToken",
     "SetPrice",
     "Subscribe",
     "Subscribed",
     "Success",
+    "Token",
     "Unsubscribe",
     "UnsubscribeAll",
     "UpdateInvoice",
     "WantedTopic",
+    "Webhook",
 ]
 
 Action = (
@@ -82,6 +122,19 @@ Action = (
     | ListPrices
     | SetPrice
     | ConvertPrice
+    | ListEvents
+    | ListWebhooks
+    | FetchWebhook
+    | RetryWebhook
+    | ListAccounts
+    | CreateAccount
+    | RenameAccount
+    | ListTokens
+    | CreateToken
+    | RevokeToken
+    | ListConnections
+    | EndConnection
+    | FetchFigures
     | Authenticate
     | Ping
 )
@@ -102,6 +155,19 @@ REPLY_DATA: Mapping[type, Any] = {
     ListPrices: list[Price],
     SetPrice: Price,
     ConvertPrice: Converted,
+    ListEvents: list[LoggedEvent],
+    ListWebhooks: list[Webhook],
+    FetchWebhook: Webhook,
+    RetryWebhook: Webhook,
+    ListAccounts: list[Account],
+    CreateAccount: Account,
+    RenameAccount: Account,
+    ListTokens: list[Token],
+    CreateToken: Token,
+    RevokeToken: Token,
+    ListConnections: list[Connected],
+    EndConnection: None,
+    FetchFigures: Figures,
     Authenticate: Authenticated,
     Ping: Pong,  # the reply itself
 }

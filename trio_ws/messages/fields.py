@@ -15,6 +15,7 @@ Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN)]
 RequestId = Annotated[str, Meta(max_length=64)] | int
 # JSON allows U+0000 in a string, PostgreSQL's text does not.
 Memo = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*\Z")]
+SearchText = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+\Z")]
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+\Z")]
 # A host that can be one, a port from 1 to 65535 or none, no user and password: as is_url() of the schema.
 URL_PATTERN = (

@@ -17,6 +17,7 @@ from trio_ws.messages.fields import (
     PaymentAmount,
     PaymentStatus,
     Reference,
+    SearchText,
     Status,
     Url,
     Word,
@@ -149,17 +150,21 @@ class UpdateInvoice(Asked, tag="update_invoice"):
 class ListInvoices(Asked, tag="list_invoices"):
     """Read invoices, the newest first, page by page.
 
+    With `memo`, a page looks through 20 000 invoices at most: it can be empty and still have a `next`.
+
     Args:
-        account_id: Whose; may be left out where a token names it.
-        status: Only those that stand so.
-        address: Only those that are to be paid there.
+        account_id: Only invoices of this account; a token of an account sees only its own.
+        status: Only invoices with this status.
+        address: Only invoices to be paid there.
+        memo: Only invoices whose memo contains this text; upper and lower case are the same.
         cursor: The `next` of the page before, or of a snapshot.
-        limit: How many at most, 50 unless told; 128 KiB end a page too.
+        limit: Maximum number of invoices. Default: 50. A page also ends after 128 KiB.
     """
 
     account_id: AccountId | None = None
     status: Status | None = None
     address: Word | None = None
+    memo: SearchText | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] | None = None
 

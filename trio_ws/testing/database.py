@@ -21,11 +21,13 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw
 
-from trio_ws.database import expiry, payments, queries, tokens
+from trio_ws.database import event_log, expiry, payments, queries
+from trio_ws.database.event_log import History
 from trio_ws.database.gateway import Wake
 from trio_ws.database.lanes import Lane
 from trio_ws.database.pages import Page
 from trio_ws.database.queries import InvoiceFilter, PricePart, Snapshot
+from trio_ws.database.writes import WRITES
 from trio_ws.errors import (
     Conflict,
     IdempotencyMismatch,
@@ -33,18 +35,18 @@ from trio_ws.errors import (
     NotFound,
     Outage,
     Timeout,
-    Unauthorized,
 )
-from trio_ws.identity import NOBODY, Identity
 from trio_ws.messages import CreateInvoice, Invoice, Payment, Price, RecordPayment
 from trio_ws.messages.fields import Status
 from trio_ws.paging import PAGE_BYTES
+from trio_ws.testing.accounts import SimulatedAccounts
 from trio_ws.testing.answering import Answering
 from trio_ws.testing.log import SimulatedLog
 from trio_ws.testing.refusals import CheckViolation, LockNotAvailable, UniqueViolation
 from trio_ws.testing.rules import MAY_BECOME, InvoiceRow, PaymentRow, PriceRow, payment_may_become
 from trio_ws.testing.session import Session, SimulatedSession, Statements
 from trio_ws.testing.tables import PaymentKey, PriceKey, Rows, Tables, Transaction, as_json, price_key
+from trio_ws.testing.webhook_lists import SimulatedWebhookLists
 from trio_ws.testing.webhooks import SimulatedQueue
 from trio_ws.topics import Event, Position, Topic
 
@@ -113,7 +115,9 @@ class SimulatedDatabase(Answering, Statements):
         Answering.__init__(self)
         self.webhooks = SimulatedQueue(self._now)
         self._log = SimulatedLog(self._now, self.webhooks, self._notify)
+        self._webhook_lists = SimulatedWebhookLists(self.webhooks)
         self._tables = Tables(self._now, seed, self._commit)
+        self._accounts = SimulatedAccounts(self._tables)
         self.create_account()
         for currency, value in (("BTC", "43000.00"), ("ETH", "2300.00"), ("EUR", "1.08")):
             self.set_price(currency, Decimal(value))
@@ -145,7 +149,7 @@ class SimulatedDatabase(Answering, Statements):
                     await trio.sleep(min(seconds, self.statement_seconds))
         if self.away:
             raise Outage("The database can't be reached")
-        if self.only_reads and query in queries.WRITES:
+        if self.only_reads and query in WRITES:
             raise Outage("The database failed; whether this was done is not known")
         if seconds > self.statement_seconds:
             raise Timeout("The database took too long")
@@ -279,6 +283,7 @@ class SimulatedDatabase(Answering, Statements):
             and wanted.address in (None, one.address)
             and (wanted.statuses is None or one.status in wanted.statuses)
             and (wanted.before is None or one.id < wanted.before)
+            and (wanted.memo is None or wanted.memo.lower() in (one.memo or "").lower())
         ]
         return _page([(one.id, as_json(one)) for one in found[: wanted.most + 1]], wanted.most)
 
@@ -292,18 +297,8 @@ class SimulatedDatabase(Answering, Statements):
         there = [price for price in self._tables.rows.prices.values() if price is not None]
         return sorted(there, key=lambda price: price.id)
 
-    def _identify(self, digest: bytes) -> Identity:
-        token = self._tables.rows.tokens.get(digest)
-        identity, expires_at = (NOBODY, None) if token is None else (token.identity, token.expires_at)
-        now = self._now()
-        if identity is NOBODY or (expires_at is not None and expires_at <= now):
-            raise Unauthorized("The token is unknown, expired or revoked")
-        left = None if expires_at is None else (expires_at - now).total_seconds()
-        return msgspec.structs.replace(identity, seconds_left=left)
-
-    def _find_ended(self, held: Sequence[Identity]) -> list[Identity]:
-        good = {token.identity for token in self._tables.rows.tokens.values()}
-        return [identity for identity in held if identity not in good]
+    def _read_history(self, uid: uuid.UUID, after: int, most: int, owner: int | None) -> History:
+        return self._log.history(str(self._find(uid, owner).uid), after, most)
 
     answers: dict[Callable[..., Any], Callable[..., Any]] = {  # noqa: RUF012 - a constant table
         queries.create_invoice: _create_invoice,
@@ -313,13 +308,14 @@ class SimulatedDatabase(Answering, Statements):
         queries.set_price: _set_price,
         payments.record_payment: _record_payment,
         payments.list_payments: _list_payments,
-        tokens.identify: _identify,
-        tokens.find_ended: _find_ended,
         queries.read_snapshot: _read_snapshot,
         queries.list_invoices: _list_invoices,
         queries.read_prices: _read_prices,
         **{query: _by("_log", query) for query in SimulatedLog.answers},
+        event_log.read_history: _read_history,
+        **{query: _by("_accounts", query) for query in SimulatedAccounts.answers},
         **{query: _by("webhooks", query) for query in SimulatedQueue.answers},
+        **{query: _by("_webhook_lists", query) for query in SimulatedWebhookLists.answers},
     }
 
     # As other programs read and write it
@@ -460,12 +456,15 @@ class SimulatedDatabase(Answering, Statements):
         """Return another database that has the log up to an event, and goes on by itself."""
         other = copy.copy(self)
         webhooks = self.webhooks.copy()
+        tables = self._tables.copy(other._commit)  # noqa: SLF001 - ours
         vars(other).update(
             webhooks=webhooks,
+            _webhook_lists=SimulatedWebhookLists(webhooks),
+            _accounts=SimulatedAccounts(tables),
             _watchers={},
             _batches=other._open_batches(),  # noqa: SLF001 - ours
             _log=self._log.copy(seq, webhooks, other._notify),  # noqa: SLF001
-            _tables=self._tables.copy(other._commit),  # noqa: SLF001
+            _tables=tables,
         )
         return other
 

@@ -9,7 +9,8 @@ import msgspec
 import trio
 
 from trio_ws.database import event_log
-from trio_ws.database.event_log import LogRead
+from trio_ws.database.event_log import History, LogRead
+from trio_ws.paging import PAGE_BYTES
 from trio_ws.testing.tables import Webhook, Written
 from trio_ws.testing.webhooks import SimulatedQueue
 from trio_ws.topics import Event, Position
@@ -74,6 +75,19 @@ class SimulatedLog:
     def name_of(self, seq: int) -> str | None:
         """Return what an event is called; None: it is not there."""
         return self.position(seq).name if self.trimmed <= seq <= self.numbered else None
+
+    def history(self, uid: str, after: int, most: int) -> History:
+        """Return an invoice's events above a number, the oldest first."""
+        there = self.events[max(after, self.trimmed) : self.numbered]
+        found = [event for event in there if f"invoice:{uid}" in event.topics]
+        page: list[Event] = []
+        size = 0
+        for event in found[:most]:
+            if size >= PAGE_BYTES:
+                break
+            page.append(event)
+            size += len(bytes(event.data)) + len(bytes(event.previous))
+        return History(page, has_more=len(found) > len(page))
 
     def restore(self, seq: int) -> None:
         """Lose what came after an event."""

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg import Error, Rollback
 
-from trio_ws.identity import SCOPES, Scope
+from trio_ws.identity import SCOPES, Scope, hash_token
 from trio_ws.testing.refusals import InFailedSqlTransaction, NoData, refusal
 from trio_ws.testing.rules import check_texts
 from trio_ws.testing.tables import Tables, Transaction, wire
@@ -138,12 +138,12 @@ class Statements(ABC):
     ) -> str:
         """See `Session`."""
         with self._statement() as statement:
-            return statement.insert_token(account_id, scopes, seconds)
+            return f"token-{statement.insert_token(account_id, scopes, seconds).id}"
 
     def revoke_token(self, token: str) -> None:
         """See `Session`."""
         with self._statement() as statement:
-            statement.revoke_token(token)
+            statement.revoke_token(hash_token(token))
 
 
 class _Aborted(Exception):

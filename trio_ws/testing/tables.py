@@ -18,7 +18,7 @@ import trio
 from msgspec import Raw
 
 from trio_ws import codec
-from trio_ws.identity import ADMIN, NOBODY, SCOPES, Identity, hash_token
+from trio_ws.identity import ADMIN, SCOPES, Identity, hash_token
 from trio_ws.testing.refusals import (
     CheckViolation,
     ForeignKeyViolation,
@@ -56,12 +56,18 @@ ShownRow = InvoiceRow | PaymentRow | PriceRow
 NOT_SHOWN = {"version", "updatedAt"}  # they always change, so `previous` leaves them out
 
 
-class Token(NamedTuple):
-    """A row of `tokens`; one that is revoked stands for nobody."""
+class TokenRow(NamedTuple):
+    """A row of `tokens`."""
 
     id: int
     identity: Identity
+    created_at: datetime
     expires_at: datetime | None
+    revoked_at: datetime | None = None
+
+    def has_ended(self, now: datetime) -> bool:
+        """Tell whether it stands for nobody any more."""
+        return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now)
 
 
 class Written(NamedTuple):
@@ -97,7 +103,7 @@ class Rows:
             ChainMap({}, around.payments) if around else {}
         )
         self.prices: MutableMapping[PriceKey, PriceRow | None] = ChainMap({}, around.prices) if around else {}
-        self.tokens: MutableMapping[bytes, Token] = ChainMap({}, around.tokens) if around else {}
+        self.tokens: MutableMapping[bytes, TokenRow] = ChainMap({}, around.tokens) if around else {}
         self.unique: MutableMapping[tuple[str, Any], Any] = ChainMap({}, around.unique) if around else {}
         self.written: list[Written] = []
 
@@ -398,8 +404,21 @@ class Transaction:
         self.rows.unique.update(dict.fromkeys(_unique(old)))
         self._note("price.deleted", "prices", old.id)
 
-    def insert_token(self, account_id: int | None, scopes: Sequence[str], seconds: float | None) -> str:
-        """Insert a token that is good for so long, and return it."""
+    def rename_account(self, account_id: int, name: str) -> AccountRow:
+        """Give an account another name."""
+        new = msgspec.structs.replace(self.rows.accounts[account_id], name=name)
+        check_row(new)
+        self.rows.accounts[account_id] = new
+        return new
+
+    def insert_token(
+        self,
+        account_id: int | None,
+        scopes: Sequence[str],
+        seconds: float | None,
+        digest: bytes | None = None,
+    ) -> TokenRow:
+        """Insert a token that is good for so long; without a hash, its text is `token-ID`."""
         number = self._tables.next_id("tokens")
         constraint = ""
         if (account_id is None) != (ADMIN in scopes):
@@ -418,20 +437,21 @@ class Transaction:
             scopes=tuple(scope for scope in (*SCOPES, ADMIN) if scope in scopes),
             expires_at=None if expires_at is None else wire_time(expires_at),
         )
-        token = f"token-{number}"
-        self.rows.tokens[hash_token(token)] = Token(number, identity, expires_at)
+        token = TokenRow(number, identity, self._tables.now(), expires_at)
+        self.rows.tokens[hash_token(f"token-{number}") if digest is None else digest] = token
         return token
 
-    def revoke_token(self, token: str) -> None:
-        """Have a token stand for nobody.
+    def revoke_token(self, digest: bytes) -> TokenRow:
+        """Have a token stand for nobody; return it.
 
         Raises:
             NoData: there is none like it.
         """
-        if (old := self.rows.tokens.get(hash_token(token))) is None:
+        if (old := self.rows.tokens.get(digest)) is None:
             raise refusal(NoData, "there is no such token")
-        self.rows.tokens[hash_token(token)] = Token(old.id, NOBODY, None)
+        new = self.rows.tokens[digest] = old._replace(revoked_at=old.revoked_at or self._tables.now())
         self._note("token.changed", f"token:{old.id}", old.id)
+        return new
 
     # What is done with a new row
 

@@ -1,7 +1,7 @@
 """Webhooks without PostgreSQL: the queue of deliveries."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -29,7 +29,9 @@ class _Named(msgspec.Struct):
 
 
 @dataclass
-class _Queued:
+class Queued:
+    """A delivery."""
+
     id: str
     origin: str
     event: Event
@@ -43,6 +45,8 @@ class _Queued:
     failed_at: datetime | None = None
     is_held: bool = False
     delivered_at: datetime | None = None  # in the history
+    status: int | None = None  # of the last answer
+    error: str | None = None
 
     @cached_property
     def key(self) -> tuple[int, str]:
@@ -51,11 +55,12 @@ class _Queued:
         return self.account_id, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
     def is_under_way(self, now: datetime) -> bool:
+        """Tell whether an attempt is being made."""
         return self.leased_until is not None and self.leased_until > now
 
 
 @dataclass
-class _Endpoint:
+class Endpoint:
     """What is known of an account's endpoint."""
 
     turn: int = 0  # when it had its turn, as a number of turns
@@ -87,9 +92,9 @@ class SimulatedQueue:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.origin = "original"
         self._now = now
-        self._queued: dict[str, _Queued] = {}
-        self._history: dict[str, _Queued] = {}
-        self._endpoints: defaultdict[tuple[int, str], _Endpoint] = defaultdict(_Endpoint)
+        self._queued: dict[str, Queued] = {}
+        self._history: dict[str, Queued] = {}
+        self._endpoints: defaultdict[tuple[int, str], Endpoint] = defaultdict(Endpoint)
         self._turns: Counter[tuple[int, bool]] = Counter()  # when an account had its turn
         self._last_turn = 0
         self._droppable = 0  # by the call that is under way
@@ -123,6 +128,29 @@ class SimulatedQueue:
         """The events that were delivered, as far as they are remembered."""
         return [queued.event.seq for queued in self._history.values()]
 
+    @property
+    def queued(self) -> Collection[Queued]:
+        """What waits, has failed or is held."""
+        return self._queued.values()
+
+    @property
+    def history(self) -> Collection[Queued]:
+        """What was delivered, as far as it is remembered."""
+        return self._history.values()
+
+    @property
+    def oldest(self) -> list[Queued]:
+        """Of each invoice, the oldest that is left."""
+        return self._oldest()
+
+    def endpoint(self, key: tuple[int, str]) -> Endpoint:
+        """Return what is known of an account's endpoint."""
+        return self._endpoints.get(key, Endpoint())
+
+    def retry(self, id_: str | None) -> int:
+        """Have a delivery be due now, as `webhooks.retry` does."""
+        return self._retry(id_)
+
     def copy(self) -> "SimulatedQueue":
         """Return the same, to go on by itself; with another `origin`, it holds what it has."""
         other = SimulatedQueue(self._now)
@@ -148,14 +176,14 @@ class SimulatedQueue:
         named = msgspec.json.decode(event.data, type=_Named)
         now = self._now()
         what = (id_, self.origin, event, named.uid or named.invoice, named.account_id, url)
-        self._queued.setdefault(id_, _Queued(*what, since=now, due_at=now))
+        self._queued.setdefault(id_, Queued(*what, since=now, due_at=now))
 
-    def _open(self) -> list[_Queued]:
+    def _open(self) -> list[Queued]:
         return [queued for queued in self._queued.values() if queued.failed_at is None]
 
-    def _oldest(self) -> list[_Queued]:
+    def _oldest(self) -> list[Queued]:
         """Of each invoice, the oldest that is left."""
-        oldest: dict[str, _Queued] = {}
+        oldest: dict[str, Queued] = {}
         for queued in self._open():
             oldest.setdefault(queued.invoice, queued)
         return list(oldest.values())
@@ -218,9 +246,9 @@ class SimulatedQueue:
                 queued.is_held, queued.failed_at, queued.since, queued.due_at = False, None, now, now
         return len(others)
 
-    def _due(self, now: datetime) -> dict[tuple[int, str], list[_Queued]]:
+    def _due(self, now: datetime) -> dict[tuple[int, str], list[Queued]]:
         """Return what may be sent now, by endpoint: no more of each than it may have besides what it has."""
-        due: defaultdict[tuple[int, str], list[_Queued]] = defaultdict(list)
+        due: defaultdict[tuple[int, str], list[Queued]] = defaultdict(list)
         oldest = [queued for queued in self._oldest() if queued.due_at <= now]
         if not oldest:
             return due
@@ -251,6 +279,8 @@ class SimulatedQueue:
                 queued.attempts != outcome.delivery.attempts or queued.leased_until is None
             ):
                 continue
+            if outcome.result is not Result.RELEASED:
+                queued.status, queued.error = outcome.status, outcome.error
             if outcome.result in (Result.DELIVERED, Result.GONE):
                 if outcome.result is Result.GONE:
                     queued.failed_at, queued.leased_until = self._now(), None
@@ -261,7 +291,7 @@ class SimulatedQueue:
                         self._history[queued.id] = replace(queued, delivered_at=self._now())
                 if endpoint.paused_until is not None:
                     changes.append(change("alive"))
-                self._endpoints[queued.key] = _Endpoint(endpoint.turn)
+                self._endpoints[queued.key] = Endpoint(endpoint.turn)
             else:
                 queued.leased_until, queued.due_at = None, self._now()
                 if outcome.result is Result.FAILED:
@@ -276,7 +306,7 @@ class SimulatedQueue:
         if of_it and not of_it[0].attempts:
             of_it[0].due_at = self._now()
 
-    def _fail(self, queued: _Queued, endpoint: _Endpoint, outcome: Outcome, keep: timedelta) -> Iterator[str]:
+    def _fail(self, queued: Queued, endpoint: Endpoint, outcome: Outcome, keep: timedelta) -> Iterator[str]:
         now = self._now()
         first, longest = webhooks.PAUSE_SECONDS
 
@@ -347,7 +377,7 @@ class SimulatedQueue:
             self._requeue(delivered)
         retried = self._revive([queued for queued in self._queued.values() if queued.id == id_])
         if not retried:
-            raise NotFound("Delivery not found, or held")
+            raise NotFound("Webhook not found, or held")
         return retried
 
     def _retry_all(self) -> int:
@@ -361,14 +391,14 @@ class SimulatedQueue:
             ]
         )
 
-    def _requeue(self, delivered: _Queued) -> None:
+    def _requeue(self, delivered: Queued) -> None:
         """Have what was delivered be sent again, in the place that its event has."""
         now = self._now()
         again = replace(delivered, delivered_at=None, leased_until=None, attempts=0, since=now, due_at=now)
         queue = sorted([*self._queued.values(), again], key=lambda queued: queued.event.seq)
         self._queued = {queued.id: queued for queued in queue}
 
-    def _revive(self, wanted: list[_Queued]) -> int:
+    def _revive(self, wanted: list[Queued]) -> int:
         now = self._now()
         wanted = [queued for queued in wanted if not queued.is_held and queued.origin == self.origin]
         for queued in wanted:

@@ -1,5 +1,14 @@
 // Made by scripts/types from the structs that the server decodes and encodes: change those.
 
+/** An account. */
+export interface Account {
+  /** Its number. */
+  id: number;
+  /** What people call it. */
+  name: string;
+  createdAt: string;
+}
+
 /** Become who a token says. */
 export interface Authenticate {
   action: "authenticate";
@@ -38,6 +47,34 @@ export interface CancelInvoiceReply {
   data: Invoice;
 }
 
+/** An open WebSocket or event stream. */
+export interface Connected {
+  /** Names it as long as it is open. */
+  id: string;
+  kind: "websocket" | "event_stream";
+  /** Where the client is, if that is known; of IPv6, the network. */
+  address: string | null;
+  /** Whose its token is; null: it has none, or an operator's. */
+  account_id: number | null;
+  /** Which token it has, if it has one. */
+  token_id: number | null;
+  /** What it may do. */
+  scopes: (string)[];
+  openedAt: string;
+  /** What it follows, as type and id; the first 20. */
+  topics: (string)[];
+  /** How many topics it follows. */
+  topic_count: number;
+  /** Bytes that the client has not read yet. */
+  waiting_bytes: number;
+  /** Whether it is behind, and reads older events from the log. */
+  is_catching_up: boolean;
+  /** How many requests it has sent. */
+  requests: number;
+  /** How many messages it was sent. */
+  messages: number;
+}
+
 /** Ask what an amount of one currency comes to in another. */
 export interface ConvertPrice {
   action: "convert_price";
@@ -66,6 +103,21 @@ export interface Converted {
   base_value: number;
   /** Since when the price that it rests on is in force; of two prices, the older one's. */
   timestamp: string;
+}
+
+/** Create an account. */
+export interface CreateAccount {
+  action: "create_account";
+  /** What people call it. */
+  name: string;
+  request_id?: string | number | null;
+}
+
+export interface CreateAccountReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Account;
 }
 
 /** Make an invoice. */
@@ -99,6 +151,39 @@ export interface CreateInvoiceReply {
   data: Invoice;
 }
 
+/** Create a token. The reply shows it; it cannot be shown again. */
+export interface CreateToken {
+  action: "create_token";
+  /** `read`, `write` and `process`; or `admin`, for an operator. */
+  scopes: ("admin" | "process" | "read" | "write")[];
+  /** Whose it is. Leave out with `admin`. */
+  account_id?: number | null;
+  /** How long it is valid. Default: until it is revoked. */
+  expires_in_seconds?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface CreateTokenReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Token;
+}
+
+/** Close a connection with code 1001. Clients reconnect: to keep one out, revoke its token. */
+export interface EndConnection {
+  action: "end_connection";
+  /** As `list_connections` shows it. */
+  id: string;
+  request_id?: string | number | null;
+}
+
+export interface EndConnectionReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+}
+
 /** The reply to an action that was not done. */
 export interface Failure {
   status: "error";
@@ -108,6 +193,19 @@ export interface Failure {
   detail?: string;
   retry_after_seconds?: number;
   request_id?: string | number;
+}
+
+/** Read what the processes of this server measure, summed. */
+export interface FetchFigures {
+  action: "fetch_figures";
+  request_id?: string | number | null;
+}
+
+export interface FetchFiguresReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Figures;
 }
 
 /** Read an invoice. */
@@ -123,6 +221,33 @@ export interface FetchInvoiceReply {
   message?: string;
   request_id?: RequestId;
   data: Invoice;
+}
+
+/** Read a webhook with its URL and body. */
+export interface FetchWebhook {
+  action: "fetch_webhook";
+  /** As `list_webhooks` shows it; receivers know it as `trio-ws-delivery`. */
+  id: string;
+  request_id?: string | number | null;
+}
+
+export interface FetchWebhookReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Webhook;
+}
+
+/** What the processes of this server measure. */
+export interface Figures {
+  /** Of trio_ws. */
+  version: string;
+  /** Their ids; what is counted begins at 0 in each. */
+  processes: (number)[];
+  /** How many processes did not answer. */
+  missing: number;
+  /** As Prometheus is shown them, by name; each summed over labels and processes, or the largest. */
+  values: Record<string, number>;
 }
 
 /** An invoice, the protocol's INVOICE. */
@@ -167,18 +292,85 @@ export interface InvoiceUpdated {
   position: Position;
 }
 
+/** Read accounts by id, page by page. An account's token sees its own. */
+export interface ListAccounts {
+  action: "list_accounts";
+  /** The `next` of the page before. */
+  cursor?: string | null;
+  /** Maximum number of accounts. Default: 50. */
+  limit?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface ListAccountsReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (Account)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
+/** Read the open WebSockets and event streams of all processes of this server, the newest first. */
+export interface ListConnections {
+  action: "list_connections";
+  /** Only connections with a token of this account. */
+  account_id?: number | null;
+  /** Only connections from this address. */
+  address?: string | null;
+  /** Only connections with data that the client has not read yet. */
+  waiting?: boolean | null;
+  /** The `next` of the page before. */
+  cursor?: string | null;
+  /** Maximum number of connections. Default: 50. */
+  limit?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface ListConnectionsReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (Connected)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
+/** Read the events of an invoice and its payments, the oldest first, page by page. */
+export interface ListEvents {
+  action: "list_events";
+  /** Of which invoice. */
+  uid: string;
+  /** The `next` of the page before. */
+  cursor?: string | null;
+  /** Maximum number of events. Default: 50. A page also ends after 128 KiB. */
+  limit?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface ListEventsReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (LoggedEvent)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
 /** Read invoices, the newest first, page by page. */
 export interface ListInvoices {
   action: "list_invoices";
-  /** Whose; may be left out where a token names it. */
+  /** Only invoices of this account; a token of an account sees only its own. */
   account_id?: number | null;
-  /** Only those that stand so. */
+  /** Only invoices with this status. */
   status?: "cancelled" | "confirming" | "expired" | "paid" | "unpaid" | null;
-  /** Only those that are to be paid there. */
+  /** Only invoices to be paid there. */
   address?: string | null;
+  /** Only invoices whose memo contains this text; upper and lower case are the same. */
+  memo?: string | null;
   /** The `next` of the page before, or of a snapshot. */
   cursor?: string | null;
-  /** How many at most, 50 unless told; 128 KiB end a page too. */
+  /** Maximum number of invoices. Default: 50. A page also ends after 128 KiB. */
   limit?: number | null;
   request_id?: string | number | null;
 }
@@ -228,6 +420,62 @@ export interface ListPricesReply {
   data: (Price)[];
   /** The cursor of the next page. */
   next?: string;
+}
+
+/** Read tokens by id, page by page, without what is secret. An account's token sees the account's. */
+export interface ListTokens {
+  action: "list_tokens";
+  /** Only tokens of this account. */
+  account_id?: number | null;
+  /** The `next` of the page before. */
+  cursor?: string | null;
+  /** Maximum number of tokens. Default: 50. */
+  limit?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface ListTokensReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (Token)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
+/** Read webhooks, the newest first, page by page. */
+export interface ListWebhooks {
+  action: "list_webhooks";
+  /** Only webhooks of this account. */
+  account_id?: number | null;
+  /** Only webhooks in this state. */
+  state?: "delivered" | "failed" | "waiting" | null;
+  /** Only webhooks of this invoice, delivered ones too. */
+  uid?: string | null;
+  /** The `next` of the page before. */
+  cursor?: string | null;
+  /** Maximum number of webhooks. Default: 50. */
+  limit?: number | null;
+  request_id?: string | number | null;
+}
+
+export interface ListWebhooksReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: (Webhook)[];
+  /** The cursor of the next page. */
+  next?: string;
+}
+
+/** An event of the log, as followers get it. */
+export interface LoggedEvent {
+  type: "invoice.created" | "invoice.updated" | "payment.created" | "payment.updated";
+  /** The whole new state. */
+  data: Invoice | Payment;
+  /** The changed fields' old values; a new row has none. */
+  previous?: Partial<Invoice | Payment>;
+  position: Position;
 }
 
 /** Money that moved for an invoice, the protocol's PAYMENT. */
@@ -329,6 +577,23 @@ export interface RecordPaymentReply {
   data: Payment;
 }
 
+/** Give an account another name. */
+export interface RenameAccount {
+  action: "rename_account";
+  /** Which one. */
+  account_id: number;
+  /** Its new name. */
+  name: string;
+  request_id?: string | number | null;
+}
+
+export interface RenameAccountReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Account;
+}
+
 /** That of the request, if it had one. */
 export type RequestId = string | number;
 
@@ -349,6 +614,36 @@ export interface ResumeReply {
   message?: string;
   request_id?: RequestId;
   data: Subscribed;
+}
+
+/** Send a webhook now: one that waits or has failed, or once more one that was delivered. */
+export interface RetryWebhook {
+  action: "retry_webhook";
+  /** As `list_webhooks` shows it. */
+  id: string;
+  request_id?: string | number | null;
+}
+
+export interface RetryWebhookReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Webhook;
+}
+
+/** Revoke a token. Its connections end within a second. */
+export interface RevokeToken {
+  action: "revoke_token";
+  /** As `list_tokens` shows it. */
+  id: number;
+  request_id?: string | number | null;
+}
+
+export interface RevokeTokenReply {
+  status: "success";
+  message?: string;
+  request_id?: RequestId;
+  data: Token;
 }
 
 /** Say what a currency costs. */
@@ -403,6 +698,21 @@ export interface Subscribed {
   next?: string;
 }
 
+/** A token, without what is secret. */
+export interface Token {
+  /** Its number. */
+  id: number;
+  /** Whose it is; null: an operator's. */
+  account_id: number | null;
+  /** What it allows. */
+  scopes: ("admin" | "process" | "read" | "write")[];
+  createdAt: string;
+  expiresAt?: string;
+  revokedAt?: string;
+  /** The secret; only in the reply to `create_token`. */
+  token?: string;
+}
+
 /** Follow a topic no more. */
 export interface Unsubscribe {
   action: "unsubscribe";
@@ -455,6 +765,36 @@ export interface WantedTopic {
   id: string | number;
 }
 
+/** A webhook, without what is sent. */
+export interface Webhook {
+  /** What receivers know as `trio-ws-delivery`. */
+  id: string;
+  /** Whose it is. */
+  account_id: number;
+  /** The uid of its invoice. */
+  invoice: string;
+  /** Its event's. */
+  type: string;
+  /** Scheme, host and port of its URL. */
+  endpoint: string;
+  state: "waiting" | "failed" | "held" | "delivered";
+  /** How many there were since it was queued or retried. */
+  attempts: number;
+  /** The HTTP status of the last response, if there was one. */
+  status?: number;
+  /** Why the last attempt failed. */
+  error?: string;
+  /** Whether it waits for an older webhook of its invoice. */
+  is_behind?: boolean;
+  queuedAt: string;
+  nextAttemptAt?: string;
+  endedAt?: string;
+  /** Where it is sent; of one webhook only, not in lists. */
+  url?: string;
+  /** What is sent; of one webhook only, not in lists. */
+  body?: LoggedEvent;
+}
+
 /** What an action takes, and what `call` returns of its reply. */
 export interface Actions {
   subscribe: { request: Omit<Subscribe, "action" | "request_id">; data: Subscribed };
@@ -471,6 +811,19 @@ export interface Actions {
   list_prices: { request: Omit<ListPrices, "action" | "request_id">; data: (Price)[] };
   set_price: { request: Omit<SetPrice, "action" | "request_id">; data: Price };
   convert_price: { request: Omit<ConvertPrice, "action" | "request_id">; data: Converted };
+  list_events: { request: Omit<ListEvents, "action" | "request_id">; data: (LoggedEvent)[] };
+  list_webhooks: { request: Omit<ListWebhooks, "action" | "request_id">; data: (Webhook)[] };
+  fetch_webhook: { request: Omit<FetchWebhook, "action" | "request_id">; data: Webhook };
+  retry_webhook: { request: Omit<RetryWebhook, "action" | "request_id">; data: Webhook };
+  list_accounts: { request: Omit<ListAccounts, "action" | "request_id">; data: (Account)[] };
+  create_account: { request: Omit<CreateAccount, "action" | "request_id">; data: Account };
+  rename_account: { request: Omit<RenameAccount, "action" | "request_id">; data: Account };
+  list_tokens: { request: Omit<ListTokens, "action" | "request_id">; data: (Token)[] };
+  create_token: { request: Omit<CreateToken, "action" | "request_id">; data: Token };
+  revoke_token: { request: Omit<RevokeToken, "action" | "request_id">; data: Token };
+  list_connections: { request: Omit<ListConnections, "action" | "request_id">; data: (Connected)[] };
+  end_connection: { request: Omit<EndConnection, "action" | "request_id">; data: EndConnectionReply };
+  fetch_figures: { request: Record<string, never>; data: Figures };
   authenticate: { request: Omit<Authenticate, "action" | "request_id">; data: Authenticated };
   ping: { request: Record<string, never>; data: Pong };
 }

@@ -1,0 +1,118 @@
+"""The processes that serve as one: what is asked of one of them may be asked of all.
+
+Each listens on a Unix socket of its own, in a folder that nobody else may enter. A connection is one
+question, and its answer. Whom nobody answers for has ended, or hangs: then its part is missing, and the
+caller is told so.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+ANSWER_SECONDS = 2.0  # far longer than an answer takes, and no longer than people wait
+QUESTION_BYTES = 64 * 1024
+ANSWER_BYTES = 16 * 1024 * 1024
+PREFIX = "trio-ws-workers-"
+
+Answer = Callable[[bytes], bytes]
+
+
+@contextmanager
+def meeting_place() -> Iterator[Path | None]:
+    """Make a folder for the sockets of some processes, for as long as they live; None: there is no room."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+    except OSError:  # such as on a machine where nothing may be written
+        yield None
+        return
+    with made as folder:
+        yield Path(folder)
+
+
+class Siblings:
+    """This process and those that serve beside it.
+
+    Args:
+        folder: Where they listen; None: there are no others, or they can't be asked.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._answer: Answer = lambda _: b""
+        self._own = None if folder is None else folder / f"{os.getpid()}.sock"
+
+    async def ask(self, question: bytes) -> tuple[list[bytes], int]:
+        """Return the answers of all processes, this one's first, and how many did not answer."""
+        answers: list[bytes] = [self._answer(question)]
+        others = [] if self._folder is None else sorted(set(self._folder.glob("*.sock")) - {self._own})
+        missing = 0
+
+        async def ask(other: Path) -> None:
+            nonlocal missing
+            try:
+                with trio.fail_after(ANSWER_SECONDS):
+                    answers.append(await _ask(other, question))
+            except ConnectionRefusedError:  # it has ended, and left this behind
+                await trio.Path(other).unlink(missing_ok=True)
+            except (OSError, trio.BrokenResourceError, trio.TooSlowError):
+                missing += 1
+
+        async with trio.open_nursery() as nursery:
+            for other in others:
+                nursery.start_soon(ask, other)
+        return answers, missing
+
+    async def serve(
+        self, answer: Answer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Answer what is asked, until cancelled."""
+        self._answer = answer
+        if self._own is None:
+            task_status.started()
+            return
+        with trio.socket.socket(trio.socket.AF_UNIX) as listening:
+            with suppress(FileNotFoundError):
+                self._own.unlink()  # of one that had this number before
+            await listening.bind(str(self._own))
+            listening.listen()
+            try:
+                task_status.started()
+                await trio.serve_listeners(partial(_serve_one, answer), [trio.SocketListener(listening)])
+            finally:
+                self._own.unlink(missing_ok=True)
+
+
+async def _ask(other: Path, question: bytes) -> bytes:
+    stream = await trio.open_unix_socket(other)
+    async with stream:
+        await stream.send_all(question)
+        await stream.send_eof()
+        return await _read(stream, ANSWER_BYTES)
+
+
+async def _serve_one(answer: Answer, stream: trio.SocketStream) -> None:
+    """Answer one question; who asks and goes is no trouble of ours."""
+    with suppress(trio.BrokenResourceError), trio.move_on_after(ANSWER_SECONDS):
+        async with stream:
+            await stream.send_all(answer(await _read(stream, QUESTION_BYTES)))
+
+
+async def _read(stream: trio.SocketStream, most: int) -> bytes:
+    """Read to the end.
+
+    Raises:
+        trio.BrokenResourceError: it does not end, or has no content.
+    """
+    found = b""
+    while more := await stream.receive_some():
+        found += more
+        if len(found) > most:
+            break
+    if not 0 < len(found) <= most:
+        raise trio.BrokenResourceError
+    return found
