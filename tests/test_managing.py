@@ -289,4 +289,6 @@ async def test_figures_are_those_of_this_process(contract: Contract) -> None:
     assert figures["missing"] == 0
     assert len(figures["processes"]) == 1
     assert figures["values"]["trio_ws_connections"] >= 0
-    assert "trio_ws_requests_total:success" in figures["values"]
+    values = figures["values"]
+    assert values["trio_ws_requests_total"] >= values["trio_ws_requests_total:success"] >= 0
+    assert values["trio_ws_lag_seconds_bucket:+Inf"] == values["trio_ws_lag_seconds_count"]

@@ -35,6 +35,9 @@ class Connection:
         pulse: Says when to show the client that we are there.
         pages: What plain HTTP finds here.
         place: Where the client is.
+
+    Attributes:
+        number: What it is called in this process.
     """
 
     def __init__(
@@ -49,8 +52,8 @@ class Connection:
         self._pulse = pulse
         self._place = place or Place()
         self._settings = services.settings
-        self._number = next(_numbers)
-        self._log_fields: dict[str, object] = {"connection": self._number}
+        self.number = next(_numbers)
+        self._log_fields: dict[str, object] = {"connection": self.number}
         self._wire = Wire(stream, self._settings)
         self._actions = Actions(services, self._log_fields, self._place.find)
         self._requests = Requests(self._wire, self._settings, pages, self._actions)
@@ -80,10 +83,10 @@ class Connection:
                 await self._wire.hang_up()
 
     def describe(self) -> Described | None:
-        """Return how the client is; None: it has no line, or leaves it."""
-        if self._line is None or self._has_left:
+        """Return how the client is; None: it has no line, or that is ending."""
+        if self._line is None or self._line.is_ending or self._has_left:
             return None
-        return self._line.describe(self._number, self._place.address)
+        return self._line.describe(self.number, self._place.address)
 
     @property
     def has_line(self) -> bool:

@@ -18,10 +18,11 @@ from trio_ws.database import embedded
 from trio_ws.errors import CloseCode
 
 PAGE = (Path(__file__).parents[2] / "trio_ws/docs/protocol.md").read_text()
-SESSIONS = re.findall(r"^```session( tokens| customer)?\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+SESSIONS = re.findall(r"^```session( tokens| customer| operator)?\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+PAGE_S_OPERATOR = "trio_ws_A0pErAt0rSt0kEn_A0pErAt0rSt0kEn_A0pErAt0rS"
 PAGE_S_TOKEN = "trio_ws_ZcJiTEcrREyAcE0G_RXK5Xh5DA3kRZ6zJb4mUaVKbOk"
 NAMES = {"id", "uid", "position"}  # another here than on the page, and the same throughout
-TIMES = {"createdAt", "updatedAt", "expiresAt", "timestamp"}
+TIMES = {"createdAt", "updatedAt", "expiresAt", "revokedAt", "timestamp"}
 MORE = "…"
 
 # Codes that a page can't show, since they need a server in trouble: where they are shown.
@@ -109,9 +110,10 @@ def test_also_where_tokens_are_asked_for(tmp_path: Path) -> None:
     with serving(tmp_path, "--auth", "token", "--checkout") as server:
         options = ["--account", "1", "--scope", "read,write", "--data-dir", str(tmp_path)]
         token = trio_ws_command("token", "create", *options).stdout.split()[-1]
-        reader = Reader(**{PAGE_S_TOKEN: token})
+        made = trio_ws_command("token", "create", "--scope", "admin", "--data-dir", str(tmp_path))
+        reader = Reader(**{PAGE_S_TOKEN: token, PAGE_S_OPERATOR: made.stdout.split()[-1]})
         sessions = [session for who, session in SESSIONS if who]
-        assert len(sessions) == 2, "a merchant's and a customer's"
+        assert len(sessions) == 3, "a merchant's, a customer's and an operator's"
         for session in sessions:
             with server.connect() as client:
                 play(session, client, server.data_dir, reader)

@@ -187,7 +187,7 @@ def test_accounts_and_tokens_are_listed_as_json_too(tmp_path: Path) -> None:
     with serving(tmp_path, "--auth", "token") as server:
         (line,) = ask(tmp_path, "account", "create", "--name", "A shop", "--json")
         shop = json.loads(line)
-        assert shop == {"id": 2, "name": "A shop"}
+        assert shop | {"createdAt": ""} == {"id": 2, "name": "A shop", "createdAt": ""}
         assert ask(tmp_path, "account", "rename", "2", "Überladen") == ["renamed account 2"]
         first, second = ask(tmp_path, "account", "list", "--json")
         assert json.loads(second) | {"createdAt": ""} == {"id": 2, "name": "Überladen", "createdAt": ""}
@@ -204,7 +204,5 @@ def test_accounts_and_tokens_are_listed_as_json_too(tmp_path: Path) -> None:
             "account_id": None,
             "scopes": ["admin"],
             "createdAt": "",
-            "expiresAt": None,
-            "revokedAt": None,
         }
         assert re.fullmatch(r"1  an operator  admin  created .*", ask(tmp_path, "token", "list")[0])

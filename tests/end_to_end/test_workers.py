@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -59,6 +60,58 @@ def clients(server: Server) -> Iterator[list[ClientConnection]]:
     """Clients on both of its workers."""
     with contextlib.ExitStack() as lines:
         yield [lines.enter_context(server.connect()) for _ in range(CLIENTS)]
+
+
+def test_one_worker_that_is_asked_speaks_for_all(server: Server, clients: list[ClientConnection]) -> None:
+    for client in clients[1:]:
+        call(client, action="subscribe", type="account", id=1)
+    asker = clients[0]
+    figures = call(asker, action="fetch_figures")["data"]
+    assert (len(figures["processes"]), figures["missing"]) == (2, 0)
+    assert figures["values"]["trio_ws_connections"] == CLIENTS
+    assert figures["values"]["trio_ws_subscriptions"] == CLIENTS - 1
+    found: list[dict[str, Any]] = []
+    cursor = None
+    while not found or cursor:
+        page = call(asker, action="list_connections", limit=3, cursor=cursor)
+        found += page["data"]
+        cursor = page.get("next")
+    assert len({one["id"] for one in found}) == len(found) == CLIENTS
+    assert {one["id"].partition("-")[0] for one in found} == {str(pid) for pid in figures["processes"]}
+    opened = [one["openedAt"] for one in found]
+    assert opened == sorted(opened, reverse=True)
+    for one in [one for one in found if one["topics"]]:
+        reply = call(asker, action="end_connection", id=one["id"])
+        assert reply["message"] == f"Closing connection {one['id']}"
+    for client in clients[1:]:
+        with pytest.raises(ConnectionClosed) as closed:
+            receive(client)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+
+
+def test_a_worker_that_hangs_is_missed_and_one_that_was_killed_is_not(server: Server, tmp_path: Path) -> None:
+    with server.connect() as asker:
+        (own,) = call(asker, action="list_connections")["data"]
+        processes = call(asker, action="fetch_figures")["data"]["processes"]
+        (other,) = {*processes} - {int(own["id"].partition("-")[0])}
+        os.kill(other, signal.SIGSTOP)
+        try:
+            reply = call(asker, action="list_connections")
+            assert [one["id"] for one in reply["data"]] == [own["id"]]
+            assert reply["message"] == "1 of the server's processes did not answer"
+            assert call(asker, action="fetch_figures")["data"]["missing"] == 1
+        finally:
+            os.kill(other, signal.SIGKILL)
+        wait_until("the worker is replaced", lambda: len(workers_of(server)) == 2)
+
+        def all_answer() -> bool:
+            time.sleep(0.1)  # it is ten requests' worth, and there is a limit
+            figures = call(asker, action="fetch_figures")["data"]
+            return len(figures["processes"]) == 2 and not figures["missing"]
+
+        wait_until("the one that was killed is forgotten", all_answer)
+    assert server.stop() == 0
 
 
 def test_an_event_reaches_the_followers_on_every_worker(

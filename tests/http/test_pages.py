@@ -1,7 +1,6 @@
 """Plain HTTP on the clients' port: health, readiness, measurements, and whatever else somebody may ask."""
 
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -13,7 +12,6 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionRejected
 
-import trio_ws
 from tests import raw
 from tests.programs import OtherProgram
 from trio_ws import metrics
@@ -289,26 +287,14 @@ async def test_what_the_console_has_not_is_not_there(browser: Browser, path: str
     assert (await browser.ask(path))[0] == 404
 
 
-async def test_figures_say_what_metrics_say(autojump_clock: MockClock, world: World) -> None:
-    client = await world.connect()
-    await client.request(action="ping")
-    status, text = await ask(world, "/console/figures")
-    figures = json.loads(text)
-    assert (status, figures["trio_ws_connections"], figures["process"]) == (200, 1, os.getpid())
-    assert figures["version"] == trio_ws.__version__
-    assert figures["trio_ws_requests_total"] >= 1
-    assert figures["trio_ws_lag_seconds_bucket:+Inf"] == figures["trio_ws_lag_seconds_count"]
-
-
-@pytest.mark.parametrize("path", ["/console/figures", "/metrics"])
 async def test_figures_are_for_who_has_a_token_where_one_is_asked_for(
-    guarded: tuple[World, OtherProgram], path: str
+    guarded: tuple[World, OtherProgram],
 ) -> None:
     world, program = guarded
     token = await program.create_token()
 
     async def status(*headers: tuple[str, str]) -> int:
-        return (await ask(world, path, "GET", *headers))[0]
+        return (await ask(world, "/metrics", "GET", *headers))[0]
 
     assert await status() == 401
     assert await status(("Authorization", "Bearer trio_ws_wrong")) == 401
@@ -324,13 +310,13 @@ async def test_a_database_that_is_away_leaves_the_other_pages_alone(
     async with simulated_server(database, auth="token") as world:
         database.delay = 1.5
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, world, "/console/figures", "GET", ("Authorization", "Bearer x"))
+            nursery.start_soon(ask, world, "/metrics", "GET", ("Authorization", "Bearer x"))
             await wait_all_tasks_blocked()
             begin = trio.current_time()
             assert (await ask(world, "/healthz"))[0] == 200
             assert trio.current_time() == begin
         database.delay, database.away = 0, True
-        assert (await ask(world, "/console/figures", "GET", ("Authorization", "Bearer x")))[0] == 503
+        assert (await ask(world, "/metrics", "GET", ("Authorization", "Bearer x")))[0] == 503
 
 
 async def test_a_page_that_the_database_is_slow_with_has_its_time_whenever_it_is_asked_for(

@@ -148,8 +148,7 @@ def _end(services: Services, asked: End) -> bool:
     if asked.process != os.getpid():
         return False
     for client in services.clients():
-        one = client.describe()
-        if one is not None and one.number == asked.number:
+        if client.number == asked.number and client.describe() is not None:
             client.send_away(CloseCode.GOING_AWAY, services.settings.close_seconds)
             return True
     return False

@@ -49,7 +49,14 @@ class Described(NamedTuple):
 
 
 class Client(Protocol):
-    """One that may be connected: `Connection`."""
+    """One that may be connected: `Connection`.
+
+    Attributes:
+        number: What it is called in this process.
+    """
+
+    @property
+    def number(self) -> int: ...  # noqa: D102 - see above
 
     def describe(self) -> Described | None:
         """Return how it is; None: it has no WebSocket and no event stream."""

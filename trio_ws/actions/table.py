@@ -84,7 +84,7 @@ def _of_topics(action: Resume) -> float:
     return max(1.0, len(action.topics) * TOPIC_COST)
 
 
-def _of_all(_: ListConnections | EndConnection | FetchFigures) -> float:
+def _of_all(_: ListConnections | FetchFigures) -> float:
     return ALL_COST
 
 
@@ -154,7 +154,7 @@ ACTIONS: dict[type, Row] = {
         Row(CreateToken, accounts.create_token, ADMIN),
         Row(RevokeToken, accounts.revoke_token, ADMIN),
         Row(ListConnections, connections.list_connections, "read", _of_all),
-        Row(EndConnection, connections.end_connection, ADMIN, _of_all),
+        Row(EndConnection, connections.end_connection, ADMIN),
         Row(FetchFigures, connections.fetch_figures, ADMIN, _of_all),
         Row(Authenticate, identities.authenticate, None, of_line=True),
         Row(Ping, identities.ping, None),

@@ -66,9 +66,11 @@ CHECKOUT = {
     "/pay.css": _file("checkout/pay.css", {}),
     "/pay.js": _file("checkout/pay.js", {}),
 }
+CONSOLE_PAGES = ("invoices", "webhooks", "connections", "accounts", "tokens", "live", "try")
 CONSOLE = {
     "/console": _console,
-    "/console/invoice/": _console,
+    **{f"/console/{name}": _console for name in CONSOLE_PAGES},
+    **{f"/console/{name}/": _console for name in ("invoice", "invoices", "webhooks")},
     **{
         f"/console/{path.name}": _file(f"console/{path.name}", GUARDED_BY)
         for path in sorted((FOLDER / "console").iterdir())

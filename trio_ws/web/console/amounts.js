@@ -10,6 +10,6 @@ import { EXPONENTS } from "/currencies.js";
 export function inWords(amount, currency) {
   const digits = EXPONENTS[currency];
   if (digits === undefined) return `${amount.toLocaleString()} smallest units of ${currency}`;
-  const text = String(amount).padStart(digits + 1, "0"); // as text, for it may be larger than what divides exactly
-  return `${text.slice(0, text.length - digits)}${digits ? "." : ""}${digits ? text.slice(-digits) : ""} ${currency}`;
+  const text = String(Math.abs(amount)).padStart(digits + 1, "0"); // as text, for it may be larger than what divides exactly
+  return `${amount < 0 ? "-" : ""}${text.slice(0, text.length - digits)}${digits ? "." : ""}${digits ? text.slice(-digits) : ""} ${currency}`;
 }

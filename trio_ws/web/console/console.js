@@ -1,20 +1,37 @@
-/** The console: what the address names is shown, the overview or one invoice. */
+/** The console: a page for each kind of thing, found by its address. */
 
-import { byId } from "./elements.js";
-import { drawFigures } from "./figures.js";
-import { mindFollowing } from "./following.js";
+import { byId, link } from "./elements.js";
+import { showAccounts, showTokens } from "./accounts.js";
+import { showConnections } from "./connections.js";
 import { showInvoice } from "./invoice.js";
-import { mindRequests } from "./requests.js";
-import { minds } from "./session.js";
+import { showInvoices } from "./invoices.js";
+import { showLive } from "./live.js";
+import { showOverview } from "./overview.js";
+import { address, begin, go, page } from "./router.js";
+import * as session from "./session.js";
+import { showTry } from "./try.js";
+import { showWebhook, showWebhooks } from "./webhooks.js";
 
-minds();
-const [, uid] = location.pathname.match(/^\/console\/invoice\/(.+)$/) ?? [];
-if (uid) {
-  byId("invoice").hidden = false;
-  showInvoice(uid);
-} else {
-  byId("overview").hidden = false;
-  mindFollowing();
-  mindRequests();
-  drawFigures();
+/** @type {[name: string, text: string, show: import("./router.js").Show][]} */
+const PAGES = [
+  ["", "Overview", showOverview],
+  ["invoices", "Invoices", (main, place) => (place.path.length ? showInvoice : showInvoices)(main, place)],
+  ["webhooks", "Webhooks", (main, place) => (place.path.length ? showWebhook : showWebhooks)(main, place)],
+  ["connections", "Connections", showConnections],
+  ["accounts", "Accounts", showAccounts],
+  ["tokens", "Tokens", showTokens],
+  ["live", "Live", showLive],
+  ["try", "Try", showTry],
+];
+
+if (await session.begin()) {
+  for (const [name, text, show] of PAGES) {
+    if (name === "" && !session.may("admin")) continue; // what the server measures is the operator's
+    page(name, show);
+    byId("pages").append(link(address(name), text));
+    byId("pages").lastElementChild.dataset.page = name;
+  }
+  if (!session.may("admin")) page("", () => go(address("invoices"), { replace: true }));
+  page("invoice", (_, { path }) => go(address(`invoices/${path[0] ?? ""}`), { replace: true })); // as it was called once
+  begin();
 }

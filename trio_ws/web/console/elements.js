@@ -30,20 +30,72 @@ function dress(made, attributes, children) {
   return made;
 }
 
-/** The time of day, to the millisecond: what is looked at here happens within one. */
-export function clock(date = new Date()) {
-  const time = element("time", { datetime: date.toISOString() });
-  time.append(date.toLocaleTimeString(undefined, { hour12: false }) + "." + String(date.getMilliseconds()).padStart(3, "0"));
-  return time;
+/** @param {string} text @param {() => unknown} act @param {Record<string, any>} [attributes] A button that does something. */
+export function button(text, act, attributes = {}) {
+  return element("button", { type: "button", onclick: act, ...attributes }, text);
 }
 
-const SHOWN = 500; // entries of a list: what is older goes
+/** @param {string} href @param {...any} children */
+export const link = (href, ...children) => element("a", { href }, ...children);
 
-/** Put an entry on top of a list. @param {Element} list @param {string} kind @param {...any} children */
-export function note(list, kind, ...children) {
-  list.prepend(element("li", { "data-kind": kind }, clock(), ...children));
-  while (list.children.length > SHOWN) list.lastElementChild?.remove();
+/** @param {string} state A word in a colour that says how good it is. */
+export const badge = (state) => element("span", { class: "badge", "data-state": state }, state);
+
+/** @param {string} text A button that copies a text. */
+export function copier(text) {
+  const made = button("Copy", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      made.textContent = "Copied";
+    } catch {
+      made.textContent = "Cannot copy"; // no secure context, or the browser's user forbids it
+    }
+  }, { class: "small", "aria-label": `Copy ${text}` });
+  return made;
+}
+
+/** @param {string | undefined} iso A time as people here read it, with the day, and in UTC for who asks. */
+export function time(iso) {
+  if (!iso) return element("span", {}, "–");
+  const date = new Date(iso);
+  const shown = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  return element("time", { datetime: iso, title: iso.replace("T", " ").replace("+00:00", " UTC") }, shown);
+}
+
+/** The time of day, to the millisecond: what is looked at live happens within one. */
+export function clock(date = new Date()) {
+  const made = element("time", { datetime: date.toISOString() });
+  made.append(date.toLocaleTimeString(undefined, { hour12: false }) + "." + String(date.getMilliseconds()).padStart(3, "0"));
+  return made;
 }
 
 /** @param {unknown} value JSON, as people read it. */
 export const pretty = (value) => JSON.stringify(value, null, 2);
+
+/** @param {Record<string, any>} pairs Names and values, in two columns; what is undefined is left out. */
+export function definitions(pairs) {
+  const found = Object.entries(pairs).filter(([, value]) => value !== undefined);
+  return element("dl", {}, ...found.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+/**
+ * Ask before something is done that cannot be undone, or for what is to be typed.
+ * @param {string} title
+ * @param {string} text
+ * @param {string} yes  What the button says that does it.
+ * @param {...HTMLElement} fields
+ * @returns {Promise<boolean>}
+ */
+export function question(title, text, yes, ...fields) {
+  const dialog = byId("question");
+  byId("question-title").textContent = title;
+  byId("question-text").textContent = text;
+  byId("question-fields").replaceChildren(...fields);
+  byId("question-yes").textContent = yes;
+  byId("question-no").onclick = () => dialog.close("no");
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
+}

@@ -1,31 +1,41 @@
-/** What the server measures, asked for each second and drawn over the last two minutes. */
+/** What all processes of the server measure, asked for each second, and kept for the last two minutes. */
 
-import { byId, drawn, element } from "./elements.js";
-import { askForToken, showLine, token } from "./session.js";
+import { ask, showLine } from "./session.js";
 
 const PAUSE_MS = 1000;
-const PATIENCE_MS = 3000; // then the server is as good as away
-const HISTORY = 120; // points
+export const HISTORY = 120; // readings
 
-/** @typedef {Record<string, number> & {at: number}} Reading  What was measured, and when, in ms. */
+/** @typedef {{at: number, processes: string, missing: number, version: string, values: Record<string, number>}} Reading  `at` in ms. */
+/** @typedef {(now: Reading, before: Reading | null) => number | null} Measure */
 
-/** @param {string} name @returns {(now: Reading) => number} */
-const level = (name) => (now) => now[name] ?? 0;
+/** @type {(Reading | null)[]} The last readings, the newest last; null: the server could not be asked. */
+export const readings = [];
 
-/** @param {string} name @returns {(now: Reading, before: Reading) => number} In a second. */
-const rate = (name) => (now, before) => (1000 * ((now[name] ?? 0) - (before[name] ?? 0))) / (now.at - before.at);
+/** @type {Set<() => void>} Called after each reading. */
+export const watchers = new Set();
+
+/** @param {string} name @returns {Measure} */
+export const level = (name) => (now) => now.values[name] ?? 0;
+
+/** @param {string} name @returns {Measure} In a second. */
+export const rate = (name) => (now, before) =>
+  before && (1000 * ((now.values[name] ?? 0) - (before.values[name] ?? 0))) / (now.at - before.at);
 
 /**
  * How long what lay between two readings took at most, for a share of it: in the bucket that holds it, in ms.
  * @param {string} name  Of a histogram.
  * @param {number} share
- * @returns {(now: Reading, before: Reading) => number | null}
+ * @returns {Measure}
  */
-const quantile = (name, share) => (now, before) => {
+export const quantile = (name, share) => (now, before) => {
+  if (!before) return null;
   const prefix = `${name}_bucket:`;
-  const buckets = Object.keys(now)
+  const buckets = Object.keys(now.values)
     .filter((key) => key.startsWith(prefix))
-    .map((key) => ({ upTo: Number(key.slice(prefix.length).replace("+Inf", "Infinity")), count: now[key] - before[key] }))
+    .map((key) => ({
+      upTo: Number(key.slice(prefix.length).replace("+Inf", "Infinity")),
+      count: now.values[key] - (before.values[key] ?? 0),
+    }))
     .sort((one, other) => one.upTo - other.upTo);
   const all = buckets.at(-1)?.count ?? 0;
   if (all === 0) return null;
@@ -41,93 +51,44 @@ const quantile = (name, share) => (now, before) => {
   return null;
 };
 
-const whole = (/** @type {number} */ value) => Math.round(value).toLocaleString();
-const perSecond = (/** @type {number} */ value) => `${value < 10 ? value.toFixed(1) : whole(value)}/s`;
-const milliseconds = (/** @type {number} */ value) => `${value.toFixed(1)} ms`;
-const bytes = (/** @type {number} */ value) => (value < 1024 ? `${whole(value)} B` : `${(value / 1024).toFixed(1)} KB`);
-
-const CHARTS = [
-  { name: "Connections", measure: level("trio_ws_connections"), show: whole },
-  { name: "Topics followed", measure: level("trio_ws_subscriptions"), show: whole },
-  { name: "Events told", measure: rate("trio_ws_events_sent_total"), show: perSecond },
-  { name: "Requests", measure: rate("trio_ws_requests_total"), show: perSecond },
-  { name: "Commit to frame, median", measure: quantile("trio_ws_lag_seconds", 0.5), show: milliseconds },
-  { name: "Commit to frame, 99 %", measure: quantile("trio_ws_lag_seconds", 0.99), show: milliseconds },
-  { name: "Waiting in outboxes", measure: level("trio_ws_outbox_bytes"), show: bytes },
-  { name: "Waiting for the slowest", measure: level("trio_ws_outbox_most_bytes"), show: bytes },
-  { name: "Fell behind, read on from the log", measure: rate("trio_ws_catch_ups_total"), show: perSecond },
-  { name: "Came back for what they missed", measure: rate("trio_ws_replays_total"), show: perSecond },
-  { name: "Position in the log", measure: level("trio_ws_log_position"), show: whole },
-  { name: "Memory of the process", measure: level("process_resident_memory_bytes"), show: (/** @type {number} */ v) => `${(v / 2 ** 20).toFixed(0)} MB` },
-];
-
-/** One measurement over time; where there was none, the line is broken. */
-class Chart {
-  /** @param {typeof CHARTS[number]} what */
-  constructor(what) {
-    this.what = what;
-    /** @type {(number | null)[]} */
-    this.points = [];
-    this.value = element("output", {}, "–");
-    this.path = drawn("path");
-    this.drawing = drawn("svg", { viewBox: `0 0 ${HISTORY} 40`, preserveAspectRatio: "none", role: "img" }, this.path);
-    this.figure = element("figure", {}, element("figcaption", {}, what.name), this.value, this.drawing);
-  }
-
-  /** @param {number | null} point */
-  add(point) {
-    this.points = [...this.points, point].slice(-HISTORY);
-    const most = Math.max(...this.points.map((one) => one ?? 0));
-    const y = (/** @type {number} */ one) => (38 - (most ? (36 * one) / most : 0)).toFixed(1);
-    const begin = HISTORY - this.points.length;
-    let pen = "M";
-    const steps = this.points.map((one, index) => {
-      if (one === null) {
-        pen = "M";
-        return "";
-      }
-      const step = `${pen}${begin + index} ${y(one)}`;
-      pen = "L";
-      return step;
-    });
-    this.path.setAttribute("d", steps.join(""));
-    this.value.textContent = point === null ? "–" : this.what.show(point);
-    this.drawing.setAttribute("aria-label", `${this.what.name}, the last two minutes: at most ${this.what.show(most)}`);
-  }
+/**
+ * The parts of a figure, the largest first.
+ * @param {string} name
+ * @returns {{name: string, total: number, recent: number}[]}  `recent`: within the readings that are kept.
+ */
+export function parts(name) {
+  const prefix = `${name}:`;
+  const known = readings.filter((one) => one !== null);
+  const now = known.at(-1);
+  if (!now) return [];
+  const first = known.find((one) => one.processes === now.processes) ?? now;
+  return Object.keys(now.values)
+    .filter((key) => key.startsWith(prefix))
+    .map((key) => ({ name: key.slice(prefix.length), total: now.values[key], recent: now.values[key] - (first.values[key] ?? 0) }))
+    .sort((one, other) => other.total - one.total);
 }
 
-/** @returns {Promise<any>} What the server measured; null: it can't be reached. */
+/** @returns {Promise<Reading | null>} */
 async function read() {
-  const response = await fetch("/console/figures", {
-    headers: token ? { Authorization: `Bearer ${token}` } : {},
-    signal: AbortSignal.timeout(PATIENCE_MS),
-  }).catch(() => null);
-  if (response?.status === 401) askForToken();
-  else if (!response) showLine("lost", "the server can't be reached; trying again");
-  else if (!response.ok) showLine("lost", `the server answers ${response.status}; trying again`);
-  else showLine("open", "live");
-  return response?.ok ? { ...(await response.json()), at: performance.now() } : null;
+  try {
+    const { data } = await ask("fetch_figures");
+    showLine("open", "live");
+    return { ...data, at: performance.now(), processes: data.processes.join(", ") };
+  } catch {
+    return null; // `session` says why
+  }
 }
 
-/** Draw, for as long as the page is there. */
-export async function drawFigures() {
-  const charts = CHARTS.map((what) => new Chart(what));
-  byId("figures").append(...charts.map((chart) => chart.figure));
-  let before = null;
+let isRunning = false;
+
+/** Read for as long as the console is open: who comes back to the overview finds the minutes between. */
+export async function begin() {
+  if (isRunning) return;
+  isRunning = true;
   for (;;) {
-    const now = await read().catch(() => null);
-    // Another process, after a restart or beside this one, counts from its own beginning.
-    const comparable = now && before && now.process === before.process;
-    for (const chart of charts) {
-      const isLevel = chart.what.measure.length === 1;
-      const point = now && (comparable || isLevel) ? chart.what.measure(now, before) : null;
-      chart.add(point);
-    }
-    if (now) {
-      byId("version").textContent = now.version;
-      byId("process").textContent = `of process ${now.process}`;
-    }
-    before = now;
+    readings.push(await read());
+    if (readings.length > HISTORY) readings.shift();
+    for (const watcher of watchers) watcher();
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }
 }

@@ -1,84 +1,139 @@
-/** One invoice, as it is now and as it changes. */
+/** One invoice: as it is now and as it changes, its payments, its history and its webhooks. */
 
 import { inWords } from "./amounts.js";
-import { byId, element, note } from "./elements.js";
-import { tell } from "./following.js";
-import { askForToken, client, showLine } from "./session.js";
+import { badge, button, copier, definitions, element, link, pretty, question, time } from "./elements.js";
+import { Listing } from "./listing.js";
+import { address, title, trouble } from "./router.js";
+import { ask, client, isOperator, may } from "./session.js";
 
-const FINAL = ["paid", "expired", "cancelled"];
+/** What may be done by hand: the status that it takes, the scope, and what the button says. */
+const STEPS = [
+  { from: "unpaid", to: "confirming", scope: "process", text: "Payment seen: confirming" },
+  { from: "confirming", to: "paid", scope: "process", text: "Payment confirmed: paid" },
+];
 
-/** The page of one invoice. */
-class InvoicePage {
-  /** @param {string} uid */
-  constructor(uid) {
-    this.uid = uid;
-    this.status = "";
-  }
+/** @type {import("./router.js").Show} */
+export async function showInvoice(main, { path: [uid], left }) {
+  title("Invoice");
+  const status = element("p", { id: "invoice-status", class: "badge large", role: "status", "data-state": "unknown" }, "loading");
+  const amount = element("p", { id: "invoice-amount", class: "amount" });
+  const fields = element("div", { id: "invoice-fields" });
+  const actions = element("p", { id: "invoice-actions", class: "buttons" });
+  const problem = element("div", { id: "invoice-trouble" });
+  const lists = [payments(uid), history(uid), webhooks(uid)];
+  const [paid, logged, sent] = lists;
+  main.append(
+    element("p", {}, link(address("invoices"), "← Invoices")),
+    element("h1", {}, "Invoice"),
+    element("div", { class: "cards" },
+      element("section", {}, status, amount, problem, fields, actions),
+      element("section", { "aria-label": "Payments" }, element("h2", {}, "Payments"), paid.element),
+      element("section", { "aria-label": "History" }, element("h2", {}, "History"), logged.element),
+      element("section", { "aria-label": "Webhooks" }, element("h2", {}, "Webhooks"), sent.element),
+    ),
+  );
+
+  /** @param {any} error */
+  const complain = (error) => problem.replaceChildren(trouble(error));
+  /** @param {() => Promise<any>} act */
+  const attempt = async (act) => {
+    problem.replaceChildren();
+    await act().catch(complain);
+  };
+  const cancel = () => attempt(async () => {
+    if (await question("Cancel this invoice?", "A cancelled invoice stays cancelled.", "Cancel the invoice")) await ask("cancel_invoice", { uid });
+  });
 
   /** @param {any} invoice */
-  show(invoice) {
-    this.status = invoice.status;
-    byId("invoice-trouble").hidden = true;
-    byId("invoice-status").dataset.status = invoice.status;
-    byId("invoice-status").textContent = invoice.status;
-    byId("invoice-amount").textContent = inWords(invoice.amount, invoice.currency);
-    document.title = `${invoice.status} – invoice ${invoice.id}`;
-    byId("invoice-fields").replaceChildren(
-      ...Object.entries(invoice).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]),
+  function show(invoice) {
+    status.dataset.state = invoice.status;
+    status.textContent = invoice.status;
+    amount.textContent = inWords(invoice.amount, invoice.currency);
+    title(`${invoice.status} ${amount.textContent}`);
+    problem.replaceChildren();
+    fields.replaceChildren(definitions({
+      Paid: invoice.amount_paid && inWords(invoice.amount_paid, invoice.currency),
+      Pending: invoice.amount_pending && inWords(invoice.amount_pending, invoice.currency),
+      Uid: element("span", {}, element("code", {}, invoice.uid), " ", copier(invoice.uid)),
+      Number: invoice.id,
+      Account: isOperator() ? link(address("invoices", { account: invoice.account_id }), invoice.account_id) : invoice.account_id,
+      Memo: invoice.memo,
+      Address: invoice.address && element("span", {}, element("code", {}, invoice.address), " ", copier(invoice.address)),
+      Created: time(invoice.createdAt),
+      Changed: time(invoice.updatedAt),
+      Expires: invoice.expiresAt && time(invoice.expiresAt),
+      "Webhooks go to": invoice.webhook_url,
+      "Customers return to": invoice.redirect_url,
+      Version: invoice.version,
+    }));
+    const steps = STEPS.filter(({ from, scope }) => from === invoice.status && may(scope));
+    actions.replaceChildren(
+      ...steps.map(({ to, text }) => button(text, () => attempt(() => ask("update_invoice", { uid, status: to })))),
+      ...(invoice.status === "unpaid" && may("write") ? [button("Cancel…", cancel)] : []),
+      link(address("live", { topic: `invoice:${uid}` }), "Watch it live"),
     );
-    const may = { confirming: invoice.status === "unpaid", paid: invoice.status === "confirming", cancel: invoice.status === "unpaid" };
-    for (const button of byId("invoice-actions").elements) button.disabled = !may[/** @type {keyof typeof may} */ (button.value)];
-    byId("invoice-actions").hidden = FINAL.includes(invoice.status);
+    for (const list of lists) list.reload();
   }
 
-  /** @param {any} trouble */
-  complain(trouble) {
-    byId("invoice-trouble").textContent = [trouble.message, trouble.detail].filter(Boolean).join(": ");
-    byId("invoice-trouble").hidden = false;
-    if (trouble.code === "unauthorized") askForToken();
-  }
-
-  /** @param {import("/trio-ws.js").State} state @param {import("/trio-ws.js").Detail} detail */
-  onState(state, detail) {
-    const told = tell(state, detail);
-    if (told) note(byId("history"), told[0], told[1]);
-    showLine(state, state === "open" ? "live" : told ? told[1] : state);
-    if (detail.isGap) note(byId("history"), "gap", "something may have been missed: read again");
-    if (state === "open" && !this.status) {
-      byId("invoice-status").textContent = "unknown";
-      this.complain({ message: "Invoice not found" });
-    }
-  }
-
-  async watch() {
-    try {
-      for await (const invoice of client.watch("invoice", this.uid, { onState: this.onState.bind(this) })) {
-        const change = ` ${this.status} → ${invoice.status}`;
-        if (this.status) note(byId("history"), "event", element("b", {}, `version ${invoice.version}`), change);
-        this.show(invoice);
+  let isKnown = false;
+  const watching = client.watch("invoice", uid, {
+    onState(/** @type {string} */ state) {
+      if (state === "open" && !isKnown) {
+        status.textContent = "unknown";
+        complain({ message: "Invoice not found" });
       }
-    } catch (error) {
-      this.complain(error);
+    },
+  });
+  left.addEventListener("abort", () => watching.close());
+  try {
+    for await (const invoice of watching) {
+      isKnown = true;
+      show(invoice);
     }
-  }
-
-  /** @param {any} button */
-  async press(button) {
-    try {
-      if (button.name === "cancel") await client.call("cancel_invoice", { uid: this.uid });
-      else await client.call("update_invoice", { uid: this.uid, status: button.value });
-    } catch (error) {
-      this.complain(error);
-    }
+  } catch (error) {
+    complain(error);
   }
 }
 
-/** Show the invoice and follow it. @param {string} uid */
-export function showInvoice(uid) {
-  const page = new InvoicePage(uid);
-  byId("invoice-actions").addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
-    event.preventDefault();
-    page.press(event.submitter);
-  });
-  page.watch();
+/** @param {string} uid */
+function payments(uid) {
+  return new Listing("list_payments", { uid }, [
+    { name: "Recorded", show: ({ createdAt }) => time(createdAt) },
+    { name: "Status", show: ({ status }) => badge(status) },
+    { name: "Amount", show: ({ amount, currency }) => inWords(amount, currency), isNumber: true },
+    { name: "Reference", show: ({ reference }) => element("span", { class: "long" }, reference) },
+  ], "no payments");
+}
+
+/** @param {any} event What changed, in a few words. */
+function change({ type, data, previous }) {
+  if (type.startsWith("payment.")) return `${inWords(data.amount, data.currency)} ${previous?.status ? `${previous.status} → ` : ""}${data.status}`;
+  if (!previous) return data.status;
+  return Object.keys(previous).map((name) => {
+    if (name === "status") return `${previous.status} → ${data.status}`;
+    const word = { amount_paid: "paid", amount_pending: "pending" }[name];
+    return word ? `${word} ${inWords(data[name] ?? 0, data.currency)}` : name;
+  }).join(", ");
+}
+
+/** @param {string} uid */
+function history(uid) {
+  return new Listing("list_events", { uid }, [
+    { name: "When", show: ({ data }) => time(data.updatedAt) },
+    { name: "Event", show: ({ type }) => type },
+    {
+      name: "Change",
+      show: (event) => element("details", {}, element("summary", {}, change(event)), element("pre", { tabindex: 0 }, pretty(event))),
+    },
+  ], "the log holds no events of it any more");
+}
+
+/** @param {string} uid */
+function webhooks(uid) {
+  return new Listing("list_webhooks", { uid }, [
+    { name: "Queued", show: ({ id, queuedAt }) => link(address(`webhooks/${id}`), time(queuedAt)) },
+    { name: "Event", show: ({ type }) => type },
+    { name: "State", show: ({ state }) => badge(state) },
+    { name: "Answer", show: ({ status, error }) => error ?? status },
+  ], "no webhooks");
 }

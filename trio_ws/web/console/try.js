@@ -1,16 +1,19 @@
 /** A form for each action, made from the server's own description of itself: /asyncapi.json. */
 
-import { byId, element, pretty } from "./elements.js";
-import { follow } from "./following.js";
+import { button, byId, element, link, pretty } from "./elements.js";
+import { choice } from "./listing.js";
+import { address, go, title } from "./router.js";
 import { askForToken, client } from "./session.js";
 
 const RETRY_MS = 1000;
+// Of these nothing is seen here: what they bring comes later, or is the whole connection's.
+const ELSEWHERE = ["subscribe", "resume", "unsubscribe", "unsubscribe_all", "authenticate"];
 
 /** @typedef {{name: string, about: string, fields: Field[]}} Action */
 /** @typedef {{name: string, types: string[], choices?: string[], about: string, isRequired: boolean, example: any}} Field */
 
-/** @type {Map<string, Action>} */
-const actions = new Map();
+/** @type {Map<string, Action> | null} */
+let actions = null;
 
 /** @param {any} schema @param {any} schemas @returns {any[]} What it may be, references followed. */
 function alternatives(schema, schemas) {
@@ -25,7 +28,7 @@ function read(document) {
     const [schema] = alternatives(message.payload, schemas);
     const tag = schema.properties?.action;
     const name = tag?.const ?? tag?.enum?.[0];
-    if (!name) return [];
+    if (!name || ELSEWHERE.includes(name)) return [];
     const example = message.examples?.[0]?.payload ?? {};
     const fields = Object.entries(schema.properties)
       .filter(([field]) => field !== "action" && field !== "request_id")
@@ -50,7 +53,7 @@ function input(field) {
   const given = field.example ?? "";
   if (field.choices) {
     const choices = (field.isRequired ? [] : [""]).concat(field.choices);
-    return element("select", attributes, ...choices.map((choice) => element("option", { selected: choice === given }, choice)));
+    return element("select", attributes, ...choices.map((one) => element("option", { selected: one === given }, one)));
   }
   if (field.types.includes("boolean")) return element("input", { ...attributes, type: "checkbox" });
   const isList = field.types.includes("array") || field.types.includes("object");
@@ -82,13 +85,6 @@ function parse(text) {
   }
 }
 
-/** @returns {[string, Record<string, any>]} The action that is chosen, and its fields. */
-function chosen() {
-  const action = /** @type {Action} */ (actions.get(byId("action").value));
-  const given = action.fields.map((field) => [field.name, valueOf(field, byId(`field-${field.name}`))]);
-  return [action.name, Object.fromEntries(given.filter(([, value]) => value !== undefined))];
-}
-
 /** @param {Field} field What it is called, its input, and what it is for. */
 function row(field) {
   return element(
@@ -99,51 +95,13 @@ function row(field) {
   );
 }
 
-function showFields() {
-  const { about, fields } = /** @type {Action} */ (actions.get(byId("action").value));
-  const isUsual = (/** @type {Field} */ field) => field.isRequired || field.example !== undefined;
-  const more = fields.filter((field) => !isUsual(field));
-  byId("action-about").textContent = about.replaceAll("`", "");
-  byId("fields").replaceChildren(
-    ...fields.filter(isUsual).map(row),
-    ...(more.length ? [element("details", {}, element("summary", {}, "More fields"), ...more.map(row))] : []),
-  );
-  showPreview();
-}
-
-function showPreview() {
-  const [name, fields] = chosen();
-  byId("preview").textContent = JSON.stringify({ action: name, ...fields });
-}
-
-/** @param {any} data The invoice in a reply, if it is one, has a page, and can be followed. */
+/** @param {any} data The invoice in a reply, if it is one. */
 function links(data) {
   if (!data?.uid) return [];
-  return [
-    element("a", { href: `/console/invoice/${data.uid}` }, "Its page"),
-    " ",
-    element("button", { type: "button", onclick: () => follow("invoice", data.uid) }, "Follow it"),
-  ];
+  return [link(address(`invoices/${data.uid}`), "Open the invoice"), " ", link(address("live", { topic: `invoice:${data.uid}` }), "Watch it live")];
 }
 
-async function send() {
-  const [name, fields] = chosen();
-  const begin = performance.now();
-  byId("reply").hidden = false;
-  byId("reply-took").textContent = "";
-  byId("reply-links").replaceChildren();
-  try {
-    const reply = await client.request(name, fields);
-    byId("reply-took").textContent = `after ${(performance.now() - begin).toFixed(1)} ms`;
-    byId("reply-text").textContent = pretty(reply);
-    byId("reply-links").replaceChildren(...links(reply.data));
-    if (reply.code === "unauthorized") askForToken();
-  } catch (error) {
-    byId("reply-text").textContent = `no reply: ${/** @type {Error} */ (error).message}`;
-  }
-}
-
-/** Return the document that says what can be asked, as soon as the server gives it. */
+/** @returns {Promise<any>} The document that says what can be asked, as soon as the server gives it. */
 async function loadDocument() {
   for (;;) {
     const response = await fetch("/asyncapi.json").catch(() => null);
@@ -153,18 +111,56 @@ async function loadDocument() {
   }
 }
 
-/** Have the form ask what it names. */
-export async function mindRequests() {
-  byId("request").addEventListener("submit", (/** @type {Event} */ event) => {
+/** @type {import("./router.js").Show} */
+export async function showTry(main, { query }) {
+  title("Try");
+  actions ??= new Map(read(await loadDocument()).map((one) => [one.name, one]));
+  const known = actions;
+  const action = /** @type {Action} */ (known.get(query.get("action") ?? "") ?? known.get("create_invoice"));
+  const isUsual = (/** @type {Field} */ field) => field.isRequired || field.example !== undefined;
+  const more = action.fields.filter((field) => !isUsual(field));
+  const fields = element("div", { id: "fields" },
+    ...action.fields.filter(isUsual).map(row),
+    ...(more.length ? [element("details", {}, element("summary", {}, "More fields"), ...more.map(row))] : []));
+  const chooser = choice("action", "Action", [...known.keys()].map((name) => [name, name]));
+  const select = chooser.querySelector("select");
+  select.id = "action";
+  chooser.querySelector("label").htmlFor = "action";
+  select.value = action.name;
+  select.addEventListener("change", () => go(address("try", { action: select.value }), { replace: true }));
+  const preview = element("pre", { id: "preview", "aria-label": "The request as it is sent", tabindex: 0 });
+  const took = element("small", { id: "reply-took" });
+  const text = element("pre", { id: "reply-text", role: "status", tabindex: 0 });
+  const after = element("p", { id: "reply-links", class: "buttons" });
+  const reply = element("section", { hidden: true, "aria-label": "Reply" }, element("h2", {}, "Reply ", took), text, after);
+  const form = element("form", { id: "request" }, chooser, element("p", { class: "note" }, action.about.replaceAll("`", "")), fields, preview, element("button", {}, "Send"));
+  main.append(
+    element("h1", {}, "Try"),
+    element("p", { class: "note" }, "Send a request, and see its reply. To follow topics, see ", link(address("live"), "Live"), "."),
+    element("div", { class: "cards" }, element("section", {}, form), reply),
+  );
+
+  const given = () => Object.fromEntries(
+    action.fields.map((field) => [field.name, valueOf(field, byId(`field-${field.name}`))]).filter(([, value]) => value !== undefined));
+  const show = () => {
+    preview.textContent = JSON.stringify({ action: action.name, ...given() });
+  };
+  form.addEventListener("input", show);
+  form.addEventListener("submit", async (/** @type {Event} */ event) => {
     event.preventDefault();
-    send();
+    const begin = performance.now();
+    reply.hidden = false;
+    took.textContent = "";
+    after.replaceChildren();
+    try {
+      const got = await client.request(action.name, given());
+      took.textContent = `after ${(performance.now() - begin).toFixed(1)} ms`;
+      text.textContent = pretty(got);
+      after.replaceChildren(...links(got.data), button("Copy", () => navigator.clipboard?.writeText(text.textContent), { class: "small" }));
+      if (got.code === "unauthorized") askForToken();
+    } catch (error) {
+      text.textContent = `no reply: ${/** @type {Error} */ (error).message}`;
+    }
   });
-  byId("action").addEventListener("change", showFields);
-  byId("fields").addEventListener("input", showPreview);
-  for (const action of read(await loadDocument())) {
-    actions.set(action.name, action);
-    byId("action").append(element("option", {}, action.name));
-  }
-  byId("action").value = "create_invoice";
-  showFields();
+  show();
 }
