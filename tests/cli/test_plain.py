@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from trio_ws.cli.plain import Server, listen
+from trio_ws.cli.target import Place
 from trio_ws.errors import StartupError
 
 PATIENCE_SECONDS = 20  # far more than anything takes
@@ -40,7 +41,7 @@ def test_half_a_block_is_asked_for_again(half: bytes, capfd: pytest.CaptureFixtu
         server = threading.Thread(target=serve)
         server.start()
         with pytest.raises(StartupError, match="400 Bad Request"):
-            listen(Server(f"http://127.0.0.1:{listener.getsockname()[1]}", None, None), "account:1", "a.6")
+            listen(Server(Place(f"http://127.0.0.1:{listener.getsockname()[1]}")), "account:1", "a.6")
         server.join(PATIENCE_SECONDS)
     assert b"Last-Event-ID: a.6\r\n" in asked[0]
     assert b"Last-Event-ID: a.7\r\n" in asked[1]

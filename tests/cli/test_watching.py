@@ -16,7 +16,8 @@ import pytest
 
 from tests.cli.test_main import assert_one_line, trio_ws_command
 from tests.end_to_end.serving import PATIENCE_SECONDS, Server, free_port, serving
-from trio_ws.cli.top import look
+from trio_ws.cli.target import Place
+from trio_ws.cli.top import Reader, look
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_a_server_that_is_not_there_is_said_in_a_line() -> None:
 
 def test_a_poll_that_takes_longer_than_the_interval_is_followed_by_the_next_at_once() -> None:
     with ThreadPoolExecutor(1) as pool:
-        polls = look([f"http://127.0.0.1:{free_port()}/metrics"], 1e-9, None, pool)
+        polls = look([f"http://127.0.0.1:{free_port()}/metrics"], 1e-9, Reader(Place("")), pool)
         for _ in range(5):
             assert "can't be reached" in next(polls)[2]
 

@@ -15,20 +15,9 @@ from trio_ws.actions.table import ACTIONS
 from trio_ws.cli import plain
 from trio_ws.cli.options import AsJson
 from trio_ws.cli.printing import while_read
+from trio_ws.cli.target import NO_TARGET, Target
 from trio_ws.errors import StartupError, leaves
-from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
-
-DEFAULT_URL = "ws://localhost:8080"
-
-Url = Annotated[str, Parameter(env_var=URL_VARIABLE, help="URL of the server.")]
-Token = Annotated[
-    str | None,
-    Parameter(
-        env_var=TOKEN_VARIABLE,
-        help="Token to send. Other users of the machine can't see it in the environment.",
-    ),
-]
-Ca = Annotated[str | None, Parameter(help="PEM file of the certificates to trust, for wss://.")]
+from trio_ws.settings import SettingsError
 
 
 def listen(
@@ -39,23 +28,21 @@ def listen(
     /,
     *,
     after: Annotated[str | None, Parameter(help="Position to resume from. Default: only new events.")] = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    ca: Ca = None,
     as_json: AsJson = False,
     sse: Annotated[
         bool, Parameter(help="Use plain HTTP, and print the stream as it is.", negative=())
     ] = False,
+    target: Target = NO_TARGET,
 ) -> None:
     """Follow a topic and print its events, until Ctrl-C. Reconnects by itself."""
     if sse:
         if as_json:
             raise SettingsError("--sse prints the stream as it is: leave out --json")
-        plain.listen(plain.Server(url, token, ca), f"{type_}:{id_}", after)
+        plain.listen(plain.Server(target.server), f"{type_}:{id_}", after)
 
     async def follow() -> None:
         async with (
-            client.connect(url, token=token, ca=ca) as server,
+            target.server.connect(is_patient=True) as server,
             server.follow((type_, id_), after=after) as events,
         ):
             async for event in events:
@@ -68,10 +55,8 @@ def call(
     action: str,
     /,
     *fields: str,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    ca: Ca = None,
     http: Annotated[bool, Parameter(help="Use plain HTTP.", negative=())] = False,
+    target: Target = NO_TARGET,
 ) -> None:
     """Do one action and print the data of its reply. FIELDS are name=value; a value is JSON or text."""
     given = {}
@@ -86,11 +71,11 @@ def call(
 
     hint = _suggest(action, given)
     if http:
-        print(as_json_text(plain.call(plain.Server(url, token, ca), action, given, hint)))
+        print(as_json_text(plain.call(plain.Server(target.server), action, given, hint)))
         return
 
     async def ask() -> None:
-        async with client.connect(url, token=token, ca=ca, is_patient=False) as server:
+        async with target.server.connect() as server:
             print(as_json_text(await server.call(action, **given)))
 
     ask_server(ask, hint)

@@ -17,8 +17,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, connect_websocket_url
 
-from trio_ws.cli.asking import DEFAULT_URL, Token, Url
 from trio_ws.cli.options import AsJson
+from trio_ws.cli.target import NO_TARGET, Place, Target
 from trio_ws.errors import StartupError, leaves
 from trio_ws.settings import SettingsError
 
@@ -37,18 +37,18 @@ def bench(
     seconds: Annotated[float, Parameter(validator=Number(gt=0, lte=600), help="Up to 600.")] = 5.0,
     account: Annotated[int, Parameter(help="Whose invoices are made.")] = 1,
     yes: Annotated[bool, Parameter(negative=(), help="Allow a server on another machine.")] = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
     as_json: AsJson = False,
+    target: Target = NO_TARGET,
 ) -> None:
     """Measure a running server: requests a second and their latency, or the lag of events.
 
     `create` and `events` make invoices that stay. A client that is told to slow down does; raise the
     server's `requests_per_second` to measure more than it allows.
     """
-    if not yes and not _is_here(url):
-        raise SettingsError(f"{url} is not on this machine: add --yes, if it is yours to load")
-    run = Run(url, token, account)
+    server = target.server
+    if not yes and not _is_here(server.url):
+        raise SettingsError(f"{server.url} is not on this machine: add --yes, if it is yours to load")
+    run = Run(server, account)
     try:
         trio.run(run.measure, what, clients, in_flight, seconds)
     except* StartupError as errors:
@@ -56,7 +56,7 @@ def bench(
     except* (OSError, HandshakeError, trio.TooSlowError) as errors:
         reason = leaves(errors)[0]
         raise StartupError(
-            f"can't connect to {url} ({reason or type(reason).__name__}): is the server running?"
+            f"can't connect to {server.url} ({reason or type(reason).__name__}): is the server running?"
         ) from None
     except* ConnectionClosed as errors:
         raise StartupError(f"the server ended a connection: {leaves(errors)[0]}") from None
@@ -86,13 +86,13 @@ class Run:
     """One measurement.
 
     Args:
-        url: Where the server is.
-        token: Who we are.
+        server: The server, and who we are there.
         account: Whose invoices are made.
     """
 
-    def __init__(self, url: str, token: str | None, account: int) -> None:
-        self._url = url
+    def __init__(self, server: Place, account: int) -> None:
+        self._url, token, _ = server
+        self._tls = server.tls() if server.ca else None
         self._headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
         self._create = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": account}
         self._account = account
@@ -194,7 +194,7 @@ class Run:
 
     async def _connect(self, lines: trio.Nursery) -> WebSocketConnection:
         with trio.fail_after(OPEN_SECONDS):
-            return await connect_websocket_url(lines, self._url, extra_headers=self._headers)
+            return await connect_websocket_url(lines, self._url, self._tls, extra_headers=self._headers)
 
 
 async def _call(socket: WebSocketConnection, request: dict[str, Any]) -> dict[str, Any]:

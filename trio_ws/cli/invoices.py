@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from trio_ws import client
-from trio_ws.cli.asking import DEFAULT_URL, Ca, Token, Url, as_json_text, ask_server
+from trio_ws.cli.asking import as_json_text, ask_server
 from trio_ws.cli.options import AsJson
+from trio_ws.cli.target import NO_TARGET, Target
 from trio_ws.currencies import exponent
 from trio_ws.messages.fields import Status
 
@@ -22,10 +22,8 @@ def list_invoices(
     status: Annotated[Status | None, Parameter(help="Only invoices with this status.")] = None,
     address: Annotated[str | None, Parameter(help="Only invoices to be paid there.")] = None,
     limit: Annotated[PositiveInt, Parameter(help="Maximum number of invoices.")] = SHOWN,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    ca: Ca = None,
     as_json: AsJson = False,
+    target: Target = NO_TARGET,
 ) -> None:
     """Print a line for each invoice, the newest first: uid, status, amounts, account and memo.
 
@@ -35,7 +33,7 @@ def list_invoices(
     wanted = {name: value for name, value in given.items() if value is not None}
 
     async def ask() -> None:
-        async with client.connect(url, token=token, ca=ca, is_patient=False) as server:
+        async with target.server.connect() as server:
             shown = 0
             async for invoice in server.all("list_invoices", **wanted):
                 print(as_json_text(invoice) if as_json else _line(invoice))
@@ -50,15 +48,13 @@ def show_invoice(
     uid: Annotated[str, Parameter(name="UID", help="As `trio-ws invoices list` shows it.")],
     /,
     *,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    ca: Ca = None,
     as_json: AsJson = False,
+    target: Target = NO_TARGET,
 ) -> None:
     """Print an invoice and its payments, the oldest first."""
 
     async def ask() -> None:
-        async with client.connect(url, token=token, ca=ca, is_patient=False) as server:
+        async with target.server.connect() as server:
             invoice = await server.fetch_invoice(uid)
             payments = [payment async for payment in server.all("list_payments", uid=uid)]
         if as_json:

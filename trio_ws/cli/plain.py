@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import ssl
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from trio_ws.cli.printing import while_read
+from trio_ws.cli.target import Place
 from trio_ws.client import encode
 from trio_ws.client.line import request_of
 from trio_ws.errors import StartupError
@@ -30,25 +30,20 @@ class Server:
     """Where requests go.
 
     Args:
-        url: Its URL, `ws://` or `http://`.
-        token: Who we are; None: nobody.
-        ca: PEM file of the certificates to trust; None: those that the system trusts.
+        place: The server; its URL may be `ws://` or `http://`.
 
     Raises:
         SettingsError: it is no URL, or `ca` can't be read.
     """
 
-    def __init__(self, url: str, token: str | None, ca: str | None) -> None:
+    def __init__(self, place: Place) -> None:
+        url, token, _ = place
         parts = urlsplit(url)
         if parts.scheme not in _PLAIN or not parts.hostname:
             raise SettingsError(f"{url!r} is no ws:// or http:// URL")
         self._host, self._port = parts.hostname, parts.port
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        try:
-            is_plain = _PLAIN[parts.scheme] == "http"
-            self._context = None if is_plain else ssl.create_default_context(cafile=ca)
-        except OSError as error:
-            raise SettingsError(f"{ca} can't be read: {error}") from None
+        self._context = None if _PLAIN[parts.scheme] == "http" else place.tls()
 
     @contextmanager
     def ask(

@@ -1,7 +1,6 @@
 """`trio-ws top`: what a server that runs is doing, second by second."""
 
 import http.client
-import os
 import sys
 import time
 import urllib.error
@@ -9,7 +8,6 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
@@ -21,16 +19,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from trio_ws.cli.asking import DEFAULT_URL, Token
 from trio_ws.cli.measured import Change, Samples, parse, sparkline, together
+from trio_ws.cli.target import NO_CREDENTIALS, Credentials, Place
 from trio_ws.errors import StartupError
-from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
+from trio_ws.settings import TOKEN_VARIABLE, SettingsError
 
 PATIENCE_SECONDS = 3.0  # for an answer; a server that is well takes some milliseconds
 HISTORY = 60  # points of a line
 MOST_ROWS = 8  # of actions, codes and queries
-
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a server is asked itself
 
 
 class Figure(NamedTuple):
@@ -107,14 +103,15 @@ def top(
     *urls: Annotated[str, Parameter(help="Servers to sum up. Default: TRIO_WS_URL or localhost:8080.")],
     interval: Annotated[PositiveFloat, Parameter(help="Seconds between updates.")] = 1.0,
     once: Annotated[bool, Parameter(negative=(), help="Print one table and exit.")] = False,
-    token: Token = None,
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> None:
     """Show what a server is doing, live, until Ctrl-C. Prints one table if stdout is no terminal."""
-    places = [_place(url) for url in urls or (os.environ.get(URL_VARIABLE) or DEFAULT_URL,)]
+    server = credentials.place(urls[0] if urls else None)
+    places = [_place(url) for url in urls or (server.url,)]
     console = Console()
     view = View()
     with ThreadPoolExecutor(len(places)) as pool:
-        looks = look(places, interval, token, pool)
+        looks = look(places, interval, Reader(server), pool)
         if once or not console.is_terminal:
             for _ in range(2):
                 view.add(*next(looks))
@@ -140,14 +137,15 @@ def _place(url: str) -> str:
 
 
 Look = tuple[Samples | None, float, str]  # what was measured, when (s), and what went wrong
+Read = Callable[[str], Samples | str]  # of a place: what it measures, or what went wrong
 
 
-def look(places: list[str], interval: float, token: str | None, pool: ThreadPoolExecutor) -> Iterator[Look]:
+def look(places: list[str], interval: float, read: Read, pool: ThreadPoolExecutor) -> Iterator[Look]:
     """Yield what is measured, over and over, at equal pauses."""
     due = time.monotonic()
     while True:
         found, troubles = [], []
-        for place, answer in zip(places, pool.map(partial(_read, token=token), places), strict=True):
+        for place, answer in zip(places, pool.map(read, places), strict=True):
             if isinstance(answer, str):
                 troubles.append(f"{place} {answer}")
             else:
@@ -159,23 +157,36 @@ def look(places: list[str], interval: float, token: str | None, pool: ThreadPool
         time.sleep(due - now)
 
 
-def _read(place: str, token: str | None) -> Samples | str:
-    request = urllib.request.Request(place)  # noqa: S310 - `_place` lets http and https by
-    if token is not None:
-        request.add_unredirected_header(
-            "Authorization", f"Bearer {token}"
-        )  # elsewhere it is nobody's business
-    try:
-        with _opener.open(request, timeout=PATIENCE_SECONDS) as answer:
-            return parse(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        if error.code == HTTPStatus.UNAUTHORIZED:
-            return f"asks for a token, as {TOKEN_VARIABLE} may hold"
-        return f"answers {error.code}"
-    except (OSError, http.client.HTTPException) as error:
-        return f"can't be reached ({getattr(error, 'reason', None) or error})"
-    except ValueError:
-        return "shows no measurements"
+class Reader:
+    """Asks servers for their figures.
+
+    Args:
+        server: Who we are there, and which certificates are trusted.
+    """
+
+    def __init__(self, server: Place) -> None:
+        self._token = server.token
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),  # a server is asked itself
+            urllib.request.HTTPSHandler(context=server.tls()),
+        )
+
+    def __call__(self, place: str) -> Samples | str:
+        """Return what a server measures, or what went wrong."""
+        request = urllib.request.Request(place)  # noqa: S310 - `_place` lets http and https by
+        if self._token is not None:  # elsewhere it is nobody's business
+            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
+        try:
+            with self._opener.open(request, timeout=PATIENCE_SECONDS) as answer:
+                return parse(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.UNAUTHORIZED:
+                return f"asks for a token, as {TOKEN_VARIABLE} may hold"
+            return f"answers {error.code}"
+        except (OSError, http.client.HTTPException) as error:
+            return f"can't be reached ({getattr(error, 'reason', None) or error})"
+        except ValueError:
+            return "shows no measurements"
 
 
 class View:
