@@ -40,7 +40,8 @@ from trio_ws.pulse import Pulse
 from trio_ws.settings import Settings
 from trio_ws.siblings import Siblings
 from trio_ws.web.checkout import pay
-from trio_ws.webhooks.delivery import Deliverer, Post
+from trio_ws.webhooks.attempt import Post
+from trio_ws.webhooks.delivery import Deliverer
 from trio_ws.webhooks.post import Poster
 from trio_ws.wire.accepting import Listener, accept
 from trio_ws.wire.admission import SUBPROTOCOL, find_token, refusing, unavailable

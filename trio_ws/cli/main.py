@@ -190,7 +190,7 @@ _add(
 )
 _add(token, None, "trio_ws.cli.accounts:list_tokens", "list", "trio-ws token list")
 _add(token, None, "trio_ws.cli.accounts:revoke_token", "revoke", "trio-ws token revoke 1")
-webhooks = _group("webhooks", "Webhooks: what waits, failed or was delivered; retries; secrets.")
+webhooks = _group("webhooks", "Webhooks: what waits, failed or was delivered; retries; secrets; forwarding.")
 _add(
     webhooks,
     None,
@@ -217,6 +217,14 @@ _add(
 )
 _add(webhooks, None, "trio_ws.cli.webhooks:release", None, "trio-ws webhooks release")
 _add(webhooks, None, "trio_ws.cli.webhooks:secret", None, "trio-ws webhooks secret --account 1 --new")
+_add(
+    webhooks,
+    None,
+    "trio_ws.cli.forwarding:forward",
+    None,
+    "trio-ws webhooks forward --to http://localhost:3000/hook",
+    "trio-ws webhooks forward --to localhost:3000/hook --events invoice.updated,payment.created",
+)
 
 app.command("trio_ws.cli.serving:work", name="worker", show=False)  # what `serve --workers` starts
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -27,13 +27,10 @@ from trio_ws.database.webhooks import RETRIED_AT_ONCE, Change, Delivery, Outcome
 from trio_ws.errors import ActionError, Timeout, Unavailable
 from trio_ws.events.log import Log
 from trio_ws.settings import Settings
-from trio_ws.webhooks import signature
 from trio_ws.webhooks.answer import GONE, Answer
-from trio_ws.webhooks.post import PostError
+from trio_ws.webhooks.attempt import Post, Webhook, attempt
 
 logger = logging.getLogger(__name__)
-
-Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]  # URL, headers, body
 
 MOST = 64  # POSTs at a time, in this process
 POLL_SECONDS = 2.0  # pause between claims when nothing wakes us: most that failed waits longer than that
@@ -43,7 +40,6 @@ REPAIRED_AT_ONCE, REPAIR_PAUSE_SECONDS = 500, 1.0  # invoices, which take some 3
 AGAIN_SECONDS = 0.05  # between claims all the same, so that a busy log without webhooks costs little
 LEASE_SECONDS = 20.0  # for a claim besides the POST's own deadline: for the database to be back
 RELEASE_SECONDS = 1.0  # for giving back what was claimed, when the server stops
-ERROR_CHARACTERS = 200
 
 
 class Deliverer:
@@ -178,21 +174,11 @@ class Deliverer:
 
     async def _attempt(self, delivery: Delivery) -> Answer | str:
         """Return the answer, or what went wrong."""
-        seconds = self._settings.webhook_seconds
         try:
             body = encode_event(delivery.event)
-            headers = {
-                "content-type": "application/json",
-                "user-agent": "trio-ws",
-                "trio-ws-delivery": delivery.id,
-                **signature.headers(delivery.id, body, int(self._now()), delivery.secrets),
-            }
-            with trio.fail_after(seconds):
-                return await self._post(delivery.url, headers, body)
-        except PostError as error:
-            return str(error)[:ERROR_CHARACTERS]
-        except trio.TooSlowError:
-            return f"no answer in {seconds:g} s"
+            webhook = Webhook(delivery.id, delivery.url, body, delivery.secrets)
+            seconds, timestamp = self._settings.webhook_seconds, int(self._now())
+            return await attempt(self._post, webhook, seconds=seconds, timestamp=timestamp)
         except Exception:
             figures = {"webhook": delivery.id}
             logger.exception("a webhook failed; it comes again", extra={"figures": figures})
