@@ -65,23 +65,31 @@ def show_invoice(
             if name in invoice:
                 print(f"  {name}: {invoice[name]}")
         for payment in payments:
-            money = _money(payment["amount"], payment["currency"])
-            print(f"  {payment['createdAt']}  {payment['status']}  {money}  {payment['reference']}")
+            amount = money(payment["amount"], payment["currency"])
+            print(f"  {payment['createdAt']}  {payment['status']}  {amount}  {payment['reference']}")
 
     ask_server(ask)
 
 
 def _line(invoice: Mapping[str, Any]) -> str:
-    currency = invoice["currency"]
-    parts = [invoice["uid"], invoice["status"], _money(invoice["amount"], currency)]
-    parts += [
-        f"{word} {_money(invoice[name], currency)}"
-        for name, word in (("amount_paid", "paid"), ("amount_pending", "pending"))
-        if name in invoice
-    ]
-    parts.append(f"account {invoice['account_id']}")
+    amount = money(invoice["amount"], invoice["currency"])
+    parts = [invoice["uid"], invoice["status"], amount, *_sums(invoice), f"account {invoice['account_id']}"]
     return "  ".join([*parts, *filter(None, [invoice.get("memo")])])
 
 
-def _money(amount: int, currency: str) -> str:
+def state_of(invoice: Mapping[str, Any]) -> str:
+    """Return where an invoice stands: its status, and what has come in."""
+    return "  ".join([invoice["status"], *_sums(invoice)])
+
+
+def _sums(invoice: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{word} {money(invoice[name], invoice['currency'])}"
+        for name, word in (("amount_paid", "paid"), ("amount_pending", "pending"))
+        if name in invoice
+    ]
+
+
+def money(amount: int, currency: str) -> str:
+    """Return an amount in major units, with its currency."""
     return f"{Decimal(amount).scaleb(-exponent(currency)):f} {currency}"

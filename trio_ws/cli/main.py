@@ -94,6 +94,14 @@ _add(
 )
 _add(
     app,
+    ASK,
+    "trio_ws.cli.triggering:trigger",
+    None,
+    "trio-ws trigger paid",
+    "trio-ws trigger late --amount 250 --currency EUR --account 1",
+)
+_add(
+    app,
     LOOK,
     "trio_ws.cli.top:top",
     None,
