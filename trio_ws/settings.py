@@ -25,7 +25,8 @@ PREFIX = "TRIO_WS_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the TOML file, so it can't stand in it
 TOKEN_VARIABLE = f"{PREFIX}TOKEN"  # who a client is: no setting of the server's
 URL_VARIABLE = f"{PREFIX}URL"  # where a client finds the server: none either
-NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE)
+CONTEXT_VARIABLE = f"{PREFIX}CONTEXT"  # the same by a name
+NO_SETTINGS = (CONFIG_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, CONTEXT_VARIABLE)
 
 # A URL in which one @ ends the user's name and password, so that nothing of these is taken for a host.
 _URL_SCHEME = re.compile(r"\s*postgres(ql)?:", re.IGNORECASE)
@@ -293,9 +294,7 @@ def _from_environment(environment: Mapping[str, str]) -> list[Given]:
             value,
         )
         for variable, value in environment.items()
-        if variable.startswith(PREFIX)
-        and variable not in (CONFIG_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE)
-        and value
+        if variable.startswith(PREFIX) and variable not in NO_SETTINGS and value
     ]
 
 

@@ -73,6 +73,8 @@ def test_each_command_does_what_is_said(server: Server, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "TOKEN": "a-token",
         "TRIO_WS_DATA_DIR": str(server.data_dir),
         "TRIO_WS_PORT": server.url.rpartition(":")[2],
         "TRIO_WS_URL": server.url,

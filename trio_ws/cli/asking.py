@@ -1,11 +1,10 @@
 """The commands that ask a running server, as any client would, and how events are printed."""
 
-import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 import trio
@@ -17,22 +16,9 @@ from trio_ws.cli import plain
 from trio_ws.cli.options import AsJson
 from trio_ws.cli.printing import while_read
 from trio_ws.cli.target import NO_TARGET, Target
+from trio_ws.cli.words import suggest, with_list
 from trio_ws.errors import StartupError, leaves
 from trio_ws.settings import SettingsError
-
-T = TypeVar("T")
-
-
-def with_list(title: str, items: Mapping[str, str]) -> Callable[[T], T]:
-    """Have a command's help list what it may be given, with a line for each."""
-    width = max(map(len, items))
-    lines = [f"{title}:", "```", *(f"{name:{width}}  {about}" for name, about in items.items()), "```"]
-
-    def add(command: T) -> T:
-        command.__doc__ = "\n".join([inspect.cleandoc(command.__doc__ or ""), "", *lines])
-        return command
-
-    return add
 
 
 def listen(
@@ -107,12 +93,6 @@ def _suggest(action: str, given: Mapping[str, Any]) -> str:
         if name not in fields and (close := get_close_matches(name, fields, n=1)):
             return f"; {name}: did you mean {close[0]}?"
     return ""
-
-
-def suggest(word: str, known: Iterable[str], plural: str) -> str:
-    """Return which of the known words was meant; where none looks like it, all of them."""
-    close = get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; {plural}: {', '.join(known)}"
 
 
 def print_event(event: client.Event | client.Gap, *, as_json: bool) -> None:

@@ -162,6 +162,19 @@ _add(
     "show",
     "trio-ws invoices show 5735e250-b53e-4ace-a025-afac1bc77ee2",
 )
+context = _group("context", "Saved servers: a name for a URL and a token.", ASK)
+_add(
+    context,
+    None,
+    "trio_ws.cli.contexts:add",
+    None,
+    "trio-ws context add shop --url wss://ws.example --token -",
+    "trio-ws context add local --url ws://localhost:9000 --replace",
+)
+_add(context, None, "trio_ws.cli.contexts:list_contexts", "list", "trio-ws context list --json")
+_add(context, None, "trio_ws.cli.contexts:show", None, "trio-ws context show", "trio-ws context show shop")
+_add(context, None, "trio_ws.cli.contexts:use", None, "trio-ws context use shop")
+_add(context, None, "trio_ws.cli.contexts:remove", None, "trio-ws context remove shop")
 events = _group("events", "The event log in the database.")
 _add(
     events,

@@ -9,7 +9,8 @@ from typing import Annotated, NamedTuple
 from cyclopts import Parameter
 
 from trio_ws import client
-from trio_ws.settings import TOKEN_VARIABLE, URL_VARIABLE, SettingsError
+from trio_ws.cli import contexts
+from trio_ws.settings import CONTEXT_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, SettingsError
 
 DEFAULT_URL = "ws://localhost:8080"
 
@@ -54,14 +55,57 @@ class Credentials:
     ] = None
     ca: Annotated[str | None, Parameter(help="PEM file of the certificates to trust, for wss://.")] = None
 
+    context: Annotated[
+        str | None,
+        Parameter(help=f"Saved server to ask, see `trio-ws context`; also {CONTEXT_VARIABLE}."),
+    ] = None
+
     def place(self, url: str | None) -> Place:
         """Return the server to ask.
 
+        What the command line says beats the environment, which beats the context that is in use. That one
+        counts only where nothing else says which server: its token is for no other.
+
         Args:
             url: As it was given on the command line; None: it was not.
+
+        Raises:
+            SettingsError: there is no such context, or the file of contexts can't be read.
         """
-        token = os.environ.get(TOKEN_VARIABLE) or None if self.token is None else self.token
-        return Place((os.environ.get(URL_VARIABLE) or DEFAULT_URL) if url is None else url, token, self.ca)
+        environment = (os.environ.get(name) or None for name in (URL_VARIABLE, TOKEN_VARIABLE))
+        given = [_Given(url, self.token, self.ca), self._named(), _Given(*environment)]
+        if all(one.url is None for one in given):
+            given += [_in_use(), _Given(DEFAULT_URL)]
+        url, token, ca = (
+            next((value for value in values if value is not None), None)
+            for values in zip(*given, strict=True)
+        )
+        assert url is not None  # noqa: S101 - there is a default
+        return Place(url, token, ca)
+
+    def _named(self) -> "_Given":
+        """Return the context that the command line names."""
+        if self.context is None:
+            return _Given()
+        return _Given.of(contexts.load().get(self.context, "--context"))
+
+
+class _Given(NamedTuple):
+    """A part of what there is to know of a place, by one who says something of it."""
+
+    url: str | None = None
+    token: str | None = None
+    ca: str | None = None
+
+    @classmethod
+    def of(cls, context: contexts.Context) -> "_Given":
+        return cls(context.url, context.token, context.ca)
+
+
+def _in_use() -> _Given:
+    """Return the context that commands use unless they are told otherwise."""
+    found = contexts.load()
+    return _Given() if found.in_use is None else _Given.of(found.get(found.in_use, CONTEXT_VARIABLE))
 
 
 @Parameter(name="*")

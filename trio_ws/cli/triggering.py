@@ -13,12 +13,13 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from trio_ws import client
-from trio_ws.cli.asking import as_json_text, ask_server, suggest, with_list
+from trio_ws.cli.asking import as_json_text, ask_server
 from trio_ws.cli.forwarding import FIRST_ACCOUNT
 from trio_ws.cli.invoices import money, state_of
 from trio_ws.cli.options import AsJson
 from trio_ws.cli.printing import while_read
 from trio_ws.cli.target import NO_TARGET, Target
+from trio_ws.cli.words import suggest, with_list
 from trio_ws.errors import StartupError
 from trio_ws.settings import SettingsError
 
