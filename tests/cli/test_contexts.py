@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,7 +230,11 @@ TOKEN_IN_ENVIRONMENT = {"TRIO_WS_TOKEN": "of-environment"}
         ({"context": "shop", "url": OTHER}, {}, Place(OTHER, "of-shop", "shop.pem")),
         # A single value counts before a context's.
         ({"token": "mine"}, {}, Place("ws://now", "mine", "now.pem")),
-        ({"token": "mine", "ca": "my.pem", "context": "shop"}, {}, Place("ws://shop", "mine", "my.pem")),
+        (
+            {"token": "mine", "ca": Path("my.pem"), "context": "shop"},
+            {},
+            Place("ws://shop", "mine", "my.pem"),
+        ),
         ({}, TOKEN_IN_ENVIRONMENT, Place("ws://now", "of-environment", "now.pem")),
         ({"token": "mine"}, TOKEN_IN_ENVIRONMENT, Place("ws://now", "mine", "now.pem")),
         # What is empty in the environment is not there; on the command line, it is.
@@ -241,7 +246,7 @@ TOKEN_IN_ENVIRONMENT = {"TRIO_WS_TOKEN": "of-environment"}
 def test_what_stands_in_for_what(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
-    given: dict[str, str],
+    given: dict[str, Any],
     environment: dict[str, str],
     place: Place,
 ) -> None:

@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,79 +76,119 @@ def test_who_reads_no_further_gets_no_traceback(command: str) -> None:
     assert done.stderr == ""
 
 
-def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
-    script = tmp_path / "completion"
-    script.write_text(trio_ws_command("completion", "bash").stdout)
+# What is typed, and what it becomes: commands, flags, and the values of what can only be some words.
+COMPLETED = [
+    ("ser", "serve"),
+    ("serve --por", "--port"),
+    ("token rev", "revoke"),
+    ("listen inv", "invoice"),
+    ("serve --log-level war", "warning"),
+    ("serve --log-format js", "json"),
+    ("serve --auth tok", "token"),
+    ("invoices list --status conf", "confirming"),
+    ("webhooks list --state hel", "held"),
+    ("webhooks forward --events payment.cr", "payment.created"),
+    ("call record_p", "record_payment"),
+    ("call record_payment ref", "reference="),
+    ("call record_payment uid= am", "amount="),
+    ("trigger over", "overpaid"),
+    ("context use sh", "shop"),
+    ("call ping --context sh", "shop"),
+]
 
-    def complete(*words: str) -> set[str]:
-        line = " ".join(shlex.quote(word) for word in words)
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """That of a shell which finds `trio-ws`, and of a user who has saved a server."""
+    (tmp_path / "trio-ws").mkdir()
+    (tmp_path / "trio-ws/contexts.toml").write_text('[contexts.shop]\nurl = "wss://ws.example"')
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {"PATH": path, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of each shell's script, which is called as that shell wants it."""
+    folder = tmp_path_factory.mktemp("scripts")
+    for shell, name in (("bash", "completion"), ("zsh", "_trio-ws"), ("fish", "trio-ws.fish")):
+        (folder / name).write_text(trio_ws_command("completion", shell).stdout)
+    return folder
+
+
+def run(program: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(program, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stderr == ""
+    return done.stdout
+
+
+Complete = Callable[[str], set[str]]
+
+
+@pytest.fixture
+def complete_in_bash(scripts: Path, environment: dict[str, str]) -> Complete:
+    """Completes in bash: returns what may be meant, and `nospace` if no space comes after it."""
+
+    def complete(typed: str) -> set[str]:
+        words = ["trio-ws", *typed.split(" ")]
+        line = " ".join(word or "''" for word in words)
         program = (
-            f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _trio_ws;"
+            f"source {scripts}/completion; compopt() {{ echo $2; }}; COMP_WORDS=({line});"
+            f" COMP_CWORD={len(words) - 1}; $(complete -p trio-ws | cut -d' ' -f3);"
             ' printf "%s\\n" "${COMPREPLY[@]}"'
         )
-        found = subprocess.run(
-            ["bash", "--norc", "-c", program],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={"PATH": os.environ["PATH"]},
-        )
-        assert found.stderr == ""
-        return {word.strip() for word in found.stdout.split()}
+        return {word.strip() for word in run(["bash", "--norc", "-c", program], environment).split()}
 
-    assert complete("trio-ws", "ser") == {"serve"}
-    assert complete("trio-ws", "serve", "--po") == {"--port"}
-    assert complete("trio-ws", "token", "re") == {"revoke"}
-    assert {"top", "doctor", "bench"} <= complete("trio-ws", "")
-    assert complete("trio-ws", "listen", "a") == {"account", "address"}
+    return complete
 
 
-# What zsh has found is known once it has shown it: a terminal of its own types a tab.
+def test_bash_completes_all_that_there_is(complete_in_bash: Complete) -> None:
+    assert {"top", "doctor", "bench", "trigger"} <= complete_in_bash("")
+    assert complete_in_bash("listen a") == {"account", "address"}
+    assert complete_in_bash("call fetch_invoice ") == {"id=", "nospace"}
+    left = complete_in_bash("call record_payment uid = x reference = y status = settled ")
+    assert left == {"amount=", "currency=", "nospace"}
+
+
+@pytest.mark.parametrize(("typed", "meant"), COMPLETED)
+def test_bash_completes_words(complete_in_bash: Complete, typed: str, meant: str) -> None:
+    assert complete_in_bash(typed) - {"nospace"} == {meant}
+
+
+# What zsh makes of a line is known in its editor: a terminal of its own types a tab, and a key that shows it.
+# The terminal shows what is typed, too: what is waited for is not written like that there.
 ZSH = """
 zmodload zsh/zpty
 zpty shell zsh -f
-zpty -w shell 'PS1="READY>"; autoload -Uz compinit; compinit -u -d %(folder)s/dump; %(load)s; echo LOA''DED'
+zpty -w shell 'PS1="READY>"; autoload -Uz compinit; compinit -u -d %(folder)s/dump; %(load)s'
+zpty -w shell $'show() { print -r -- "[""[$BUFFER]""]" }; zle -N show; bindkey "^G" show; echo LOA""DED'
 repeat 200 { zpty -r -t shell line && print -r -- $line && [[ $line = *LOADED* ]] && break; sleep 0.05 }
-zpty -n -w shell $'trio-ws %(words)s\\t'
-repeat 60 { zpty -r -t shell line && print -rn -- $line; sleep 0.05 }
+zpty -n -w shell $'trio-ws %(words)s\\t\\a'
+repeat 200 { zpty -r -t shell line && print -rn -- $line && [[ $line = *']]'* ]] && break; sleep 0.05 }
 zpty -d shell
 """
 
 
 @pytest.mark.parametrize("way", ["eval", "fpath"])
-@pytest.mark.parametrize(
-    ("words", "found"), [("serve --por", "--port"), ("token rev", "revoke"), ("listen inv", "invoice")]
-)
-def test_zsh_completes_commands_flags_and_values(tmp_path: Path, way: str, words: str, found: str) -> None:
+@pytest.mark.parametrize(("typed", "meant"), COMPLETED)
+def test_zsh_completes_words(
+    scripts: Path, environment: dict[str, str], way: str, typed: str, meant: str
+) -> None:
     zsh = need("zsh")
-    (tmp_path / "_trio-ws").write_text(trio_ws_command("completion", "zsh").stdout)
-    load = f"source {tmp_path}/_trio-ws" if way == "eval" else "true"
-    environment = {"PATH": os.environ["PATH"], "FPATH": str(tmp_path), "HOME": str(tmp_path)}
-    paths = subprocess.run([zsh, "-fc", "print $FPATH"], check=True, capture_output=True, text=True).stdout
-    environment["FPATH"] = f"{paths.strip()}{f':{tmp_path}' if way == 'fpath' else ''}"
-    program = ZSH % {"folder": tmp_path, "load": load, "words": words}
-    done = subprocess.run(
-        [zsh, "-fc", program], check=True, capture_output=True, text=True, timeout=60, env=environment
-    )
-    assert found in done.stdout.rpartition("LOADED")[2], done.stdout
+    load = f"source {scripts}/_trio-ws" if way == "eval" else "true"
+    paths = run([zsh, "-fc", "print $FPATH"], {"PATH": os.environ["PATH"]}).strip()
+    environment["FPATH"] = f"{paths}:{scripts}" if way == "fpath" else paths
+    program = ZSH % {"folder": environment["HOME"], "load": load, "words": typed}
+    shown = run([zsh, "-fc", program], environment)
+    *before, _ = typed.split(" ")
+    line = " ".join(["trio-ws", *before, meant]) + ("" if meant.endswith("=") else " ")
+    assert f"[[{line}]]" in shown, shown
 
 
-@pytest.mark.parametrize(
-    ("words", "found"), [("serve --por", "--port"), ("token rev", "revoke"), ("listen inv", "invoice")]
-)
-def test_fish_completes_commands_flags_and_values(tmp_path: Path, words: str, found: str) -> None:
-    fish = need("fish")
-    script = tmp_path / "trio-ws.fish"
-    script.write_text(trio_ws_command("completion", "fish").stdout)
-    done = subprocess.run(
-        [fish, "--no-config", "-c", f"source {script}; complete --do-complete 'trio-ws {words}'"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-    )
-    assert found in {line.partition("\t")[0] for line in done.stdout.splitlines()}
+@pytest.mark.parametrize(("typed", "meant"), COMPLETED)
+def test_fish_completes_words(scripts: Path, environment: dict[str, str], typed: str, meant: str) -> None:
+    program = f"source {scripts}/trio-ws.fish; complete --do-complete 'trio-ws {typed}'"
+    shown = run([need("fish"), "--no-config", "-c", program], environment)
+    assert meant in {line.partition("\t")[0] for line in shown.splitlines()}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

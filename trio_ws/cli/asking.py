@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import trio
 from cyclopts import Parameter
+from cyclopts.completion import CompletionContext
 
 from trio_ws import client
 from trio_ws.actions.table import ACTIONS
@@ -52,15 +53,31 @@ def listen(
     ask_server(follow)
 
 
-@with_list("Actions", {row.name: str(row.action.__doc__).partition("\n")[0] for row in ACTIONS.values()})
+_ABOUT = {row.name: str(row.action.__doc__).partition("\n")[0] for row in ACTIONS.values()}
+
+
+def _fields_of(action: str) -> list[str]:
+    """Return what an action may be given; of one that we don't know, nothing."""
+    known = {row.name: row.action for row in ACTIONS.values()}
+    found = msgspec.structs.fields(known[action]) if action in known else ()
+    return [field.encode_name for field in found if field.name != "request_id"]  # the client's own
+
+
+def _fields_left(typed: CompletionContext) -> list[str]:
+    """Return how each field begins that an action may still be given."""
+    given = {field.partition("=")[0] for field in typed["fields"].raw_tokens}
+    return [f"{name}=" for name in _fields_of(typed["action"].raw or "") if name not in given]
+
+
+@with_list("Actions", _ABOUT)
 def call(
-    action: str,
+    action: Annotated[str, Parameter(help="Which action.", completer=lambda _: _ABOUT)],
     /,
-    *fields: str,
+    *fields: Annotated[str, Parameter(help="name=value of each field.", completer=_fields_left)],
     http: Annotated[bool, Parameter(help="Use plain HTTP.", negative=())] = False,
     target: Target = NO_TARGET,
 ) -> None:
-    """Do one action and print the data of its reply. FIELDS are name=value; a value is JSON or text."""
+    """Do one action and print the data of its reply. The value of a field is JSON or text."""
     given = {}
     for field in fields:
         name, equals, value = field.partition("=")
@@ -85,10 +102,9 @@ def call(
 
 def _suggest(action: str, given: Mapping[str, Any]) -> str:
     """Return what was meant, where an action or a field looks like one that there is; else nothing."""
-    actions = {row.name: row.action for row in ACTIONS.values()}
-    if action not in actions:
-        return suggest(action, actions, "actions")
-    fields = [field.encode_name for field in msgspec.structs.fields(actions[action])]
+    if action not in _ABOUT:
+        return suggest(action, _ABOUT, "actions")
+    fields = _fields_of(action)
     for name in given:
         if name not in fields and (close := get_close_matches(name, fields, n=1)):
             return f"; {name}: did you mean {close[0]}?"

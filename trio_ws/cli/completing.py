@@ -4,6 +4,17 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+# What ends in =, as a field's name does, goes on with its value: no space after it. fish knows it by itself.
+BASH_END = """\
+_trio_ws_words() {
+    _trio_ws
+    if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+}
+complete -F _trio_ws_words trio-ws"""
+_ZSH_WORDS = "-d _cyc_disp -a _cyc_vals"
+ZSH_ADD = f"compadd {_ZSH_WORDS}"
+ZSH_ADD_FIELDS = f"{{ [[ $_cyc_vals[1] == *= ]] && compadd -S '' {_ZSH_WORDS} || {ZSH_ADD}; }}"
+
 # What is generated only defines a function: nobody would call it.
 ZSH_END = """\
 if [ "$funcstack[1]" = "_trio-ws" ]; then
@@ -24,6 +35,6 @@ def completion(
     """
     from trio_ws.cli.main import app  # noqa: PLC0415 - which is there once we are asked
 
-    print(app.generate_completion(shell=shell))
-    if shell == "zsh":
-        print(ZSH_END)
+    script = app.generate_completion(shell=shell)
+    ends = {"bash": BASH_END, "zsh": ZSH_END}
+    print(script.replace(ZSH_ADD, ZSH_ADD_FIELDS) + ends.get(shell, ""))

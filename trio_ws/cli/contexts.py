@@ -30,8 +30,6 @@ NAME = r"[A-Za-z0-9_-]{1,64}\Z"  # a bare key of TOML, and nothing that a shell 
 HIDDEN = "***"
 FROM_STDIN = "-"
 
-Name = Annotated[str, Parameter(name="NAME", help="Its name.")]
-
 
 class Context(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A server, and who we are there.
@@ -77,6 +75,11 @@ class Contexts(msgspec.Struct, forbid_unknown_fields=True):
     def in_use(self) -> str | None:
         """The name of the one that commands use unless they are told otherwise."""
         return os.environ.get(CONTEXT_VARIABLE) or self.current
+
+
+def names(_: object = None) -> list[str]:
+    """Return their names, for a shell that completes one."""
+    return list(load().contexts)
 
 
 def file() -> Path | None:
@@ -151,6 +154,10 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
+New = Annotated[str, Parameter(name="NAME", help="Its name.")]
+Name = Annotated[str, Parameter(name="NAME", help="Its name.", completer=names)]
+
+
 def _as_toml(contexts: Contexts) -> str:
     lines = [] if contexts.current is None else [f"current = {_quoted(contexts.current)}"]
     for name, context in contexts.contexts.items():
@@ -166,7 +173,7 @@ def _quoted(text: str) -> str:
 
 
 def add(
-    name: Name,
+    name: New,
     /,
     *,
     url: Annotated[str, Parameter(help="ws:// or wss:// URL of the server.")],
@@ -177,7 +184,7 @@ def add(
             help="Token to send; -: read it from stdin, so that no history holds it.",
         ),
     ] = None,
-    ca: Annotated[str | None, Parameter(help="PEM file of the certificates to trust, for wss://.")] = None,
+    ca: Annotated[Path | None, Parameter(help="PEM file of the certificates to trust, for wss://.")] = None,
     replace: Annotated[bool, Parameter(negative=(), help="Replace the one of that name.")] = False,
 ) -> None:
     """Save a server under a name."""
@@ -185,7 +192,7 @@ def add(
         raise SettingsError(f"{name!r} is no name of a context: up to 64 of A-Z, a-z, 0-9, _ and -")
     if token == FROM_STDIN:
         token = _read_token()
-    context = Context(url, token, None if ca is None else str(Path(ca).absolute()))
+    context = Context(url, token, None if ca is None else str(ca.absolute()))
     try:
         Address.of(context.url, context.token, ca=context.ca)
     except ValueError as error:
@@ -212,7 +219,9 @@ def list_contexts(*, as_json: AsJson = False) -> None:
 
 
 def show(
-    name: Annotated[str | None, Parameter(name="NAME", help="Which. Default: the one in use.")] = None,
+    name: Annotated[
+        str | None, Parameter(name="NAME", help="Which. Default: the one in use.", completer=names)
+    ] = None,
     /,
     *,
     as_json: AsJson = False,

@@ -49,7 +49,8 @@ def forward(
         int | None, Parameter(help="Whose events. Default: the token's account; without a token, 1.")
     ] = None,
     events: Annotated[
-        str | None, Parameter(help=f"Only these, separated by commas: {', '.join(TYPES)}.")
+        str | None,
+        Parameter(help=f"Only these, separated by commas: {', '.join(TYPES)}.", completer=lambda _: TYPES),
     ] = None,
     secret: Annotated[
         str | None, Parameter(help="What signs them. Default: a secret that is made for this run.")

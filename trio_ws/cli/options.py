@@ -4,7 +4,8 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import psycopg
 from cyclopts import Parameter
@@ -12,6 +13,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from trio_ws import settings
 from trio_ws.settings import FIELDS, Settings, data_dir, load
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """Return what a setting of some type may be, where that is one of some words."""
+    if kind is NoneType:
+        return ("none",)
+    return get_args(kind) if get_origin(kind) is Literal else sum(map(_words, get_args(kind)), ())
 
 
 @Parameter(name="*")
@@ -24,8 +32,12 @@ class Options:
         str | None, Parameter(help="PostgreSQL 14 or later, as URL or conninfo. Default: an embedded one.")
     ] = None
     data_dir: Annotated[str | None, Parameter(help="Data directory of the embedded PostgreSQL.")] = None
-    log_format: Annotated[str | None, Parameter(help="text or json.")] = None
-    log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None
+    log_format: Annotated[
+        str | None, Parameter(help="Format of log lines.", choices=_words(FIELDS["log_format"].type))
+    ] = None
+    log_level: Annotated[
+        str | None, Parameter(help="Lowest level that is logged.", choices=_words(FIELDS["log_level"].type))
+    ] = None
 
     def load(self) -> tuple[Settings, dict[str, str]]:
         """Return the settings in force, and where each comes from."""
@@ -40,7 +52,13 @@ class ServeOptions(Options):
 
     host: Annotated[str | None, Parameter(help="Address to listen on; *: all. Default: localhost.")] = None
     port: Annotated[str | None, Parameter(help="Port to listen on; 0: any free one. Default: 8080.")] = None
-    auth: Annotated[str | None, Parameter(help="open or token. Default: open, on loopback.")] = None
+    auth: Annotated[
+        str | None,
+        Parameter(
+            help="Who may connect: anybody, or who has a token. Default: open, on loopback.",
+            choices=_words(FIELDS["auth"].type),
+        ),
+    ] = None
     checkout: Annotated[
         bool | None, Parameter(help="Let customers see an invoice without a token, also at /pay/UID.")
     ] = None

@@ -4,6 +4,7 @@ import os
 import ssl
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
@@ -53,11 +54,14 @@ class Credentials:
         str | None,
         Parameter(help=f"Token to send; also {TOKEN_VARIABLE}, which other users of the machine can't see."),
     ] = None
-    ca: Annotated[str | None, Parameter(help="PEM file of the certificates to trust, for wss://.")] = None
+    ca: Annotated[Path | None, Parameter(help="PEM file of the certificates to trust, for wss://.")] = None
 
     context: Annotated[
         str | None,
-        Parameter(help=f"Saved server to ask, see `trio-ws context`; also {CONTEXT_VARIABLE}."),
+        Parameter(
+            help=f"Saved server to ask, see `trio-ws context`; also {CONTEXT_VARIABLE}.",
+            completer=contexts.names,
+        ),
     ] = None
 
     def place(self, url: str | None) -> Place:
@@ -73,7 +77,11 @@ class Credentials:
             SettingsError: there is no such context, or the file of contexts can't be read.
         """
         environment = (os.environ.get(name) or None for name in (URL_VARIABLE, TOKEN_VARIABLE))
-        given = [_Given(url, self.token, self.ca), self._named(), _Given(*environment)]
+        given = [
+            _Given(url, self.token, None if self.ca is None else str(self.ca)),
+            self._named(),
+            _Given(*environment),
+        ]
         if all(one.url is None for one in given):
             given += [_in_use(), _Given(DEFAULT_URL)]
         url, token, ca = (

@@ -127,9 +127,12 @@ STORIES = {
 }
 
 
-@with_list("Stories", {name: story.about for name, story in STORIES.items()})
+_ABOUT = {name: story.about for name, story in STORIES.items()}
+
+
+@with_list("Stories", _ABOUT)
 def trigger(
-    name: Annotated[str, Parameter(name="NAME", help="Which story.")],
+    name: Annotated[str, Parameter(name="NAME", help="Which story.", completer=lambda _: _ABOUT)],
     /,
     *,
     amount: Annotated[
