@@ -144,6 +144,9 @@ def test_a_database_that_lacks_migrations_can_be_refused(empty_database: str) ->
     assert (done.returncode, done.stdout.startswith("applied 0001_")) == (0, True)
     done = trio_ws_command("migrate", "--database-url", empty_database)
     assert (done.returncode, done.stdout) == (0, "nothing to do\n")
+    assert (
+        trio_ws_command("migrate", "--json", "--database-url", empty_database).stdout == '{"applied": []}\n'
+    )
 
 
 def test_migrating_goes_past_a_pooler(empty_database: str) -> None:
@@ -180,6 +183,10 @@ def test_the_settings_in_force_are_shown_with_their_source(tmp_path: Path) -> No
     assert 'listen_url = "none"  # default' in lines
     assert 'data_dir = "/data/trio-ws"  # default' in lines
     assert "secret" not in done.stdout
+    as_json = trio_ws_command("check-config", "--config", str(file), "--json", TRIO_WS_PORT="9000").stdout
+    listed = [json.loads(line) for line in as_json.splitlines()]
+    assert {"name": "port", "value": 9000, "source": "TRIO_WS_PORT"} in listed
+    assert {"name": "listen_url", "value": None, "source": "default"} in listed
     file.write_text(done.stdout.replace("***", "secret"))
     assert trio_ws_command("check-config", "--config", str(file)).returncode == 0
 

@@ -163,6 +163,8 @@ def test_what_has_failed_is_listed_and_retried_from_a_shell(
         while ask(tmp_path, "webhooks", "list"):
             pass
         assert ask(tmp_path, "webhooks", "retry", "--failed") == ["retrying 0"]
+        assert ask(tmp_path, "webhooks", "retry", "--all", "--json") == ['{"retrying": 0}']
+        assert ask(tmp_path, "webhooks", "release", "--json") == ['{"released": 0}']
         assert server.stop() == 0
         assert "a-secret-key" not in "".join(server.log())
 

@@ -1,5 +1,6 @@
 """The database that a command works on, and the commands about it."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import psycopg
 
-from trio_ws.cli.options import NO_OPTIONS, Options
+from trio_ws.cli.options import NO_OPTIONS, AsJson, Options
 from trio_ws.database import embedded, lanes, migrations, queries
 from trio_ws.database.queries import Connection
 from trio_ws.database.sessions import ENCODING, begin_session
@@ -25,7 +26,7 @@ Arguments = TypeVarTuple("Arguments")
 STATEMENT_SECONDS = 5.0
 
 
-def migrate(*, options: Options = NO_OPTIONS) -> None:
+def migrate(*, as_json: AsJson = False, options: Options = NO_OPTIONS) -> None:
     """Migrate the schema of the database."""
     settings, _ = options.load()
     configure_logs(settings)
@@ -33,7 +34,8 @@ def migrate(*, options: Options = NO_OPTIONS) -> None:
         direct = settings.listen_url or database.conninfo  # past a pooler
         applied = migrations.migrate(direct)
         warn_of_creators(direct)
-    print(f"applied {', '.join(applied)}" if applied else "nothing to do")
+    said = f"applied {', '.join(applied)}" if applied else "nothing to do"
+    print(json.dumps({"applied": applied}) if as_json else said)
 
 
 def warn_of_creators(conninfo: str) -> None:

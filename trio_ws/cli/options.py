@@ -84,6 +84,7 @@ def check_config(
     schema: Annotated[
         bool, Parameter(negative=(), help="Print the JSON Schema of the TOML file instead.")
     ] = False,
+    as_json: AsJson = False,
     options: ServeOptions = NO_SERVE_OPTIONS,
 ) -> None:
     """Show the settings in force and where each comes from. Takes the options of `serve`."""
@@ -96,6 +97,9 @@ def check_config(
     for name in ("database_url", "listen_url", "log_url"):
         shown[name] = _without_password(shown[name])
     for name, value in shown.items():
+        if as_json:
+            print(json.dumps({"name": name, "value": value, "source": sources[name]}, ensure_ascii=False))
+            continue
         print(f"{name} = {json.dumps('none' if value is None else value)}  # {sources[name]}")
 
 

@@ -76,6 +76,7 @@ def retry(
         bool,
         Parameter(name="--all", negative=(), help="All that have failed, or wait for their next attempt."),
     ] = False,
+    as_json: AsJson = False,
     options: Options = NO_OPTIONS,
 ) -> None:
     """Have a webhook be sent now, with all its time again; its endpoint is no longer dead, nor waits.
@@ -87,12 +88,13 @@ def retry(
     retried = (
         run_query(options, webhooks.retry_all) if every else run_query(options, webhooks.retry, delivery)
     )
-    print(f"retrying {retried}")
+    print(json.dumps({"retrying": retried}) if as_json else f"retrying {retried}")
 
 
-def release(*, options: Options = NO_OPTIONS) -> None:
+def release(*, as_json: AsJson = False, options: Options = NO_OPTIONS) -> None:
     """Have all that is held be sent: this database is no copy, but the place that another one moved to."""
-    print(f"released {run_query(options, webhooks.release)}")
+    released = run_query(options, webhooks.release)
+    print(json.dumps({"released": released}) if as_json else f"released {released}")
 
 
 def secret(
