@@ -204,6 +204,8 @@ async def test_a_receiver_that_is_down_is_tried_again_in_order_and_said_in_one_l
     assert [posted.at for posted in receiver.posted] == pytest.approx([0, 2, 6, 14, 14])
     ids = [posted.headers["trio-ws-delivery"] for posted in receiver.posted]
     assert ids[0] == ids[3] != ids[4]
+    await Forwarder(receiver.post, HOOK, "whsec_2", 1, shown).send(event(1))  # by another run
+    assert receiver.posted[-1].headers["trio-ws-delivery"] == ids[0]
 
 
 async def test_what_no_attempt_helps_is_skipped(autojump_clock: MockClock) -> None:
