@@ -1,6 +1,7 @@
 """`webhooks forward`: what a developer's receiver gets, beside what the server itself would send."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def test_a_receiver_gets_what_the_server_would_send_byte_for_byte(
             uid = call(client, **{**INVOICE, "memo": memo}, webhook_url=theirs.url)["data"]["uid"]
             payment = {"action": "record_payment", "uid": uid, "reference": "tx-1", "amount": 1000}
             call(client, **payment, status="settled")
+        assert re.fullmatch(r"[0-9a-f]+\.[0-9]+", begin["position"])
         sent = {posted.body: posted for posted in theirs.delivered(3)}
         for posted in ours.delivered(3):
             original = sent.pop(posted.body).headers

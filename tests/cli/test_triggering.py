@@ -85,6 +85,9 @@ def test_the_webhooks_of_a_story_go_where_they_are_to(
         reader = ask(folder, "token", "create", "--account", "2", "--scope", "read")[-1]
         refused = trio_ws_command("trigger", "paid", "--url", server.url, "--token", reader)
         assert_one_line(refused, 1, "The token lacks the scope `write`.*")
+        operator = ask(folder, "token", "create", "--scope", "admin")[-1]
+        refused = trio_ws_command("trigger", "paid", "--url", server.url, "--token", operator)
+        assert_one_line(refused, 2, "an operator's token is of no account: give --account")
 
 
 @pytest.mark.parametrize(

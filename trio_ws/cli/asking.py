@@ -16,7 +16,7 @@ from trio_ws.actions.table import ACTIONS
 from trio_ws.cli import plain
 from trio_ws.cli.options import AsJson
 from trio_ws.cli.printing import while_read
-from trio_ws.cli.target import NO_TARGET, Target
+from trio_ws.cli.target import NO_TARGET, Place, Target
 from trio_ws.cli.words import suggest, with_list
 from trio_ws.errors import StartupError, leaves
 from trio_ws.settings import SettingsError
@@ -131,6 +131,29 @@ def _as_text(event: client.Event | client.Gap) -> str:
         return f"{event.position}  something may have been missed before this"
     changed = "" if event.previous is None else f"  was {as_json_text(event.previous)}"
     return f"{event.position}  {event.type}  {as_json_text(event.data)}{changed}"
+
+
+FIRST_ACCOUNT = 1  # which every database has: the one to try things with
+
+Account = Annotated[
+    int | None, Parameter(help="Id of the account. Default: the token's; without a token, 1.")
+]
+
+
+async def account_of(server: client.Client, place: Place, given: int | None) -> int:
+    """Return which account is meant: the one that is given, or the token's, or the first.
+
+    Raises:
+        SettingsError: the token is an operator's, and none is given.
+    """
+    if given is not None:
+        return given
+    if place.token is None:
+        return FIRST_ACCOUNT
+    account: int | None = (await server.call("authenticate", token=place.token))["account_id"]
+    if account is None:
+        raise SettingsError("an operator's token is of no account: give --account")
+    return account
 
 
 def ask_server(question: Callable[[], Awaitable[None]], hint: str = "") -> None:

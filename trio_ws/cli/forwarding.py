@@ -18,10 +18,10 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from trio_ws import client
-from trio_ws.cli.asking import ask_server, print_event
+from trio_ws.cli.asking import Account, account_of, ask_server, print_event
 from trio_ws.cli.options import AsJson
 from trio_ws.cli.printing import while_read
-from trio_ws.cli.target import NO_TARGET, Place, Target
+from trio_ws.cli.target import NO_TARGET, Target
 from trio_ws.database.webhooks import PAUSE_SECONDS
 from trio_ws.endpoint import Endpoint
 from trio_ws.settings import Settings, SettingsError
@@ -31,7 +31,6 @@ from trio_ws.webhooks.attempt import Post, Webhook, attempt
 from trio_ws.webhooks.post import Poster
 
 TYPES = ("invoice.created", "invoice.updated", "payment.created", "payment.updated")
-FIRST_ACCOUNT = 1  # which every database has: the one to try things with, where no token names another
 FIRST_PAUSE_SECONDS = PAUSE_SECONDS[0]  # as the server's; then twice as long each time, as there, but
 LONGEST_PAUSE_SECONDS = 30.0  # a developer waits for it, and has no hour
 SECRET_BYTES = 32  # as many as those that PostgreSQL makes
@@ -45,9 +44,7 @@ Show = Callable[[str | None, dict[str, Any]], None]  # a line, or none; and what
 def forward(
     *,
     to: Annotated[str, Parameter(help="URL to POST to, such as http://localhost:3000/hook.")],
-    account: Annotated[
-        int | None, Parameter(help="Whose events. Default: the token's account; without a token, 1.")
-    ] = None,
+    account: Account = None,
     events: Annotated[
         str | None,
         Parameter(help=f"Only these, separated by commas: {', '.join(TYPES)}.", completer=lambda _: TYPES),
@@ -81,10 +78,10 @@ def forward(
     async def follow() -> None:
         server = target.server
         async with server.connect(is_patient=True) as connected:
-            number = account or await _own_account(connected, server)
+            number = await account_of(connected, server, account)
             position = after or await _position(connected, number)
             async with connected.follow(("account", number), after=position) as found:
-                forwarder.begin(number)
+                forwarder.begin(number, position)
                 async for event in found:
                     if isinstance(event, client.Gap):
                         print_event(event, as_json=as_json)
@@ -99,16 +96,6 @@ def _types(given: str | None) -> tuple[str, ...]:
     if unknown := [one for one in types if one not in TYPES]:
         raise SettingsError(f"--events: {unknown[0]!r} is none of {', '.join(TYPES)}")
     return types
-
-
-async def _own_account(server: client.Client, place: Place) -> int:
-    """Return whose events are meant if nobody says."""
-    if place.token is None:
-        return FIRST_ACCOUNT
-    account: int | None = (await server.call("authenticate", token=place.token))["account_id"]
-    if account is None:
-        raise SettingsError("an operator's token is of no account: give --account")
-    return account
 
 
 async def _position(server: client.Client, account: int) -> str:
@@ -143,11 +130,17 @@ class Forwarder:
         self._tries = tries
         self._show = show
 
-    def begin(self, account: int) -> None:
+    def begin(self, account: int, position: str) -> None:
         """Say what is sent where, and which secret a receiver has to know."""
         self._show(
             f"events of account {account} go to {self._url}, signed with {self._secret}",
-            {"kind": "begin", "account_id": account, "to": self._url, "secret": self._secret},
+            {
+                "kind": "begin",
+                "account_id": account,
+                "to": self._url,
+                "secret": self._secret,
+                "position": position,
+            },
         )
 
     async def send(self, event: client.Event) -> None:

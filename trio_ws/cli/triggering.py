@@ -13,8 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from trio_ws import client
-from trio_ws.cli.asking import as_json_text, ask_server
-from trio_ws.cli.forwarding import FIRST_ACCOUNT
+from trio_ws.cli.asking import Account, account_of, as_json_text, ask_server
 from trio_ws.cli.invoices import money, state_of
 from trio_ws.cli.options import AsJson
 from trio_ws.cli.printing import while_read
@@ -139,9 +138,7 @@ def trigger(
         int, Parameter(validator=Number(gte=LEAST_AMOUNT), help="Amount, in the currency's smallest unit.")
     ] = 1000,
     currency: Annotated[str, Parameter(help="Currency of the invoice.")] = "USD",
-    account: Annotated[
-        int | None, Parameter(help="Whose invoice. Default: the token's account; without a token, 1.")
-    ] = None,
+    account: Account = None,
     webhook_url: Annotated[str | None, Parameter(help="Where the server POSTs its events.")] = None,
     as_json: AsJson = False,
     target: Target = NO_TARGET,
@@ -158,7 +155,6 @@ def trigger(
     given = {
         "amount": amount,
         "currency": currency,
-        "account_id": FIRST_ACCOUNT if account is None and server.token is None else account,
         "webhook_url": webhook_url,
         "memo": f"trio-ws trigger {name}",
         **story.made_with,
@@ -166,7 +162,8 @@ def trigger(
 
     async def play() -> None:
         async with server.connect() as connected:
-            invoice = await connected.create_invoice(**given)
+            number = await account_of(connected, server, account)
+            invoice = await connected.create_invoice(account_id=number, **given)
             _show(f"invoice {invoice['uid']}: {money(amount, currency)}", invoice, as_json=as_json)
             for step in story.steps:
                 await step.play(connected, invoice)
