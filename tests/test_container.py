@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import time
+import tomllib
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,6 +25,7 @@ from websockets.sync.client import connect
 from tests.end_to_end.serving import INVOICE, PATIENCE_SECONDS, call, free_port
 from tests.requirements import is_required, need
 from tests.test_packaging import tracked
+from trio_ws import __version__
 
 STOP_SECONDS = 30  # more than drain_seconds: an exit status of 0 tells that it was not killed
 FILE = "scripts/Containerfile"
@@ -78,6 +80,27 @@ def test_it_is_not_root_and_its_server_is_told_to_stop(instructions: list[tuple[
     assert variables["TRIO_WS_HOST"] == "0.0.0.0"  # noqa: S104 - it is the container's
     assert variables["TRIO_WS_DATA_DIR"] == last["VOLUME"]
     assert not [name for name in variables if re.search("TOKEN|SECRET|PASSWORD|URL", name)]
+
+
+def test_its_labels_are_those_of_the_package(checkout: Path, instructions: list[tuple[str, str]]) -> None:
+    said = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    labels = dict(word.split("=", 1) for word in shlex.split(dict(instructions)["LABEL"]))
+    assert {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()} == {
+        "title": said["name"],
+        "description": said["description"],
+        "authors": said["authors"][0]["name"],
+        "url": said["urls"]["Homepage"],
+        "source": said["urls"]["Source"],
+        "documentation": said["urls"]["Documentation"],
+        "licenses": said["license"],
+        "version": __version__,
+    }
+
+
+def test_it_carries_the_licences_of_what_is_in_it(instructions: list[tuple[str, str]]) -> None:
+    last = of(instructions, "RUN")[1].split(" && ")[-1]  # of what is installed then, and nothing after
+    assert last == "/opt/trio-ws/bin/python scripts/licences /opt/trio-ws/share/licences"
+    assert "--from=build /opt/trio-ws /opt/trio-ws" in of(instructions, "COPY")
 
 
 def podman(*arguments: str | Path) -> str:
@@ -154,6 +177,7 @@ def test_it_serves_who_has_a_token_stops_in_time_and_finds_its_data_again(image:
         made = first.call(token, **INVOICE)["data"]
         podman("healthcheck", "run", first.id)
         assert first.do("exec", "id", "-u") == "10001"
+        assert "PostgreSQL" in first.do("exec", "cat", "/opt/trio-ws/share/licences/LICENCES.txt")
         first.do("stop", "--time", str(STOP_SECONDS))
         assert first.do("inspect", "--format", "{{.State.ExitCode}}") == "0"
     with closing(Container(image, volume)) as second:

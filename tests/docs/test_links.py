@@ -17,7 +17,12 @@ def broken(page: Path) -> list[str]:
     return [link for link in links if link and not (page.parent / link).exists()]
 
 
-@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+FORGE = README.parent / ".github"  # what a forge shows who opens an issue, or looks for the security policy
+
+
+@pytest.mark.parametrize(
+    "page", [README, *sorted(FORGE.rglob("*.md")), *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name
+)
 def test_each_link_leads_to_a_file(page: Path) -> None:
     assert broken(page) == []
 
@@ -25,7 +30,12 @@ def test_each_link_leads_to_a_file(page: Path) -> None:
 def test_the_index_leads_to_each_page_and_the_readme_to_the_index() -> None:
     named = {Path(link).name for link in LINK.findall((DOCS / "index.md").read_text())}
     assert {page.name for page in DOCS.glob("*.md")} == named | {"index.md"}
-    assert "(trio_ws/docs/index.md)" in README.read_text()
+    assert "trio_ws/docs/index.md)" in README.read_text()
+
+
+def test_the_pages_that_forges_look_for_lead_to_ours() -> None:
+    for name in ("CONTRIBUTING", "SECURITY"):
+        assert f"(../trio_ws/docs/{name.lower()}.md)" in (FORGE / f"{name}.md").read_text()
 
 
 def test_a_broken_link_would_be_seen(tmp_path: Path) -> None:
