@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.requirements import need
 from trio_ws import metrics
@@ -76,6 +77,15 @@ def test_prometheus_takes_the_rules_and_its_configuration(deploy: Path) -> None:
         assert "SUCCESS" in done.stdout
 
 
+async def test_prometheus_likes_the_names_and_units_of_what_is_measured() -> None:  # in trio, see above
+    command = [need("promtool"), "check", "metrics"]
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            command, stdin=metrics.page(), check=False, capture_stdout=True, capture_stderr=True
+        )
+    assert (done.stdout, done.stderr, done.returncode) == (b"", b"", 0)
+
+
 CASES = """
 rule_files: [{rules}]
 evaluation_interval: 10s
@@ -86,7 +96,7 @@ tests:
         values: 1 1 1 20 30 40 50 60 70 80
       - series: trio_ws_log_read_age_seconds{{instance="two"}}
         values: 1 1 1 20 1 1 1 1 1 1
-      - series: trio_ws_bugs_total{{instance="one"}}
+      - series: trio_ws_unhandled_exceptions_total{{instance="one"}}
         values: 0 0 0 0 0 1 1 1 1 1
     alert_rule_test:
       - alertname: TrioWsLogNotRead

@@ -291,4 +291,4 @@ async def test_figures_are_those_of_this_process(contract: Contract) -> None:
     assert figures["values"]["trio_ws_connections"] >= 0
     values = figures["values"]
     assert values["trio_ws_requests_total"] >= values["trio_ws_requests_total:success"] >= 0
-    assert values["trio_ws_lag_seconds_bucket:+Inf"] == values["trio_ws_lag_seconds_count"]
+    assert values["trio_ws_event_lag_seconds_bucket:+Inf"] == values["trio_ws_event_lag_seconds_count"]

@@ -200,6 +200,7 @@ class _Server:
         metrics.HTTP_CONNECTIONS.set_function(lambda: sum(not one.has_line for one in self._live))
         metrics.TASKS.set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
         metrics.PRICES.set_function(lambda: len(services.prices.book or ()))
+        metrics.TOKENS.set_function(services.tokens.count)
         metrics.SUBSCRIPTIONS.set_function(services.dispatcher.count)
         metrics.OUTBOX_BYTES.set_function(lambda: sum(one.waiting_bytes for one in self._live))
         metrics.OUTBOX_MOST.set_function(lambda: max((one.waiting_bytes for one in self._live), default=0))

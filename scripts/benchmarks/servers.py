@@ -41,7 +41,7 @@ COUNT = (
     "SELECT last, (SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trio-ws') FROM event_end"
 )
 # By the servers, each a transaction. PostgreSQL's own count is late: a session that listens seldom reports.
-QUERIES = re.compile(r"^trio_ws_database_seconds_count{.*} (\S+)$", re.MULTILINE)
+QUERIES = re.compile(r"^trio_ws_database_query_seconds_count{.*} (\S+)$", re.MULTILINE)
 ROW = "| {:>7} | {:<11} | {:>8} | {:>8} | {:>9} | {:>7} | {:>8} | {:>11} | {:>12} |"
 HEAD = (
     "servers",

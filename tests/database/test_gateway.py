@@ -206,7 +206,8 @@ async def test_many_tokens_are_looked_up_together(gateway: Gateway, conninfo: st
     def queries_made() -> float:
         named = ({"query": "identify_all"}, {"query": "identify"})
         return sum(
-            metrics.REGISTRY.get_sample_value("trio_ws_database_seconds_count", name) or 0 for name in named
+            metrics.REGISTRY.get_sample_value("trio_ws_database_query_seconds_count", name) or 0
+            for name in named
         )
 
     async def look_up(number: int) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws import metrics
 from trio_ws.database.lanes import SINGLE, Cut, Lane, Lanes, Place
@@ -60,7 +60,7 @@ async def test_whoever_finds_another_place_need_not_care() -> None:
     leave(place, cut=True)
     with pytest.raises(Outage):
         await take(lanes, Lane.CLIENTS)
-    assert metrics.figures()["trio_ws_database_stuck"] == 2
+    assert metrics.figures()["trio_ws_database_sessions_stuck"] == 2
 
 
 async def test_a_list_takes_its_place_among_the_clients_requests_too() -> None:
@@ -73,7 +73,7 @@ async def test_a_list_takes_its_place_among_the_clients_requests_too() -> None:
         await take(lanes, Lane.CLIENTS)
     lanes.free(list(lanes.stuck))
     assert not await is_full(lanes, Lane.LISTS)
-    assert metrics.figures()["trio_ws_database_stuck"] == 0
+    assert metrics.figures()["trio_ws_database_sessions_stuck"] == 0
 
 
 async def test_a_list_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
@@ -85,3 +85,18 @@ async def test_a_list_that_is_cancelled_while_it_waits_leaves_nothing_behind() -
         nursery.cancel_scope.cancel()
     leave(place)
     assert not await is_full(lanes, Lane.LISTS)
+
+
+async def test_how_long_a_query_waits_for_a_connection_is_measured_by_lane(autojump_clock: MockClock) -> None:
+    def waited(part: str) -> float:
+        name = f"trio_ws_database_pool_wait_seconds_{part}"
+        return metrics.REGISTRY.get_sample_value(name, {"lane": "clients"}) or 0.0
+
+    lanes = Lanes(1)
+    count, seconds = waited("count"), waited("sum")
+    place = await take(lanes, Lane.CLIENTS)
+    assert (waited("count"), waited("sum")) == (count + 1, seconds)
+    with trio.move_on_after(2):
+        await take(lanes, Lane.CLIENTS)
+    assert (waited("count"), waited("sum")) == (count + 2, seconds + 2), "in vain, too"
+    leave(place)

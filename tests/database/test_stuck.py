@@ -81,11 +81,11 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def stuck() -> float:
-    return metrics.figures()["trio_ws_database_stuck"]
+    return metrics.figures()["trio_ws_database_sessions_stuck"]
 
 
 def times_asked() -> float:
-    name = "trio_ws_database_seconds_count"
+    name = "trio_ws_database_query_seconds_count"
     return metrics.REGISTRY.get_sample_value(name, {"query": "find_stuck"}) or 0.0
 
 

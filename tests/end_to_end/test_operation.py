@@ -94,7 +94,7 @@ def test_pages_are_beside_the_websockets(tmp_path: Path) -> None:
         measured = fetch(f"{url}/metrics")
         assert "process_resident_memory_bytes " in measured
         assert 'trio_ws_requests_total{action="create_invoice",code="success"} 1.0' in measured
-        assert 'trio_ws_database_seconds_count{query="create_invoice"} 1.0' in measured
+        assert 'trio_ws_database_query_seconds_count{query="create_invoice"} 1.0' in measured
         assert "_created" not in measured, "it would double what Prometheus keeps"
 
 
@@ -125,7 +125,7 @@ def test_limits_are_for_clients_and_not_for_the_proxy_before_them(
             pass
         assert refused.value.response.status_code == 503
         measured = fetch(server.url.replace("ws://", "http://") + "/metrics")
-        assert 'trio_ws_turned_away_total{limit="connections_per_address"} 1.0' in measured
+        assert 'trio_ws_connections_rejected_total{limit="connections_per_address"} 1.0' in measured
         first.close()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:

@@ -142,7 +142,7 @@ async def test_a_bug_is_a_500_and_the_connection_lives(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(table.ACTIONS, Ping, table.Row(Ping, lambda *_: 1 / 0, None))  # type: ignore[arg-type]
-        before = metrics.REGISTRY.get_sample_value("trio_ws_bugs_total") or 0
+        before = metrics.REGISTRY.get_sample_value("trio_ws_unhandled_exceptions_total") or 0
         answer = await caller.act(action="ping", request_id="r-500")
         assert answer.status == 500
         assert answer.reply == {
@@ -151,7 +151,7 @@ async def test_a_bug_is_a_500_and_the_connection_lives(
             "code": "internal",
             "request_id": "r-500",
         }
-        assert metrics.REGISTRY.get_sample_value("trio_ws_bugs_total") == before + 1
+        assert metrics.REGISTRY.get_sample_value("trio_ws_unhandled_exceptions_total") == before + 1
     assert "ZeroDivisionError" in caplog.text
     assert (await caller.act(**PING)).status == 200
 
@@ -487,12 +487,12 @@ async def test_who_goes_before_its_body_is_asked_for_is_no_bug(
     autojump_clock: MockClock, caller: Caller, world: World, database: SimulatedDatabase
 ) -> None:
     head, _, _ = post(INVOICE, "Expect: 100-continue").partition(b"\r\n\r\n")
-    bugs = metrics.REGISTRY.get_sample_value("trio_ws_bugs_total")
+    bugs = metrics.REGISTRY.get_sample_value("trio_ws_unhandled_exceptions_total")
     await caller.send(head + b"\r\n\r\n")
     world.network.lines[0].cut()
     await wait_all_tasks_blocked()
     assert world.network.lines == []
-    assert metrics.REGISTRY.get_sample_value("trio_ws_bugs_total") == bugs
+    assert metrics.REGISTRY.get_sample_value("trio_ws_unhandled_exceptions_total") == bugs
 
 
 async def test_of_who_goes_while_it_is_answered_nothing_is_left(

@@ -441,7 +441,8 @@ async def test_a_slow_reader_is_caught_up_from_the_log_and_its_events_wait_nowhe
             database.create_invoice(**INVOICE)
         await trio.sleep(10)
         assert metrics.REGISTRY.get_sample_value("trio_ws_catch_ups_total") == before + 1
-        waiting = metrics.REGISTRY.get_sample_value("trio_ws_outbox_bytes_max") or 0
+        waiting = metrics.REGISTRY.get_sample_value("trio_ws_outbox_max_bytes")
+        assert waiting is not None
         assert waiting < 2000
         told = [seq_of((await caller.event()).id) for _ in range(300)]
         assert told == [seq_of(begun.id) + number for number in range(1, 301)]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -344,7 +345,7 @@ async def test_a_server_that_is_full_says_that_it_lives_all_the_same(autojump_cl
 
 
 def bugs() -> float:
-    return metrics.REGISTRY.get_sample_value("trio_ws_bugs_total") or 0.0
+    return metrics.REGISTRY.get_sample_value("trio_ws_unhandled_exceptions_total") or 0.0
 
 
 async def test_a_page_that_fails_costs_nobody_else(
@@ -421,12 +422,13 @@ async def test_measurements_may_have_an_address_of_their_own_that_asks_for_no_to
 class Measured:
     """What Prometheus would read, now and before."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, token: str | None = None) -> None:
         self._world = world
+        self._headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         self._before: dict[str, float] = {}
 
     async def read(self) -> dict[str, float]:
-        _, text = await ask(self._world, "/metrics")
+        _, text = await ask(self._world, "/metrics", "GET", *self._headers)
         return {
             name: float(value)
             for line in text.splitlines()
@@ -463,6 +465,44 @@ async def test_requests_are_counted_by_action_and_code(
     assert changes['trio_ws_requests_total{action="unknown",code="invalid_message"}'] == 1
 
 
+async def test_invoices_are_counted_by_the_status_that_they_get(
+    autojump_clock: MockClock, world: World, measured: Measured, database: SimulatedDatabase
+) -> None:
+    for _ in range(3):
+        uid = database.create_invoice(**INVOICE)
+    database.update_invoice(uid, status="confirming")
+    database.update_invoice(uid, memo='no "status": "paid"')
+    database.update_invoice(uid, status="paid")
+    database.set_price("EUR", Decimal("1.1"))
+    await trio.sleep(1)  # of the clock: it is polled
+    changes = await measured.changes()
+    assert changes['trio_ws_invoices_total{status="unpaid"}'] == 3
+    assert changes['trio_ws_invoices_total{status="confirming"}'] == 1
+    assert changes['trio_ws_invoices_total{status="paid"}'] == 1
+
+
+async def test_tokens_in_use_and_what_comes_of_those_that_clients_bring_are_measured(
+    autojump_clock: MockClock, database: SimulatedDatabase
+) -> None:
+    async with simulated_server(database, auth="token") as world:
+        measured = Measured(world, database.create_token(1, ["read"]))
+        await measured.changes()
+        token = database.create_token(1, ["read"])
+        for _ in range(2):
+            await world.connect(authorization=f"Bearer {token}")
+        with pytest.raises(ConnectionRejected):
+            await world.connect(authorization="Bearer nobody's")
+        database.away = True
+        with pytest.raises(ConnectionRejected):
+            await world.connect(authorization=f"Bearer {token}")
+        database.away = False
+        changes = await measured.changes()
+        assert changes['trio_ws_authentications_total{code="success"}'] == 3, "who asks, too"
+        assert changes['trio_ws_authentications_total{code="unauthorized"}'] == 1
+        assert changes['trio_ws_authentications_total{code="unavailable"}'] == 1
+        assert (await measured.read())["trio_ws_tokens"] == 1, "of two connections"
+
+
 async def test_clients_topics_events_and_their_lag_are_measured(
     autojump_clock: MockClock, world: World, measured: Measured, database: SimulatedDatabase
 ) -> None:
@@ -475,7 +515,7 @@ async def test_clients_topics_events_and_their_lag_are_measured(
     changes = await measured.changes()
     assert changes["trio_ws_connections_opened_total"] == 3
     assert changes["trio_ws_events_sent_total"] == 3
-    assert changes["trio_ws_lag_seconds_count"] == 1
+    assert changes["trio_ws_event_lag_seconds_count"] == 1
     now = await measured.read()
     assert (now["trio_ws_connections"], now["trio_ws_subscriptions"]) == (3, 3)
     assert now["trio_ws_http_connections"] == 1, "who asks"
@@ -498,7 +538,7 @@ async def test_what_is_refused_and_what_we_end_is_counted(
     await client.stream.send_all(b"\xff\xff")
     assert (await client.receive_close())[0] == 1002
     changes = await measured.changes()
-    assert changes['trio_ws_refused_total{status="404"}'] == 1
+    assert changes['trio_ws_http_requests_rejected_total{status="404"}'] == 1
     assert changes['trio_ws_connections_closed_total{code="1002"}'] == 1
 
 

@@ -188,15 +188,15 @@ async def test_attempts_are_counted_by_their_answer_and_timed(
     def grown(name: str) -> float:
         return after[f"trio_ws_webhook_{name}"] - before.get(f"trio_ws_webhook_{name}", 0.0)
 
-    attempts = grown("answers_total")
+    attempts = grown("responses_total")
     assert attempts >= 3
     assert grown("attempt_seconds_count") == attempts
     assert grown("attempt_seconds_sum") == pytest.approx(3.0 * attempts)
     page = metrics.page().decode()
     for status in ("2xx", "4xx", "none"):
-        assert f'trio_ws_webhook_answers_total{{status="{status}"}}' in page
+        assert f'trio_ws_webhook_responses_total{{status="{status}"}}' in page
     await trio.sleep(FIGURES_SECONDS)
-    assert metrics.figures()["trio_ws_webhooks_oldest_seconds"] > 1.0
+    assert metrics.figures()["trio_ws_webhooks_oldest_age_seconds"] > 1.0
 
 
 async def test_who_does_not_take_one_gets_no_later_one_of_that_invoice_before_it(

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import trio
 
+from trio_ws import metrics
 from trio_ws.actions.services import Services
 from trio_ws.database import tokens
 from trio_ws.database.lanes import Lane
@@ -174,4 +175,10 @@ async def identify(services: Services, digest: bytes) -> Identity:
         Unauthorized: it is unknown, expired or revoked.
         Unavailable: the database could not be asked in time.
     """
-    return await services.database.run(tokens.identify, digest, lane=Lane.IDENTIFY)
+    try:
+        identity = await services.database.run(tokens.identify, digest, lane=Lane.IDENTIFY)
+    except ActionError as error:
+        metrics.AUTHENTICATIONS.labels(error.code).inc()
+        raise
+    metrics.AUTHENTICATIONS.labels("success").inc()
+    return identity

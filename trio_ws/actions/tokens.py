@@ -39,6 +39,10 @@ class Tokens:
 
         return let_go
 
+    def count(self) -> int:
+        """Return how many tokens are relied on."""
+        return len(self._holders)
+
     async def check(self) -> float:
         """Pass on which tokens have ended, as a background step."""
         if held := list(self._holders):

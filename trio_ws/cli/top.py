@@ -84,10 +84,10 @@ FIGURES = (
     Figure("topics followed", _level("trio_ws_subscriptions"), _whole),
     Figure("requests", _rate("trio_ws_requests_total"), _per_second),
     Figure("events told", _rate("trio_ws_events_sent_total"), _per_second),
-    Figure("commit to frame, p50", _quantile("trio_ws_lag_seconds", 0.5), _milliseconds),
-    Figure("commit to frame, p99", _quantile("trio_ws_lag_seconds", 0.99), _milliseconds),
+    Figure("commit to frame, p50", _quantile("trio_ws_event_lag_seconds", 0.5), _milliseconds),
+    Figure("commit to frame, p99", _quantile("trio_ws_event_lag_seconds", 0.99), _milliseconds),
     Figure("waiting in outboxes", _level("trio_ws_outbox_bytes"), _bytes),
-    Figure("  of the slowest", _level("trio_ws_outbox_most_bytes"), _bytes),
+    Figure("  of the slowest", _level("trio_ws_outbox_max_bytes"), _bytes),
     Figure("fell behind", _rate("trio_ws_catch_ups_total"), _per_second),
     Figure("came back", _rate("trio_ws_replays_total"), _per_second),
     Figure("position in the log", _level("trio_ws_log_position"), _whole),
@@ -95,7 +95,7 @@ FIGURES = (
     Figure("memory", _level("process_resident_memory_bytes"), _bytes),
     Figure("processor", _rate("process_cpu_seconds_total"), _percent),
     Figure("file descriptors", _level("process_open_fds"), _whole),
-    Figure("bugs", _level("trio_ws_bugs_total"), _whole),
+    Figure("bugs", _level("trio_ws_unhandled_exceptions_total"), _whole),
 )
 
 
@@ -253,7 +253,7 @@ class View:
     @staticmethod
     def _queries(change: Change) -> RenderableType:
         table = _table("query", "a second", "p50", "p99")
-        name = "trio_ws_database_seconds"
+        name = "trio_ws_database_query_seconds"
         for query, rate in list(change.rates(f"{name}_count", "query").items())[:MOST_ROWS]:
             table.add_row(
                 query, _per_second(rate), *(_time(change, name, share, query) for share in (0.5, 0.99))

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 import trio
+from prometheus_client import Histogram
 
 from trio_ws import metrics
 from trio_ws.database.sessions import Primary
@@ -88,12 +89,13 @@ class Lanes:
     def __init__(self, database_connections: int) -> None:
         room = connections(database_connections)
         self._limiters = {lane: trio.CapacityLimiter(places) for lane, places in room.items()}
+        self._waits = {lane: metrics.DATABASE_POOL_WAIT.labels(lane.name.lower()) for lane in Lane}
         self.stuck: dict[Place, Cut] = {}
 
     def place(self, lane: Lane) -> "Place":
         """Return what one query needs to run in a lane."""
         ways = (Lane.LISTS, Lane.CLIENTS) if lane is Lane.LISTS else (lane,)
-        return Place(self, [self._limiters[way] for way in ways])
+        return Place(self, [self._limiters[way] for way in ways], self._waits[lane])
 
     def hold(self, place: "Place", cut: Cut) -> None:
         """Keep the place of a session that may go on in PostgreSQL."""
@@ -115,15 +117,21 @@ class Lanes:
 class Place:
     """The place of one query: a limiter, as far as `trio.to_thread.run_sync` asks for one.
 
-    Attributes:
+    Args:
+        lanes: Where it is.
         limiters: Of the lanes that it counts in.
+        waits: Is given how long it waited, also where that was in vain.
+
+    Attributes:
+        limiters: The same.
         cut: Set when the session that it uses is cut.
     """
 
-    __slots__ = ("_lanes", "cut", "limiters")
+    __slots__ = ("_lanes", "_waits", "cut", "limiters")
 
-    def __init__(self, lanes: Lanes, limiters: list[trio.CapacityLimiter]) -> None:
+    def __init__(self, lanes: Lanes, limiters: list[trio.CapacityLimiter], waits: Histogram) -> None:
         self._lanes = lanes
+        self._waits = waits
         self.limiters = limiters
         self.cut: Cut | None = None
 
@@ -135,11 +143,15 @@ class Place:
         """
         if any(map(self._lanes.is_stuck, self.limiters)):
             raise Outage("The database is stuck")
-        with ExitStack() as taken:
-            for limiter in self.limiters:
-                await limiter.acquire_on_behalf_of(self)
-                taken.callback(limiter.release_on_behalf_of, self)
-            taken.pop_all()
+        began = trio.current_time()
+        try:
+            with ExitStack() as taken:
+                for limiter in self.limiters:
+                    await limiter.acquire_on_behalf_of(self)
+                    taken.callback(limiter.release_on_behalf_of, self)
+                taken.pop_all()
+        finally:
+            self._waits.observe(trio.current_time() - began)
 
     def release_on_behalf_of(self, _thread: object) -> None:
         """Leave, unless the session may go on without us."""

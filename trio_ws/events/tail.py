@@ -20,6 +20,7 @@ from trio_ws.database.lanes import Lane
 from trio_ws.database.sessions import Connection
 from trio_ws.errors import Timeout
 from trio_ws.events.dispatcher import Dispatcher
+from trio_ws.events.statuses import count_statuses
 
 logger = logging.getLogger(__name__)
 
@@ -155,3 +156,4 @@ class Tail:
                 metrics.LAG.observe(age + since)
             if rest := rest[count:]:
                 await trio.lowlevel.checkpoint()
+        count_statuses(read.events)

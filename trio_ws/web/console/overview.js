@@ -23,25 +23,25 @@ const GROUPS = [
   ]],
   ["Events", [
     ["Events sent", rate("trio_ws_events_sent_total"), perSecond],
-    ["Delay of events, median", quantile("trio_ws_lag_seconds", 0.5), milliseconds],
-    ["Delay of events, 99th percentile", quantile("trio_ws_lag_seconds", 0.99), milliseconds],
-    ["Unread by the slowest client", level("trio_ws_outbox_most_bytes"), bytes],
+    ["Delay of events, median", quantile("trio_ws_event_lag_seconds", 0.5), milliseconds],
+    ["Delay of events, 99th percentile", quantile("trio_ws_event_lag_seconds", 0.99), milliseconds],
+    ["Unread by the slowest client", level("trio_ws_outbox_max_bytes"), bytes],
     ["Clients that fell behind", rate("trio_ws_catch_ups_total"), perSecond],
     ["Clients that resumed", rate("trio_ws_replays_total"), perSecond],
   ]],
   ["Requests", [
     ["Requests", rate("trio_ws_requests_total"), perSecond],
     ["Requests that failed", (now, before) => failed(now, before), perSecond],
-    ["Unhandled exceptions", level("trio_ws_bugs_total"), whole],
+    ["Unhandled exceptions", level("trio_ws_unhandled_exceptions_total"), whole],
   ]],
   ["Database", [
-    ["Query time, 99th percentile", quantile("trio_ws_database_seconds", 0.99), milliseconds],
-    ["Wait for the database, 99th percentile", quantile("trio_ws_database_wait_seconds", 0.99), milliseconds],
+    ["Query time, 99th percentile", quantile("trio_ws_database_query_seconds", 0.99), milliseconds],
+    ["Wait for the database, 99th percentile", quantile("trio_ws_database_pool_wait_seconds", 0.99), milliseconds],
     ["Queries that failed", rate("trio_ws_database_failures_total"), perSecond],
   ]],
   ["Webhooks", [
     ["Waiting", level("trio_ws_webhooks_waiting"), whole],
-    ["Oldest that waits", level("trio_ws_webhooks_oldest_seconds"), seconds],
+    ["Oldest that waits", level("trio_ws_webhooks_oldest_age_seconds"), seconds],
     ["Dead endpoints", level("trio_ws_webhook_endpoints_dead"), whole],
   ]],
   ["Processes", [
@@ -55,9 +55,9 @@ const GROUPS = [
 const REASONS = [
   ["Replies by code", "trio_ws_requests_total"],
   ["Closed connections by reason", "trio_ws_connections_closed_total"],
-  ["Refused requests by status", "trio_ws_refused_total"],
-  ["Refused connections by limit", "trio_ws_turned_away_total"],
-  ["Webhook attempts by result", "trio_ws_webhooks_total"],
+  ["Refused requests by status", "trio_ws_http_requests_rejected_total"],
+  ["Refused connections by limit", "trio_ws_connections_rejected_total"],
+  ["Webhook attempts by result", "trio_ws_webhook_attempts_total"],
 ];
 
 /** @type {import("./figures.js").Measure} */
