@@ -337,6 +337,31 @@ def test_the_shell_asks_and_listens_over_plain_http_too(tmp_path: Path) -> None:
             assert done.stderr.startswith(f"trio-ws: {complaint}"), done.stderr
 
 
+def test_the_shell_lists_connections_and_closes_one(tmp_path: Path) -> None:
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "trio_ws", "connections", *arguments, "--url", server.url]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+
+    with serving(tmp_path) as server, server.connect() as till:
+        assert call(till, action="subscribe", type="account", id=1)["status"] == "success"
+        _, line = ask("list").stdout.splitlines()
+        shown = r"websocket  127\.0\.0\.1  account –, no token  1 topics  1 requests"
+        assert re.search(shown, line), line
+        found = ask("list", "--json").stdout.splitlines()
+        (one,) = (one for one in map(json.loads, found) if one["topics"] == ["account:1"])
+        some = ask("list", "--limit", "1")
+        assert len(some.stdout.splitlines()) == 1
+        assert some.stderr == "trio-ws: there are more than 1; see --limit\n"
+        assert ask("end", one["id"]).stdout == f"Closing connection {one['id']}\n"
+        with pytest.raises(ConnectionClosed) as closed:
+            till.recv(timeout=PATIENCE_SECONDS)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+        unknown = ask("end", "1-1")
+        assert unknown.returncode == 1
+        assert "Connection not found" in unknown.stderr
+
+
 def test_the_shell_lists_invoices_and_shows_one_with_its_payments(tmp_path: Path) -> None:
     shell = [sys.executable, "-m", "trio_ws", "invoices"]
 

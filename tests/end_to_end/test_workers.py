@@ -106,7 +106,7 @@ def test_a_worker_that_hangs_is_missed_and_one_that_was_killed_is_not(server: Se
         wait_until("the worker is replaced", lambda: len(workers_of(server)) == 2)
 
         def all_answer() -> bool:
-            time.sleep(0.1)  # it is ten requests' worth, and there is a limit
+            time.sleep(0.5)  # it is ten requests' worth, and there is a limit
             figures = call(asker, action="fetch_figures")["data"]
             return len(figures["processes"]) == 2 and not figures["missing"]
 

@@ -5,7 +5,7 @@ from msgspec import Raw
 
 from trio_ws import metrics
 from trio_ws.events.statuses import count_statuses
-from trio_ws.messages import Event
+from trio_ws.topics import Event
 
 ROW = b'{"id": 1, "memo": "\\"status\\": \\"paid\\"", "status" : "expired", "version": 2}'
 

@@ -13,7 +13,7 @@ from trio_ws.cli.target import NO_TARGET, Target
 from trio_ws.currencies import exponent
 from trio_ws.messages.fields import Status
 
-SHOWN = 20  # invoices that a list shows unless told
+SHOWN = 20  # invoices that a list shows unless another limit is given
 
 
 def list_invoices(
@@ -21,15 +21,13 @@ def list_invoices(
     account: Annotated[int | None, Parameter(help="Only invoices of this account.")] = None,
     status: Annotated[Status | None, Parameter(help="Only invoices with this status.")] = None,
     address: Annotated[str | None, Parameter(help="Only invoices to be paid there.")] = None,
+    memo: Annotated[str | None, Parameter(help="Only invoices whose memo contains this text.")] = None,
     limit: Annotated[PositiveInt, Parameter(help="Maximum number of invoices.")] = SHOWN,
     as_json: AsJson = False,
     target: Target = NO_TARGET,
 ) -> None:
-    """Print a line for each invoice, the newest first: uid, status, amounts, account and memo.
-
-    Without a token, and with an operator's, name the account.
-    """
-    given = {"account_id": account, "status": status, "address": address}
+    """Print a line for each invoice, the newest first: uid, status, amounts, account and memo."""
+    given = {"account_id": account, "status": status, "address": address, "memo": memo}
     wanted = {name: value for name, value in given.items() if value is not None}
 
     async def ask() -> None:

@@ -162,6 +162,16 @@ _add(
     "show",
     "trio-ws invoices show 5735e250-b53e-4ace-a025-afac1bc77ee2",
 )
+connections = _group("connections", "Connections of a running server.", ASK)
+_add(
+    connections,
+    None,
+    "trio_ws.cli.connections:list_connections",
+    "list",
+    "trio-ws connections list --account 1",
+    "trio-ws connections list --waiting --json",
+)
+_add(connections, None, "trio_ws.cli.connections:end_connection", "end", "trio-ws connections end 4711-17")
 context = _group("context", "Saved servers: a name for a URL and a token.", ASK)
 _add(
     context,

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from trio_ws import metrics
-from trio_ws.messages import Event
+from trio_ws.topics import Event
 
 
 class _Invoice(msgspec.Struct, gc=False):
