@@ -273,6 +273,12 @@ def test_what_stands_in_for_what(
     assert who.place(given.get("url")) == place
 
 
+def test_to_a_server_a_context_is_no_setting(home: Path) -> None:
+    save(shop=Context(SHOP))
+    done = trio_ws_command("check-config", TRIO_WS_CONTEXT="shop")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_with_none_in_use_it_is_this_machine(home: Path) -> None:
     save(shop=Context(SHOP, "of-shop"))
     assert Target().server == Place(DEFAULT_URL)

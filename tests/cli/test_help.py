@@ -191,6 +191,18 @@ def test_fish_completes_words(scripts: Path, environment: dict[str, str], typed:
     assert meant in {line.partition("\t")[0] for line in shown.splitlines()}
 
 
+def test_fish_says_what_a_word_means(scripts: Path, environment: dict[str, str]) -> None:
+    shown = set()
+    for typed in ("call set_price val", "call set_pr", "trigger twi"):
+        program = f"source {scripts}/trio-ws.fish; complete --do-complete 'trio-ws {typed}'"
+        shown |= set(run([need("fish"), "--no-config", "-c", program], environment).splitlines())
+    assert {
+        "value=\tWhat one of it costs, in major units.",
+        "set_price\tSay what a currency costs.",
+        "twice\tIt is paid, and then once more.",
+    } <= shown
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_its_script(shell: str) -> None:
     done = trio_ws_command("completion", shell)

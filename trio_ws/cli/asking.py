@@ -18,6 +18,7 @@ from trio_ws.cli.options import AsJson
 from trio_ws.cli.printing import while_read
 from trio_ws.cli.target import NO_TARGET, Place, Target
 from trio_ws.cli.words import suggest, with_list
+from trio_ws.documents.messages import fields_in_words, prose
 from trio_ws.errors import StartupError, leaves
 from trio_ws.settings import SettingsError
 
@@ -53,20 +54,27 @@ def listen(
     ask_server(follow)
 
 
-_ABOUT = {row.name: str(row.action.__doc__).partition("\n")[0] for row in ACTIONS.values()}
+_ABOUT = {row.name: prose(row.action) for row in ACTIONS.values()}
 
 
-def _fields_of(action: str) -> list[str]:
-    """Return what an action may be given; of one that we don't know, nothing."""
-    known = {row.name: row.action for row in ACTIONS.values()}
-    found = msgspec.structs.fields(known[action]) if action in known else ()
-    return [field.encode_name for field in found if field.name != "request_id"]  # the client's own
+def _fields_of(action: str) -> dict[str, str]:
+    """Return what an action may be given, and what each is; of one that we don't know, nothing."""
+    for row in ACTIONS.values():
+        if row.name == action:
+            words = fields_in_words(row.action)
+            return {
+                field.encode_name: words.get(field.name, "")
+                for field in msgspec.structs.fields(row.action)
+                if field.name != "request_id"  # the client's own
+            }
+    return {}
 
 
-def _fields_left(typed: CompletionContext) -> list[str]:
-    """Return how each field begins that an action may still be given."""
+def _fields_left(typed: CompletionContext) -> dict[str, str]:
+    """Return how each field begins that an action may still be given, and what it is."""
     given = {field.partition("=")[0] for field in typed["fields"].raw_tokens}
-    return [f"{name}=" for name in _fields_of(typed["action"].raw or "") if name not in given]
+    fields = _fields_of(typed["action"].raw or "")
+    return {f"{name}=": about for name, about in fields.items() if name not in given}
 
 
 @with_list("Actions", _ABOUT)

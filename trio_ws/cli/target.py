@@ -55,7 +55,6 @@ class Credentials:
         Parameter(help=f"Token to send; also {TOKEN_VARIABLE}, which other users of the machine can't see."),
     ] = None
     ca: Annotated[Path | None, Parameter(help="PEM file of the certificates to trust, for wss://.")] = None
-
     context: Annotated[
         str | None,
         Parameter(

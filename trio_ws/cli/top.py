@@ -100,7 +100,9 @@ FIGURES = (
 
 
 def top(
-    *urls: Annotated[str, Parameter(help="Servers to sum up. Default: TRIO_WS_URL or localhost:8080.")],
+    *urls: Annotated[
+        str, Parameter(help="Servers to sum up. Default: TRIO_WS_URL, the context's or localhost:8080.")
+    ],
     interval: Annotated[PositiveFloat, Parameter(help="Seconds between updates.")] = 1.0,
     once: Annotated[bool, Parameter(negative=(), help="Print one table and exit.")] = False,
     credentials: Credentials = NO_CREDENTIALS,

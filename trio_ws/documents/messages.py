@@ -327,7 +327,7 @@ def schemas() -> dict[str, Schema]:
 def _as_on_the_wire(name: str, schema: Schema) -> Schema:
     """Say of one struct what msgspec does not know, and in the words of its docstring what each field is."""
     type_ = getattr(messages, name)
-    arguments = _arguments(type_)
+    arguments = fields_in_words(type_)
     properties: dict[str, Schema] = {}
     for field, found in schema.get("properties", {}).items():
         known = found
@@ -379,7 +379,7 @@ def prose(type_: type) -> str:
     return " ".join((type_.__doc__ or "").partition("\n\n")[0].split())
 
 
-def _arguments(type_: type) -> dict[str, str]:
+def fields_in_words(type_: type) -> dict[str, str]:
     """Return what a docstring says of each field."""
     section = (type_.__doc__ or "").partition("Args:\n")[2]
     indented = re.sub(r"^    ", "", section, flags=re.MULTILINE)
