@@ -14,6 +14,7 @@ FLOORS = {
     "cli": 13,
     "testing": 12,
     "server": 11,
+    "tracing": 10,
     "workers": 11,
     "web": 10,
     "connection": 9,

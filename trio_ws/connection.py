@@ -4,11 +4,13 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
 from trio_ws import logs, metrics
 from trio_ws.actions.services import Described, Services
+from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.http.actions import Actions
 from trio_ws.http.events import EventStream
@@ -26,6 +28,25 @@ from trio_ws.wire.stream import Wire
 _numbers = itertools.count(1)
 
 
+class Parts(NamedTuple):
+    """What serves requests. Traces have parts of their own.
+
+    Attributes:
+        database: Returns what requests are given of the server's database.
+        actions: Makes what answers actions over plain HTTP.
+        events: Makes an event stream.
+        websocket: Makes a WebSocket.
+    """
+
+    database: Callable[[Database], Database] = lambda database: database
+    actions: Callable[..., Actions] = Actions
+    events: Callable[..., EventStream] = EventStream
+    websocket: Callable[..., WebSocket] = WebSocket
+
+
+PARTS = Parts()
+
+
 class Connection:
     """Serves one client on one stream.
 
@@ -35,6 +56,7 @@ class Connection:
         pulse: Says when to show the client that we are there.
         pages: What plain HTTP finds here.
         place: Where the client is.
+        parts: What serves its requests.
 
     Attributes:
         number: What it is called in this process.
@@ -47,15 +69,18 @@ class Connection:
         pulse: Pulse,
         pages: Pages,
         place: Place | None = None,
+        *,
+        parts: Parts = PARTS,
     ) -> None:
         self._services = services
         self._pulse = pulse
         self._place = place or Place()
+        self._parts = parts
         self._settings = services.settings
         self.number = next(_numbers)
         self._log_fields: dict[str, object] = {"connection": self.number}
         self._wire = Wire(stream, self._settings)
-        self._actions = Actions(services, self._log_fields, self._place.find)
+        self._actions = parts.actions(services, self._log_fields, self._place.find)
         self._requests = Requests(self._wire, self._settings, pages, self._actions)
         self._admitting = trio.CancelScope()
         self._line: Line | None = None
@@ -119,10 +144,10 @@ class Connection:
         try:
             if (head := await self._requests.until_line()) is not None:
                 if head.asks_for_websocket:
-                    return await self._admit(head, WebSocket)
+                    return await self._admit(head, self._parts.websocket)
                 told = admit_page(head, self._services.settings)
                 with telling(told):
-                    return await self._admit(head, partial(EventStream, told=told))
+                    return await self._admit(head, partial(self._parts.events, told=told))
         except Refusal as refusal:
             metrics.REFUSED.labels(refusal.status).inc()
             soonest = trio.current_time() + self._settings.close_seconds

@@ -19,7 +19,7 @@ from trio_ws.actions.services import Services
 from trio_ws.actions.session import identify
 from trio_ws.actions.topics import AHEAD_SECONDS
 from trio_ws.background import forever
-from trio_ws.connection import Connection
+from trio_ws.connection import PARTS, Connection, Parts
 from trio_ws.database import queries
 from trio_ws.database.gateway import Database
 from trio_ws.database.writes import Writes
@@ -73,6 +73,7 @@ async def serve(
     now: Callable[[], float] | None = None,
     ear: Ear | None = None,
     siblings: Siblings | None = None,
+    parts: Parts = PARTS,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then drain.
@@ -89,6 +90,7 @@ async def serve(
         now: The wall clock, in Unix seconds; None: the machine's.
         ear: Hears clients that are silent; None: one for sockets.
         siblings: The processes that serve beside this one; None: there are none.
+        parts: What serves requests.
         task_status: Told when connections are accepted.
 
     Raises:
@@ -98,11 +100,12 @@ async def serve(
     dispatcher = Dispatcher(Log(database, settings.log_memory_bytes))
     tail = Tail(database, dispatcher, settings.poll_seconds, alive)
     look = partial(tail.find_out, math.inf, AHEAD_SECONDS)
-    services = Services(settings, database, dispatcher, tail, Prices(database, dispatcher, look))
+    prices = Prices(database, dispatcher, look)
+    services = Services(settings, parts.database(database), dispatcher, tail, prices)
     services.now = now or services.now
     services.ear = ear or open_ear()
     services.siblings = siblings or services.siblings
-    server = _Server(services, writes)
+    server = _Server(services, writes, parts)
     server.pages = server.pages_for_clients(with_metrics=not page_listeners)
     async with trio.open_nursery() as background:  # stops last
         background.start_soon(database.watch, tail.wake)
@@ -182,11 +185,12 @@ class _Server:
         pages: What plain HTTP finds where clients connect.
     """
 
-    def __init__(self, services: Services, writes: Writes) -> None:
+    def __init__(self, services: Services, writes: Writes, parts: Parts) -> None:
         self.pulse = Pulse()
         self.pages = Pages({})
         self._services = services
         self._writes = writes
+        self._parts = parts
         self._live: dict[Connection, None] = {}
         services.clients = lambda: tuple(self._live)
         self._drains = False
@@ -228,7 +232,9 @@ class _Server:
             await self._turn_away(stream, full)
             return
         try:
-            await self._run(Connection(stream, self._services, self.pulse, self.pages, place))
+            await self._run(
+                Connection(stream, self._services, self.pulse, self.pages, place, parts=self._parts)
+            )
         except Exception:
             logger.exception("the connection failed")
             metrics.BUGS.inc()

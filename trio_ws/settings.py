@@ -99,6 +99,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     checkout: Annotated[
         bool, Meta(description="let customers see an invoice without a token, also at `/pay/UID`")
     ] = False
+    otel: Annotated[
+        bool, Meta(description="trace requests by OpenTelemetry; its variables `OTEL_*` say where to")
+    ] = False
     log_format: Annotated[Literal["text", "json"], Meta(description="format of log lines")] = "text"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="lowest level that is logged")
@@ -178,7 +181,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 # What a server that runs can't change: what it has opened, and what other parts took over at the start.
 _FIXED = (
     "host port workers database_url listen_url log_url data_dir postgres_bindir migrate auth tls_cert tls_key"
-    " metrics_listen console checkout log_format database_connections statement_seconds poll_seconds"
+    " metrics_listen console checkout otel log_format database_connections statement_seconds poll_seconds"
     " expiry_seconds retention_seconds log_memory_bytes webhooks webhook_private_addresses webhook_seconds"
     " webhook_answer_bytes webhook_retry_seconds webhook_history_seconds"
 )

@@ -26,7 +26,7 @@ GROUPS = {
         " webhook_history_seconds"
     ),
     "Stopping": "drain_seconds retry_spread_seconds",
-    "The server's own log": "log_format log_level",
+    "The server's own log, and traces": "log_format log_level otel",
 }
 
 HEAD = """\

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -28,6 +28,7 @@ from trio_ws.cli.init import leave_process_1
 from trio_ws.cli.options import NO_SERVE_OPTIONS, ServeOptions
 from trio_ws.cli.process import STOPPING, Process
 from trio_ws.cli.sockets import bind, bind_metrics, share, url, who_may_come
+from trio_ws.connection import PARTS
 from trio_ws.database import embedded, migrations
 from trio_ws.database.gateway import Database, Gateway
 from trio_ws.database.replica import Replicated, Standby
@@ -38,6 +39,9 @@ from trio_ws.siblings import Siblings, meeting_place
 from trio_ws.systemd import Notifier
 from trio_ws.wire.accepting import Listener
 from trio_ws.wire.tls import TlsListener, load_certificate, make_context
+
+if TYPE_CHECKING:
+    from trio_ws.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,8 @@ def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     settings, sources = options.load()
     _set_up(settings)
     _load_certificate(settings)  # before anything is started that would have to be stopped
+    if settings.otel:
+        _load_tracing()
     sockets = bind(settings)
     settings = msgspec.structs.replace(settings, auth=who_may_come(settings, sources, sockets))
     with open_database(settings, shared=False) as database:
@@ -185,8 +191,10 @@ async def _serve(
     if (context := _load_certificate(process.settings)) is not None:
         listeners = [TlsListener(listener, context) for listener in listeners]
         reloads = _reload_certificate(process, context)
+    tracing = _load_tracing()(number) if settings.otel else None
     run = partial(
         server.serve,
+        parts=PARTS if tracing is None else tracing.parts,
         page_listeners=_listeners(bind_metrics(process.settings, number)),
         reloads=reloads,
         alive=process.alive,
@@ -199,7 +207,22 @@ async def _serve(
     except* ActionError as errors:
         raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None
     finally:
+        if tracing is not None:
+            await tracing.close()
         gateway.close()
+
+
+def _load_tracing() -> Callable[[int], "Tracing"]:
+    """Return what opens the traces of a worker.
+
+    Raises:
+        StartupError: it is not installed.
+    """
+    try:
+        from trio_ws.tracing import open_tracing  # noqa: PLC0415 - nobody else has to wait for it, or needs it
+    except ImportError as error:
+        raise StartupError(f"otel needs OpenTelemetry ({error}): pip install 'trio-ws[otel]'") from None
+    return open_tracing
 
 
 def _load_certificate(settings: Settings) -> ssl.SSLContext | None:

@@ -25,6 +25,7 @@ from trio_ws.database.queries import Connection
 from trio_ws.database.statement import Statement
 from trio_ws.database.stuck import find_stuck
 from trio_ws.database.tickets import Ticket
+from trio_ws.database.timing import TimedBatches, TimedLanes
 from trio_ws.errors import Outage, Unavailable
 from trio_ws.settings import Settings
 
@@ -78,9 +79,10 @@ class Gateway:
         self._fence = Fence()
         self._pool = Pool(conninfo, self._statement_seconds, self._fence, is_pooled=is_pooled)
         self._listen_hosts = Hosts(settings.listen_url or conninfo, self._pool.prepare, self._fence)
-        self._lanes = Lanes(settings.database_connections)
+        lanes, batches = (TimedLanes, TimedBatches) if settings.otel else (Lanes, Batches)
+        self._lanes = lanes(settings.database_connections)
         self._batches = {
-            query: Batches(
+            query: batches(
                 joined.query.__name__,
                 partial(self._run_alone, joined.query, lane=joined.lane),
                 partial(self._run_alone, query, lane=joined.lane),

@@ -9,7 +9,7 @@ and be cut as well, until PostgreSQL has no session left for anybody.
 import enum
 from collections.abc import Collection
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import trio
 from prometheus_client import Histogram
@@ -84,7 +84,10 @@ class Lanes:
 
     Attributes:
         stuck: Those of sessions that were cut, and may go on in PostgreSQL.
+        kind: What a place is.
     """
+
+    kind: ClassVar["type[Place]"]
 
     def __init__(self, database_connections: int) -> None:
         room = connections(database_connections)
@@ -95,7 +98,7 @@ class Lanes:
     def place(self, lane: Lane) -> "Place":
         """Return what one query needs to run in a lane."""
         ways = (Lane.LISTS, Lane.CLIENTS) if lane is Lane.LISTS else (lane,)
-        return Place(self, [self._limiters[way] for way in ways], self._waits[lane])
+        return self.kind(self, [self._limiters[way] for way in ways], self._waits[lane])
 
     def hold(self, place: "Place", cut: Cut) -> None:
         """Keep the place of a session that may go on in PostgreSQL."""
@@ -170,3 +173,6 @@ class Place:
         """Make room for another."""
         for limiter in self.limiters:
             limiter.release_on_behalf_of(self)
+
+
+Lanes.kind = Place

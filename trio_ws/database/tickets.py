@@ -1,5 +1,6 @@
 """What a query brings once it has: asked for at once, and waited for by whoever likes, or by nobody."""
 
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
@@ -12,6 +13,24 @@ U = TypeVar("U")
 _PENDING: Any = object()
 
 
+class Timing:
+    """When a query came to what it waited for, on trio's clock; NaN: not yet, or there was no such thing.
+
+    Args:
+        asked_at: When it was asked for.
+
+    Attributes:
+        taken_at: When it was taken into a batch.
+        connected_at: When it had a connection.
+    """
+
+    __slots__ = ("asked_at", "connected_at", "taken_at")
+
+    def __init__(self, asked_at: float) -> None:
+        self.asked_at = asked_at
+        self.taken_at = self.connected_at = math.nan
+
+
 class Ticket(Generic[T]):
     """The outcome of a query, which may come later.
 
@@ -22,9 +41,13 @@ class Ticket(Generic[T]):
     Attributes:
         joins: Whether it is to be in one batch with the one that was asked before it.
         is_dropped: Whether nobody wants it any more: what has not begun is left undone.
+        timing: Where traces are on, and there alone, what is noted of it; None: nothing.
     """
 
-    __slots__ = ("_calls", "_make", "_outcome", "_trace", "arguments", "is_dropped", "joins", "since")
+    __slots__ = (
+        *("_calls", "_make", "_outcome", "_trace", "arguments", "is_dropped", "joins", "since", "timing"),
+    )
+    timing: Timing | None
 
     def __init__(self, arguments: tuple[Any, ...], since: float) -> None:
         self.arguments = arguments

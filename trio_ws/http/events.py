@@ -75,6 +75,7 @@ class EventStream(Line):
     """
 
     KIND = "event_stream"
+    _kind = PlainRequest
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class EventStream(Line):
         return blocks
 
     def _request(self, text: str) -> PlainRequest:
-        return PlainRequest(text, self._services, self._session)
+        return self._kind(text, self._services, self._session)
 
     def _wanted(self, query: Query) -> Iterator[Subscribe | Resume]:
         """Return the actions that follow what is asked for."""

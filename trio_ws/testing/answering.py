@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
 import trio
 
@@ -19,7 +19,13 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class Answering(ABC):
-    """What the server asks for; see `trio_ws.database.gateway.Database`."""
+    """What the server asks for; see `trio_ws.database.gateway.Database`.
+
+    Attributes:
+        batches: What joins requests.
+    """
+
+    batches: ClassVar[type[Batches]] = Batches
 
     def __init__(self) -> None:
         self._batches = self._open_batches()
@@ -42,7 +48,7 @@ class Answering(ABC):
 
     def _open_batches(self) -> dict[Callable[..., Any], Batches]:
         return {
-            query: Batches(
+            query: self.batches(
                 query.__name__,
                 partial(self._run_together, query, joined.lane),
                 partial(self.run, query, lane=joined.lane),

@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from trio_ws import client, server
+from trio_ws.connection import PARTS, Parts
 from trio_ws.database.gateway import Database
 from trio_ws.identity import SCOPES, Scope
 from trio_ws.settings import Settings
@@ -42,6 +43,7 @@ class World:
         clients: trio.Nursery,
         *,
         ear: type[Ear],
+        parts: Parts,
     ) -> None:
         self.settings = settings
         self.network = SimulatedNetwork()
@@ -49,6 +51,7 @@ class World:
         self.receiver = receiver
         self._source = database
         self._ear = ear
+        self._parts = parts
         self._servers = servers
         self._clients = clients
         self._known: list[SimulatedClient] = []
@@ -153,7 +156,12 @@ class World:
         source = self._source
         now = source.now if isinstance(source, SimulatedDatabase | SimulatedGateway) else None
         serve = partial(
-            server.serve, post=self.receiver.post, now=now, ear=self._ear(), reloads=self._reloads
+            server.serve,
+            post=self.receiver.post,
+            now=now,
+            ear=self._ear(),
+            reloads=self._reloads,
+            parts=self._parts,
         )
         has_started = False
         try:
@@ -175,6 +183,7 @@ async def simulated_server(
     receiver: SimulatedReceiver | None = None,
     *,
     ear: type[Ear] = SimulatedEar,
+    parts: Parts = PARTS,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Run a server until the block ends, and drain it then.
@@ -183,6 +192,7 @@ async def simulated_server(
         database: What it serves from; None: a `SimulatedDatabase`. A `SimulatedGateway` fails for it alone.
         receiver: Whom its webhooks go to; None: one that takes them all.
         ear: Hears the clients; with `Deaf`, each reader waits for its own line, as under TLS.
+        parts: What serves requests, as `trio_ws.tracing` has others.
         settings: Those that differ from the defaults; with `auth="token"`, clients need one.
     """
     async with trio.open_nursery() as servers:
@@ -194,6 +204,7 @@ async def simulated_server(
                 servers,
                 clients,
                 ear=ear,
+                parts=parts,
             )
             await world.start()
             yield world
