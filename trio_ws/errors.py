@@ -1,4 +1,4 @@
-"""The two families of trouble: an error is answered and the connection lives, a close code ends it.
+"""Errors, which are sent as replies and keep the connection open, and close codes, which end it.
 
 The codes are those of the protocol: sections 5 (errors) and 6 (how a connection ends).
 """
@@ -11,7 +11,7 @@ MAX_CHARACTERS = 500
 
 
 class ActionError(Exception):
-    """An action that could not be done: answered with its code, and nothing has changed.
+    """An action failed. The reply has the code; nothing has changed.
 
     Args:
         message: What went wrong, in words for the client's developer.
@@ -32,7 +32,7 @@ def _shortened(text: str) -> str:
 
 
 class InvalidMessage(ActionError):
-    """The frame holds no known action with all of its fields."""
+    """The message is no known action, or lacks a required field."""
 
     code = "invalid_message"
 
@@ -41,7 +41,7 @@ class InvalidMessage(ActionError):
 
 
 class InvalidValue(ActionError):
-    """The action is known and whole, but one of its fields has a value that can't be."""
+    """A field has an invalid value."""
 
     code = "invalid_value"
 
@@ -50,13 +50,13 @@ class InvalidValue(ActionError):
 
 
 class InvalidTopic(ActionError):
-    """There is no topic of that type and id."""
+    """The topic's type or id is invalid."""
 
     code = "invalid_topic"
 
 
 class Unauthorized(ActionError):
-    """There is no token, or none that is good."""
+    """The token is missing, unknown, expired or revoked."""
 
     code = "unauthorized"
 
@@ -68,31 +68,31 @@ class Forbidden(ActionError):
 
 
 class NotFound(ActionError):
-    """What the action names does not exist."""
+    """The object does not exist."""
 
     code = "not_found"
 
 
 class Conflict(ActionError):
-    """What the action would change is not in a state that allows it."""
+    """The object's state does not allow the change."""
 
     code = "conflict"
 
 
 class IdempotencyMismatch(ActionError):
-    """The idempotency key stands for another request."""
+    """The idempotency key was used for another request."""
 
     code = "idempotency_mismatch"
 
 
 class TooManySubscriptions(ActionError):
-    """The connection follows as many topics as it may."""
+    """The connection has reached its limit of subscriptions."""
 
     code = "too_many_subscriptions"
 
 
 class RateLimited(ActionError):
-    """The client asks for more than it may, and when it may again is known."""
+    """The client has reached its rate limit."""
 
     code = "rate_limited"
     retry_after_seconds = 1.0
@@ -103,18 +103,18 @@ class RateLimited(ActionError):
 
 
 class Unavailable(ActionError):
-    """PostgreSQL could not be reached; whether a write was done may be unknown."""
+    """PostgreSQL could not be reached. It may be unknown whether a write was done."""
 
     code = "unavailable"
     retry_after_seconds = 1.0
 
 
 class Outage(Unavailable):
-    """PostgreSQL, or what it takes to reach it, is away: who raises this has logged why."""
+    """PostgreSQL can't be reached; the reason has been logged."""
 
 
 class Timeout(ActionError):
-    """PostgreSQL took too long, and what was asked of it has been undone."""
+    """PostgreSQL took too long. Nothing has changed."""
 
     code = "timeout"
     retry_after_seconds = 1.0

@@ -197,8 +197,8 @@ def test_fish_says_what_a_word_means(scripts: Path, environment: dict[str, str])
         program = f"source {scripts}/trio-ws.fish; complete --do-complete 'trio-ws {typed}'"
         shown |= set(run([need("fish"), "--no-config", "-c", program], environment).splitlines())
     assert {
-        "value=\tWhat one of it costs, in major units.",
-        "set_price\tSay what a currency costs.",
+        "value=\tThe price of one unit, in major units of `base_currency`.",
+        "set_price\tSet the price of a currency.",
         "twice\tIt is paid, and then once more.",
     } <= shown
 

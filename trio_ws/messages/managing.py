@@ -1,4 +1,4 @@
-"""What operators ask, and merchants of what is theirs: history, webhooks, accounts, tokens, connections.
+"""Requests of operators, and of merchants about their own: history, webhooks, accounts, tokens, connections.
 
 Requests first, then what is in their replies. The order of fields is the order on the wire.
 """
@@ -23,7 +23,7 @@ class ListEvents(Asked, tag="list_events"):
     The log keeps events for as long as the setting `retention_seconds` says.
 
     Args:
-        uid: Of which invoice.
+        uid: The invoice.
         cursor: The `next` of the page before.
         limit: Maximum number of events. Default: 50. A page also ends after 128 KiB.
     """
@@ -90,7 +90,7 @@ class CreateAccount(Asked, tag="create_account"):
     """Create an account.
 
     Args:
-        name: What people call it.
+        name: Its name.
     """
 
     name: Name
@@ -100,7 +100,7 @@ class RenameAccount(Asked, tag="rename_account"):
     """Give an account another name.
 
     Args:
-        account_id: Which one.
+        account_id: The account.
         name: Its new name.
     """
 
@@ -109,7 +109,7 @@ class RenameAccount(Asked, tag="rename_account"):
 
 
 class ListTokens(Asked, tag="list_tokens"):
-    """Read tokens by id, page by page, without what is secret. An account's token sees the account's.
+    """Read tokens by id, page by page, without the secrets. An account's token sees the account's.
 
     Args:
         account_id: Only tokens of this account.
@@ -127,7 +127,7 @@ class CreateToken(Asked, tag="create_token"):
 
     Args:
         scopes: `read`, `write` and `process`; or `admin`, for an operator.
-        account_id: Whose it is. Leave out with `admin`.
+        account_id: The account. Leave out with `admin`.
         expires_in_seconds: How long it is valid. Default: until it is revoked.
     """
 
@@ -177,28 +177,28 @@ class EndConnection(Asked, tag="end_connection"):
 
 
 class FetchFigures(Asked, tag="fetch_figures"):
-    """Read what the processes of this server measure, summed."""
+    """Read the metrics of all processes of this server, summed."""
 
 
 class Webhook(Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """A webhook, without what is sent.
+    """A webhook.
 
     Args:
-        id: What receivers know as `trio-ws-delivery`.
-        account_id: Whose it is.
+        id: Receivers know it as `trio-ws-delivery`.
+        account_id: Its account.
         invoice: The uid of its invoice.
-        type: Its event's.
+        type: The type of its event.
         endpoint: Scheme, host and port of its URL.
         state: waiting, failed, delivered; or held, in a copy of the database that queued it.
-        attempts: How many there were since it was queued or retried.
+        attempts: The number of attempts since it was queued or retried.
         status: The HTTP status of the last response, if there was one.
         error: Why the last attempt failed.
         is_behind: Whether it waits for an older webhook of its invoice.
         queued_at: When it was queued or retried.
         next_attempt_at: When the next attempt may be made.
         ended_at: When it failed or was delivered.
-        url: Where it is sent; of one webhook only, not in lists.
-        body: What is sent; of one webhook only, not in lists.
+        url: Its URL; not in lists.
+        body: Its body; not in lists.
     """
 
     id: str
@@ -223,7 +223,7 @@ class Account(Struct, kw_only=True, rename="camel"):
 
     Args:
         id: Its number.
-        name: What people call it.
+        name: Its name.
     """
 
     id: int
@@ -232,11 +232,11 @@ class Account(Struct, kw_only=True, rename="camel"):
 
 
 class Token(Struct, kw_only=True, rename="camel"):
-    """A token, without what is secret.
+    """A token.
 
     Args:
         id: Its number.
-        account_id: Whose it is; null: an operator's.
+        account_id: Its account. null: an operator's token.
         scopes: What it allows.
         expires_at: When it ends, if it does.
         revoked_at: When it was revoked, if it was.
@@ -256,19 +256,19 @@ class Connected(Struct, kw_only=True, rename="camel"):
     """An open WebSocket or event stream.
 
     Args:
-        id: Names it as long as it is open.
+        id: Its id, valid as long as it is open.
         kind: websocket or event_stream.
-        address: Where the client is, if that is known; of IPv6, the network.
-        account_id: Whose its token is; null: it has none, or an operator's.
-        token_id: Which token it has, if it has one.
+        address: The client's IP address, or its IPv6 network, if known.
+        account_id: The account of its token. null: no token, or an operator's.
+        token_id: The id of its token, if it has one.
         scopes: What it may do.
         opened_at: When it was opened.
-        topics: What it follows, as type and id; the first 20.
-        topic_count: How many topics it follows.
+        topics: The first 20 topics that it follows, as `type:id`.
+        topic_count: The number of topics that it follows.
         waiting_bytes: Bytes that the client has not read yet.
         is_catching_up: Whether it is behind, and reads older events from the log.
-        requests: How many requests it has sent.
-        messages: How many messages it was sent.
+        requests: The number of requests that it has sent.
+        messages: The number of messages sent to it.
     """
 
     id: str
@@ -303,13 +303,13 @@ class LoggedEvent(Struct, kw_only=True):
 
 
 class Figures(Struct, kw_only=True):
-    """What the processes of this server measure.
+    """The metrics of this server's processes.
 
     Args:
-        version: Of trio_ws.
-        processes: Their ids; what is counted begins at 0 in each.
-        missing: How many processes did not answer.
-        values: As Prometheus is shown them, by name; each summed over labels and processes, or the largest.
+        version: The version of trio_ws.
+        processes: The process ids. Counters begin at 0 in each process.
+        missing: The number of processes that did not answer.
+        values: The metrics by name, summed over labels and processes; for some, the largest.
     """
 
     version: str

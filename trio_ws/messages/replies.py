@@ -15,7 +15,7 @@ from trio_ws.messages.fields import RequestId
 
 
 class Success(Struct, tag_field="status", tag="success", kw_only=True):
-    """The reply to an action that was done."""
+    """The reply to an action that succeeded."""
 
     message: str | UnsetType = UNSET
     data: Any = UNSET
@@ -32,7 +32,7 @@ class Pong(Struct, tag_field="type", tag="pong", kw_only=True):
 
 
 class Failure(Struct, tag_field="status", tag="error", kw_only=True):
-    """The reply to an action that was not done."""
+    """The reply to an action that failed."""
 
     message: str
     code: str
@@ -48,7 +48,7 @@ class Authenticated(Struct, kw_only=True, rename="camel"):
     """The data of a reply to `authenticate`.
 
     Args:
-        account_id: Whose the token is; null: an operator's, for all accounts.
+        account_id: The token's account. null: an operator's token, for all accounts.
     """
 
     account_id: int | None = msgspec.field(name="account_id")
@@ -60,8 +60,8 @@ class Converted(Struct, kw_only=True):
     """The data of a reply to `convert_price`.
 
     Args:
-        base_value: Rounded to the smallest unit of `base_currency`; 18 decimals where that is unknown.
-        timestamp: Since when the price that it rests on is in force; of two prices, the older one's.
+        base_value: Rounded to the smallest unit of `base_currency`, or to 18 decimals if that is unknown.
+        timestamp: When the price was set. If two prices were used, the older time.
     """
 
     quote_currency: str
@@ -75,10 +75,10 @@ class Subscribed(Struct, kw_only=True):
     """The data of a reply to `subscribe`.
 
     Args:
-        position: Where the follower stands; what it is told comes after it.
-        recovered: Whether nothing was lost between the position that it named and this one.
-        snapshot: The topic's state at `position`, as JSON: an invoice or null, or a list.
-        next: The cursor of what the list lacks, where that is more than a page.
+        position: Events after this position will be delivered.
+        recovered: Whether no event was lost between the requested position and this one.
+        snapshot: The topic's state at `position`: an invoice or null, or a list.
+        next: The cursor of the list's next page, if there is one.
     """
 
     position: str
@@ -93,13 +93,13 @@ class Invoice(Struct, rename="camel", kw_only=True):
     PostgreSQL's `invoice_json` makes the same.
 
     Args:
-        id: Its number.
-        uid: Its name, which nobody can guess.
+        id: A sequential number.
+        uid: A random UUID; it cannot be guessed.
         amount: In the smallest unit of `currency`.
-        status: Where it stands; paid, expired and cancelled are final.
-        expires_at: When it expires, if nobody has paid.
-        amount_paid: The sum of its settled payments, where that is not 0.
-        amount_pending: The sum of its pending payments, where that is not 0.
+        status: paid, expired and cancelled are final.
+        expires_at: When it expires if it is still unpaid.
+        amount_paid: The sum of its settled payments, if not 0.
+        amount_pending: The sum of its pending payments, if not 0.
         version: Grows by one with each change.
     """
 
@@ -122,17 +122,17 @@ class Invoice(Struct, rename="camel", kw_only=True):
 
 
 class Payment(Struct, rename="camel", kw_only=True):
-    """Money that moved for an invoice, the protocol's PAYMENT.
+    """A payment for an invoice, the protocol's PAYMENT.
 
     PostgreSQL's `payment_json` makes the same.
 
     Args:
-        invoice: The uid of the invoice that it is for.
-        reference: What names it; an invoice has one payment of each.
-        amount: In the smallest unit of `currency`; below 0: it went back.
-        currency: The invoice's.
-        status: Pending, settled or failed.
-        account_id: Whose the invoice is.
+        invoice: The invoice's uid.
+        reference: Identifies the payment; unique for each invoice.
+        amount: In the smallest unit of `currency`. Negative for a refund.
+        currency: The invoice's currency.
+        status: pending, settled or failed.
+        account_id: The invoice's account.
         version: Grows by one with each change.
     """
 
@@ -149,14 +149,14 @@ class Payment(Struct, rename="camel", kw_only=True):
 
 
 class Price(Struct, rename="camel", kw_only=True):
-    """What one `currency` costs, the protocol's PRICE.
+    """The price of one unit of `currency`, the protocol's PRICE.
 
     PostgreSQL's `price_json` makes the same.
 
     Args:
         amount: The price in the smallest unit of `base_currency`.
-        account_id: Whose price it is.
-        value: The same in major units.
+        account_id: The account that set the price.
+        value: The price in major units of `base_currency`.
     """
 
     id: int

@@ -28,10 +28,10 @@ class Subscribe(Asked, tag="subscribe"):
     """Follow a topic.
 
     Args:
-        type: Of what kind the topic is.
-        id: Which of that kind: an invoice's uid, an account's id, an address, a currency or `*`.
-        after: A position: all that came after it is told first.
-        snapshot: Whether the reply holds the topic's current state.
+        type: The topic's type.
+        id: The topic's id: an invoice's uid, an account's id, an address, a currency, or `*` for all prices.
+        after: A position. Events after it are delivered first.
+        snapshot: Whether the reply contains the topic's current state.
     """
 
     type: str
@@ -48,12 +48,12 @@ class WantedTopic(Struct):
 
 
 class Resume(Asked, tag="resume"):
-    """Follow many topics from one position on, all in one order.
+    """Follow many topics from one position. Their events are delivered in one order.
 
     Args:
-        after: The position: all that came after it is told first.
-        topics: What to follow, as `{"type": …, "id": …}` each.
-        more: Whether the next `resume` names more of them: the last one follows all, as one message would.
+        after: A position. Events after it are delivered first.
+        topics: The topics, as `{"type": …, "id": …}` each.
+        more: Whether the next `resume` names more topics. The last one follows all of them.
     """
 
     after: str
@@ -62,11 +62,11 @@ class Resume(Asked, tag="resume"):
 
 
 class Unsubscribe(Asked, tag="unsubscribe"):
-    """Follow a topic no more.
+    """Stop following a topic.
 
     Args:
-        type: Of what kind the topic is.
-        id: Which of that kind.
+        type: The topic's type.
+        id: The topic's id.
     """
 
     type: str
@@ -74,22 +74,23 @@ class Unsubscribe(Asked, tag="unsubscribe"):
 
 
 class UnsubscribeAll(Asked, tag="unsubscribe_all"):
-    """Follow nothing any more."""
+    """Stop following all topics."""
 
 
 class CreateInvoice(Asked, tag="create_invoice"):
-    """Make an invoice.
+    """Create an invoice.
 
     Args:
-        amount: What it is over, in the smallest unit of `currency`.
-        currency: Three letters, or a ticker.
-        account_id: Whose it is; may be left out where a token names it.
-        memo: Whatever the merchant wants to remember.
-        address: Where it is to be paid; can be followed as a topic.
-        webhook_url: Where its events are POSTed.
-        redirect_url: Where a checkout page leads once it is paid.
-        expires_in_seconds: After that it is expired, if nobody has paid.
-        idempotency_key: Names this request for good: the same one again gets the invoice that there is.
+        amount: The amount to pay, in the smallest unit of `currency`.
+        currency: A code of ISO 4217, or a ticker.
+        account_id: The account. Optional with a token of an account.
+        memo: A note for the merchant.
+        address: The payment address. It can be followed as a topic.
+        webhook_url: The URL that its events are sent to.
+        redirect_url: The URL that a checkout page leads to after the payment.
+        expires_in_seconds: The invoice expires after this time if it is still unpaid.
+        idempotency_key: Makes the request safe to repeat: the same request with the same key returns the
+            same invoice.
     """
 
     amount: Amount
@@ -119,7 +120,7 @@ class FetchInvoice(Asked, tag="fetch_invoice"):
     """Read an invoice.
 
     Args:
-        id: Its `uid`.
+        id: The invoice's `uid`.
     """
 
     id: str
@@ -129,17 +130,17 @@ class CancelInvoice(Asked, tag="cancel_invoice"):
     """Cancel an unpaid invoice.
 
     Args:
-        uid: Which.
+        uid: The invoice.
     """
 
     uid: str
 
 
 class UpdateInvoice(Asked, tag="update_invoice"):
-    """Change an invoice's status, as payments come in.
+    """Change an invoice's status.
 
     Args:
-        uid: Which.
+        uid: The invoice.
         status: From unpaid to confirming, expired or cancelled; from confirming to paid, or back.
     """
 
@@ -170,14 +171,14 @@ class ListInvoices(Asked, tag="list_invoices"):
 
 
 class RecordPayment(Asked, tag="record_payment"):
-    """Record that money moved, or what has become of it since.
+    """Record a payment, or change the status of a recorded one.
 
     Args:
-        uid: Of the invoice that it is for.
-        reference: What names it, as a transaction's id does: the same one again changes what there is.
-        amount: In the smallest unit of the invoice's currency; below 0: it went back.
-        status: Pending until it is settled or has failed; what was settled may still fail.
-        currency: The invoice's; given, it is checked.
+        uid: The invoice.
+        reference: Identifies the payment, such as a transaction id. A known reference changes its payment.
+        amount: In the smallest unit of the invoice's currency. Negative for a refund.
+        status: From pending to settled or failed; from settled to failed.
+        currency: If given, it must be the invoice's currency.
     """
 
     uid: str
@@ -191,9 +192,9 @@ class ListPayments(Asked, tag="list_payments"):
     """Read an invoice's payments, the oldest first, page by page.
 
     Args:
-        uid: Of which invoice.
+        uid: The invoice.
         cursor: The `next` of the page before.
-        limit: How many at most, 50 unless told; 128 KiB end a page too.
+        limit: Maximum number of payments. Default: 50. A page also ends after 128 KiB.
     """
 
     uid: str
@@ -202,7 +203,7 @@ class ListPayments(Asked, tag="list_payments"):
 
 
 class ListPrices(Asked, tag="list_prices"):
-    """Read the account's prices, and of all others the latest of each pair, page by page.
+    """Read prices page by page: the account's own, and the latest of each other pair of currencies.
 
     Args:
         cursor: The `next` of the page before, or of a snapshot.
@@ -212,12 +213,12 @@ class ListPrices(Asked, tag="list_prices"):
 
 
 class SetPrice(Asked, tag="set_price"):
-    """Say what a currency costs.
+    """Set the price of a currency.
 
     Args:
-        currency: What has a price.
-        base_currency: What the price is in.
-        value: What one of it costs, in major units.
+        currency: The currency that has the price.
+        base_currency: The currency of the price.
+        value: The price of one unit, in major units of `base_currency`.
     """
 
     currency: Currency
@@ -226,12 +227,12 @@ class SetPrice(Asked, tag="set_price"):
 
 
 class ConvertPrice(Asked, tag="convert_price"):
-    """Ask what an amount of one currency comes to in another.
+    """Convert an amount from one currency to another.
 
     Args:
-        quote_currency: From this one.
-        base_currency: To this one.
-        quote_value: How much, in major units.
+        quote_currency: The currency to convert from.
+        base_currency: The currency to convert to.
+        quote_value: The amount, in major units.
     """
 
     quote_currency: Currency
@@ -240,14 +241,14 @@ class ConvertPrice(Asked, tag="convert_price"):
 
 
 class Authenticate(Asked, tag="authenticate"):
-    """Become who a token says.
+    """Authenticate the connection with a token.
 
     Args:
-        token: As it was shown when it was made.
+        token: As it was shown when it was created.
     """
 
     token: str
 
 
 class Ping(Asked, tag="ping"):
-    """Ask whether the server is there."""
+    """Check that the server answers."""

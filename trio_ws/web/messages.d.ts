@@ -4,15 +4,15 @@
 export interface Account {
   /** Its number. */
   id: number;
-  /** What people call it. */
+  /** Its name. */
   name: string;
   createdAt: string;
 }
 
-/** Become who a token says. */
+/** Authenticate the connection with a token. */
 export interface Authenticate {
   action: "authenticate";
-  /** As it was shown when it was made. */
+  /** As it was shown when it was created. */
   token: string;
   request_id?: string | number | null;
 }
@@ -26,7 +26,7 @@ export interface AuthenticateReply {
 
 /** The data of a reply to `authenticate`. */
 export interface Authenticated {
-  /** Whose the token is; null: an operator's, for all accounts. */
+  /** The token's account. null: an operator's token, for all accounts. */
   account_id: number | null;
   scopes: (string)[];
   expiresAt: string | null;
@@ -35,7 +35,7 @@ export interface Authenticated {
 /** Cancel an unpaid invoice. */
 export interface CancelInvoice {
   action: "cancel_invoice";
-  /** Which. */
+  /** The invoice. */
   uid: string;
   request_id?: string | number | null;
 }
@@ -49,40 +49,40 @@ export interface CancelInvoiceReply {
 
 /** An open WebSocket or event stream. */
 export interface Connected {
-  /** Names it as long as it is open. */
+  /** Its id, valid as long as it is open. */
   id: string;
   kind: "websocket" | "event_stream";
-  /** Where the client is, if that is known; of IPv6, the network. */
+  /** The client's IP address, or its IPv6 network, if known. */
   address: string | null;
-  /** Whose its token is; null: it has none, or an operator's. */
+  /** The account of its token. null: no token, or an operator's. */
   account_id: number | null;
-  /** Which token it has, if it has one. */
+  /** The id of its token, if it has one. */
   token_id: number | null;
   /** What it may do. */
   scopes: (string)[];
   openedAt: string;
-  /** What it follows, as type and id; the first 20. */
+  /** The first 20 topics that it follows, as `type:id`. */
   topics: (string)[];
-  /** How many topics it follows. */
+  /** The number of topics that it follows. */
   topic_count: number;
   /** Bytes that the client has not read yet. */
   waiting_bytes: number;
   /** Whether it is behind, and reads older events from the log. */
   is_catching_up: boolean;
-  /** How many requests it has sent. */
+  /** The number of requests that it has sent. */
   requests: number;
-  /** How many messages it was sent. */
+  /** The number of messages sent to it. */
   messages: number;
 }
 
-/** Ask what an amount of one currency comes to in another. */
+/** Convert an amount from one currency to another. */
 export interface ConvertPrice {
   action: "convert_price";
-  /** From this one. */
+  /** The currency to convert from. */
   quote_currency: string;
-  /** To this one. */
+  /** The currency to convert to. */
   base_currency: string;
-  /** How much, in major units. */
+  /** The amount, in major units. */
   quote_value: number | string;
   request_id?: string | number | null;
 }
@@ -99,16 +99,16 @@ export interface Converted {
   quote_currency: string;
   base_currency: string;
   quote_value: number;
-  /** Rounded to the smallest unit of `base_currency`; 18 decimals where that is unknown. */
+  /** Rounded to the smallest unit of `base_currency`, or to 18 decimals if that is unknown. */
   base_value: number;
-  /** Since when the price that it rests on is in force; of two prices, the older one's. */
+  /** When the price was set. If two prices were used, the older time. */
   timestamp: string;
 }
 
 /** Create an account. */
 export interface CreateAccount {
   action: "create_account";
-  /** What people call it. */
+  /** Its name. */
   name: string;
   request_id?: string | number | null;
 }
@@ -120,26 +120,26 @@ export interface CreateAccountReply {
   data: Account;
 }
 
-/** Make an invoice. */
+/** Create an invoice. */
 export interface CreateInvoice {
   action: "create_invoice";
-  /** What it is over, in the smallest unit of `currency`. */
+  /** The amount to pay, in the smallest unit of `currency`. */
   amount: number;
-  /** Three letters, or a ticker. */
+  /** A code of ISO 4217, or a ticker. */
   currency: string;
-  /** Whose it is; may be left out where a token names it. */
+  /** The account. Optional with a token of an account. */
   account_id?: number | null;
-  /** Whatever the merchant wants to remember. */
+  /** A note for the merchant. */
   memo?: string | null;
-  /** Where it is to be paid; can be followed as a topic. */
+  /** The payment address. It can be followed as a topic. */
   address?: string | null;
-  /** Where its events are POSTed. */
+  /** The URL that its events are sent to. */
   webhook_url?: string | null;
-  /** Where a checkout page leads once it is paid. */
+  /** The URL that a checkout page leads to after the payment. */
   redirect_url?: string | null;
-  /** After that it is expired, if nobody has paid. */
+  /** The invoice expires after this time if it is still unpaid. */
   expires_in_seconds?: number | null;
-  /** Names this request for good: the same one again gets the invoice that there is. */
+  /** Makes the request safe to repeat: the same request with the same key returns the same invoice. */
   idempotency_key?: string | null;
   request_id?: string | number | null;
 }
@@ -156,7 +156,7 @@ export interface CreateToken {
   action: "create_token";
   /** `read`, `write` and `process`; or `admin`, for an operator. */
   scopes: ("admin" | "process" | "read" | "write")[];
-  /** Whose it is. Leave out with `admin`. */
+  /** The account. Leave out with `admin`. */
   account_id?: number | null;
   /** How long it is valid. Default: until it is revoked. */
   expires_in_seconds?: number | null;
@@ -184,18 +184,18 @@ export interface EndConnectionReply {
   request_id?: RequestId;
 }
 
-/** The reply to an action that was not done. */
+/** The reply to an action that failed. */
 export interface Failure {
   status: "error";
   message: string;
-  /** conflict: What the action would change is not in a state that allows it.; forbidden: The token does not allow it.; idempotency_mismatch: The idempotency key stands for another request.; internal: A bug; the log has it.; invalid_message: The frame holds no known action with all of its fields.; invalid_topic: There is no topic of that type and id.; invalid_value: The action is known and whole, but one of its fields has a value that can't be.; not_found: What the action names does not exist.; rate_limited: The client asks for more than it may, and when it may again is known.; timeout: PostgreSQL took too long, and what was asked of it has been undone.; too_many_subscriptions: The connection follows as many topics as it may.; unauthorized: There is no token, or none that is good.; unavailable: PostgreSQL could not be reached; whether a write was done may be unknown. */
+  /** conflict: The object's state does not allow the change.; forbidden: The token does not allow it.; idempotency_mismatch: The idempotency key was used for another request.; internal: A bug; the log has it.; invalid_message: The message is no known action, or lacks a required field.; invalid_topic: The topic's type or id is invalid.; invalid_value: A field has an invalid value.; not_found: The object does not exist.; rate_limited: The client has reached its rate limit.; timeout: PostgreSQL took too long. Nothing has changed.; too_many_subscriptions: The connection has reached its limit of subscriptions.; unauthorized: The token is missing, unknown, expired or revoked.; unavailable: PostgreSQL could not be reached. It may be unknown whether a write was done. */
   code: "conflict" | "forbidden" | "idempotency_mismatch" | "internal" | "invalid_message" | "invalid_topic" | "invalid_value" | "not_found" | "rate_limited" | "timeout" | "too_many_subscriptions" | "unauthorized" | "unavailable";
   detail?: string;
   retry_after_seconds?: number;
   request_id?: string | number;
 }
 
-/** Read what the processes of this server measure, summed. */
+/** Read the metrics of all processes of this server, summed. */
 export interface FetchFigures {
   action: "fetch_figures";
   request_id?: string | number | null;
@@ -211,7 +211,7 @@ export interface FetchFiguresReply {
 /** Read an invoice. */
 export interface FetchInvoice {
   action: "fetch_invoice";
-  /** Its `uid`. */
+  /** The invoice's `uid`. */
   id: string;
   request_id?: string | number | null;
 }
@@ -238,23 +238,23 @@ export interface FetchWebhookReply {
   data: Webhook;
 }
 
-/** What the processes of this server measure. */
+/** The metrics of this server's processes. */
 export interface Figures {
-  /** Of trio_ws. */
+  /** The version of trio_ws. */
   version: string;
-  /** Their ids; what is counted begins at 0 in each. */
+  /** The process ids. Counters begin at 0 in each process. */
   processes: (number)[];
-  /** How many processes did not answer. */
+  /** The number of processes that did not answer. */
   missing: number;
-  /** As Prometheus is shown them, by name; each summed over labels and processes, or the largest. */
+  /** The metrics by name, summed over labels and processes; for some, the largest. */
   values: Record<string, number>;
 }
 
 /** An invoice, the protocol's INVOICE. */
 export interface Invoice {
-  /** Its number. */
+  /** A sequential number. */
   id: number;
-  /** Its name, which nobody can guess. */
+  /** A random UUID; it cannot be guessed. */
   uid: string;
   /** In the smallest unit of `currency`. */
   amount: number;
@@ -268,9 +268,9 @@ export interface Invoice {
   redirect_url?: string;
   address?: string;
   expiresAt?: string;
-  /** The sum of its settled payments, where that is not 0. */
+  /** The sum of its settled payments, if not 0. */
   amount_paid?: number;
-  /** The sum of its pending payments, where that is not 0. */
+  /** The sum of its pending payments, if not 0. */
   amount_pending?: number;
   /** Grows by one with each change. */
   version: number;
@@ -339,7 +339,7 @@ export interface ListConnectionsReply {
 /** Read the events of an invoice and its payments, the oldest first, page by page. */
 export interface ListEvents {
   action: "list_events";
-  /** Of which invoice. */
+  /** The invoice. */
   uid: string;
   /** The `next` of the page before. */
   cursor?: string | null;
@@ -387,11 +387,11 @@ export interface ListInvoicesReply {
 /** Read an invoice's payments, the oldest first, page by page. */
 export interface ListPayments {
   action: "list_payments";
-  /** Of which invoice. */
+  /** The invoice. */
   uid: string;
   /** The `next` of the page before. */
   cursor?: string | null;
-  /** How many at most, 50 unless told; 128 KiB end a page too. */
+  /** Maximum number of payments. Default: 50. A page also ends after 128 KiB. */
   limit?: number | null;
   request_id?: string | number | null;
 }
@@ -405,7 +405,7 @@ export interface ListPaymentsReply {
   next?: string;
 }
 
-/** Read the account's prices, and of all others the latest of each pair, page by page. */
+/** Read prices page by page: the account's own, and the latest of each other pair of currencies. */
 export interface ListPrices {
   action: "list_prices";
   /** The `next` of the page before, or of a snapshot. */
@@ -422,7 +422,7 @@ export interface ListPricesReply {
   next?: string;
 }
 
-/** Read tokens by id, page by page, without what is secret. An account's token sees the account's. */
+/** Read tokens by id, page by page, without the secrets. An account's token sees the account's. */
 export interface ListTokens {
   action: "list_tokens";
   /** Only tokens of this account. */
@@ -478,19 +478,19 @@ export interface LoggedEvent {
   position: Position;
 }
 
-/** Money that moved for an invoice, the protocol's PAYMENT. */
+/** A payment for an invoice, the protocol's PAYMENT. */
 export interface Payment {
   id: number;
-  /** The uid of the invoice that it is for. */
+  /** The invoice's uid. */
   invoice: string;
-  /** What names it; an invoice has one payment of each. */
+  /** Identifies the payment; unique for each invoice. */
   reference: string;
-  /** In the smallest unit of `currency`; below 0: it went back. */
+  /** In the smallest unit of `currency`. Negative for a refund. */
   amount: number;
-  /** The invoice's. */
+  /** The invoice's currency. */
   currency: string;
   status: "pending" | "settled" | "failed";
-  /** Whose the invoice is. */
+  /** The invoice's account. */
   account_id: number;
   createdAt: string;
   updatedAt: string;
@@ -514,7 +514,7 @@ export interface PaymentUpdated {
   position: Position;
 }
 
-/** Ask whether the server is there. */
+/** Check that the server answers. */
 export interface Ping {
   action: "ping";
   request_id?: string | number | null;
@@ -531,18 +531,18 @@ export interface Pong {
 /** A place in the event log; opaque to clients. */
 export type Position = string;
 
-/** What one `currency` costs, the protocol's PRICE. */
+/** The price of one unit of `currency`, the protocol's PRICE. */
 export interface Price {
   id: number;
   currency: string;
   /** The price in the smallest unit of `base_currency`. */
   amount: number;
-  /** Whose price it is. */
+  /** The account that set the price. */
   account_id: number;
   createdAt: string;
   updatedAt: string;
   base_currency: string;
-  /** The same in major units. */
+  /** The price in major units of `base_currency`. */
   value: number;
 }
 
@@ -554,18 +554,18 @@ export interface PriceUpdated {
   position: Position;
 }
 
-/** Record that money moved, or what has become of it since. */
+/** Record a payment, or change the status of a recorded one. */
 export interface RecordPayment {
   action: "record_payment";
-  /** Of the invoice that it is for. */
+  /** The invoice. */
   uid: string;
-  /** What names it, as a transaction's id does: the same one again changes what there is. */
+  /** Identifies the payment, such as a transaction id. A known reference changes its payment. */
   reference: string;
-  /** In the smallest unit of the invoice's currency; below 0: it went back. */
+  /** In the smallest unit of the invoice's currency. Negative for a refund. */
   amount: number;
-  /** Pending until it is settled or has failed; what was settled may still fail. */
+  /** From pending to settled or failed; from settled to failed. */
   status: "failed" | "pending" | "settled";
-  /** The invoice's; given, it is checked. */
+  /** If given, it must be the invoice's currency. */
   currency?: string | null;
   request_id?: string | number | null;
 }
@@ -580,7 +580,7 @@ export interface RecordPaymentReply {
 /** Give an account another name. */
 export interface RenameAccount {
   action: "rename_account";
-  /** Which one. */
+  /** The account. */
   account_id: number;
   /** Its new name. */
   name: string;
@@ -597,14 +597,14 @@ export interface RenameAccountReply {
 /** That of the request, if it had one. */
 export type RequestId = string | number;
 
-/** Follow many topics from one position on, all in one order. */
+/** Follow many topics from one position. Their events are delivered in one order. */
 export interface Resume {
   action: "resume";
-  /** The position: all that came after it is told first. */
+  /** A position. Events after it are delivered first. */
   after: string;
-  /** What to follow, as `{"type": …, "id": …}` each. */
+  /** The topics, as `{"type": …, "id": …}` each. */
   topics: (WantedTopic)[];
-  /** Whether the next `resume` names more of them: the last one follows all, as one message would. */
+  /** Whether the next `resume` names more topics. The last one follows all of them. */
   more?: boolean | null;
   request_id?: string | number | null;
 }
@@ -646,14 +646,14 @@ export interface RevokeTokenReply {
   data: Token;
 }
 
-/** Say what a currency costs. */
+/** Set the price of a currency. */
 export interface SetPrice {
   action: "set_price";
-  /** What has a price. */
+  /** The currency that has the price. */
   currency: string;
-  /** What the price is in. */
+  /** The currency of the price. */
   base_currency: string;
-  /** What one of it costs, in major units. */
+  /** The price of one unit, in major units of `base_currency`. */
   value: number | string;
   request_id?: string | number | null;
 }
@@ -670,11 +670,11 @@ export interface Subscribe {
   action: "subscribe";
   /** Of what kind the topic is. */
   type: "invoice" | "account" | "address" | "price";
-  /** Which of that kind: an invoice's uid, an account's id, an address, a currency or `*`. */
+  /** The topic's id: an invoice's uid, an account's id, an address, a currency, or `*` for all prices. */
   id: string | number;
-  /** A position: all that came after it is told first. */
+  /** A position. Events after it are delivered first. */
   after?: string | null;
-  /** Whether the reply holds the topic's current state. */
+  /** Whether the reply contains the topic's current state. */
   snapshot?: boolean | null;
   request_id?: string | number | null;
 }
@@ -688,21 +688,21 @@ export interface SubscribeReply {
 
 /** The data of a reply to `subscribe`. */
 export interface Subscribed {
-  /** Where the follower stands; what it is told comes after it. */
+  /** Events after this position will be delivered. */
   position: string;
-  /** Whether nothing was lost between the position that it named and this one. */
+  /** Whether no event was lost between the requested position and this one. */
   recovered: boolean;
   /** The topic's state as of `position`: an invoice, null where there is none, or a list. */
   snapshot?: Invoice | null | (Invoice | Price)[];
-  /** The cursor of what the list lacks, where that is more than a page. */
+  /** The cursor of the list's next page, if there is one. */
   next?: string;
 }
 
-/** A token, without what is secret. */
+/** A token. */
 export interface Token {
   /** Its number. */
   id: number;
-  /** Whose it is; null: an operator's. */
+  /** Its account. null: an operator's token. */
   account_id: number | null;
   /** What it allows. */
   scopes: ("admin" | "process" | "read" | "write")[];
@@ -713,17 +713,17 @@ export interface Token {
   token?: string;
 }
 
-/** Follow a topic no more. */
+/** Stop following a topic. */
 export interface Unsubscribe {
   action: "unsubscribe";
   /** Of what kind the topic is. */
   type: "invoice" | "account" | "address" | "price";
-  /** Which of that kind. */
+  /** The topic's id. */
   id: string | number;
   request_id?: string | number | null;
 }
 
-/** Follow nothing any more. */
+/** Stop following all topics. */
 export interface UnsubscribeAll {
   action: "unsubscribe_all";
   request_id?: string | number | null;
@@ -741,10 +741,10 @@ export interface UnsubscribeReply {
   request_id?: RequestId;
 }
 
-/** Change an invoice's status, as payments come in. */
+/** Change an invoice's status. */
 export interface UpdateInvoice {
   action: "update_invoice";
-  /** Which. */
+  /** The invoice. */
   uid: string;
   /** From unpaid to confirming, expired or cancelled; from confirming to paid, or back. */
   status: "cancelled" | "confirming" | "expired" | "paid" | "unpaid";
@@ -765,20 +765,20 @@ export interface WantedTopic {
   id: string | number;
 }
 
-/** A webhook, without what is sent. */
+/** A webhook. */
 export interface Webhook {
-  /** What receivers know as `trio-ws-delivery`. */
+  /** Receivers know it as `trio-ws-delivery`. */
   id: string;
-  /** Whose it is. */
+  /** Its account. */
   account_id: number;
   /** The uid of its invoice. */
   invoice: string;
-  /** Its event's. */
+  /** The type of its event. */
   type: string;
   /** Scheme, host and port of its URL. */
   endpoint: string;
   state: "waiting" | "failed" | "held" | "delivered";
-  /** How many there were since it was queued or retried. */
+  /** The number of attempts since it was queued or retried. */
   attempts: number;
   /** The HTTP status of the last response, if there was one. */
   status?: number;
@@ -789,7 +789,7 @@ export interface Webhook {
   queuedAt: string;
   nextAttemptAt?: string;
   endedAt?: string;
-  /** Where it is sent; of one webhook only, not in lists. */
+  /** Its URL; not in lists. */
   url?: string;
   /** What is sent; of one webhook only, not in lists. */
   body?: LoggedEvent;

@@ -59,6 +59,7 @@ async function showPlace({ isNew }) {
     const isHere = anchor.getAttribute("data-page") === name;
     if (isHere) anchor.setAttribute("aria-current", "page");
     else anchor.removeAttribute("aria-current");
+    if (isHere) anchor.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone the row of them is longer than the screen
   }
   const main = element("div", { class: "page" });
   byId("main").replaceChildren(main);
