@@ -321,3 +321,29 @@ def test_a_context_leads_to_its_server_with_its_token(home: Path, tmp_path: Path
         assert trio_ws_command("top", "--interval", "0.1").returncode == 0
         refused = trio_ws_command("invoices", "list", "--url", server.url)
         assert_one_line(refused, 1, "Authentication required")
+
+
+def test_a_context_names_the_certificates_to_trust_wherever_a_command_is_typed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    files = ["-nodes", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True, cwd=home)
+    pair = ("--tls-cert", str(home / "cert.pem"), "--tls-key", str(home / "key.pem"))
+    with serving(home / "data", *pair) as server:
+        url = f"wss://localhost:{server.url.rpartition(':')[2]}"
+        monkeypatch.chdir(home)
+        assert add("shop", "--url", url, "--ca", "cert.pem").returncode == 0
+        monkeypatch.chdir("/")
+        for words in (
+            ["call", "ping"],
+            ["call", "ping", "--http"],
+            ["bench", "ping", "--clients", "1", "--seconds", "0.1"],
+            ["top", "--interval", "0.1"],
+            ["trigger", "cancelled"],
+        ):
+            done = trio_ws_command(*words, "--context", "shop")
+            assert (done.returncode, done.stderr) == (0, ""), words
+            refused = trio_ws_command(*words, *([url] if "top" in words else ["--url", url]))
+            assert_one_line(refused, 1, ".*certificate.*")

@@ -15,14 +15,15 @@ import msgspec
 import trio
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, connect_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from trio_ws.cli.options import AsJson
 from trio_ws.cli.target import NO_TARGET, Place, Target
+from trio_ws.client import Disconnected, Refused
+from trio_ws.client.opening import Address, open_patiently
 from trio_ws.errors import StartupError, leaves
 from trio_ws.settings import SettingsError
 
-OPEN_SECONDS = 10.0
 LAST_WORDS_SECONDS = 5.0  # for what is under way when the time is over
 
 What = Literal["ping", "fetch", "create", "events"]
@@ -53,11 +54,10 @@ def bench(
         trio.run(run.measure, what, clients, in_flight, seconds)
     except* StartupError as errors:
         raise leaves(errors)[0] from None
-    except* (OSError, HandshakeError, trio.TooSlowError) as errors:
-        reason = leaves(errors)[0]
-        raise StartupError(
-            f"can't connect to {server.url} ({reason or type(reason).__name__}): is the server running?"
-        ) from None
+    except* Refused as errors:
+        raise StartupError(str(leaves(errors)[0])) from None
+    except* Disconnected as errors:
+        raise StartupError(f"{leaves(errors)[0]}: is the server running?") from None
     except* ConnectionClosed as errors:
         raise StartupError(f"the server ended a connection: {leaves(errors)[0]}") from None
     except* KeyboardInterrupt:
@@ -91,9 +91,10 @@ class Run:
     """
 
     def __init__(self, server: Place, account: int) -> None:
-        self._url, token, _ = server
-        self._tls = server.tls() if server.ca else None
-        self._headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+        try:
+            self._address = Address.of(server.url, server.token, ca=server.ca, is_patient=False)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
         self._create = {"action": "create_invoice", "amount": 1000, "currency": "USD", "account_id": account}
         self._account = account
         self._took: list[float] = []
@@ -193,8 +194,13 @@ class Run:
         return {"action": "fetch_invoice", "id": reply["data"]["uid"]}
 
     async def _connect(self, lines: trio.Nursery) -> WebSocketConnection:
-        with trio.fail_after(OPEN_SECONDS):
-            return await connect_websocket_url(lines, self._url, self._tls, extra_headers=self._headers)
+        socket: WebSocketConnection = await lines.start(self._hold_line)
+        return socket
+
+    async def _hold_line(self, *, task_status: trio.TaskStatus[WebSocketConnection]) -> None:
+        async with open_patiently(self._address) as socket:
+            task_status.started(socket)
+            await trio.sleep_forever()
 
 
 async def _call(socket: WebSocketConnection, request: dict[str, Any]) -> dict[str, Any]:
