@@ -208,7 +208,7 @@ async def _serve(
         raise StartupError(f"can't read the event log: {leaves(errors)[0]}") from None
     finally:
         if tracing is not None:
-            await tracing.close()
+            await tracing.close()  # noqa: ASYNC102 - it is shielded, and has its deadline
         gateway.close()
 
 
