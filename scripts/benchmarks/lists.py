@@ -89,6 +89,8 @@ def _read(database, accounts, invoices):
         _line("an account's by an address of many", listed(account_id=account, address="shared")),
         _line("all accounts', cancelled", listed(statuses=["cancelled"])),
         _line("all accounts', by an address of many", listed(address="shared")),
+        _line("an account's by a part of a memo", listed(account_id=account, memo="memo of 77")),
+        _line("all accounts' by a memo that nobody has", listed(memo="nobody's")),
         _line("snapshot of an account", snapshot("account", account)),
         _line("snapshot of an address", snapshot("address", address)),
         _line("snapshot of an address of many", snapshot("address", lambda: "shared")),

@@ -682,8 +682,8 @@ BUGS: tuple[Bug, ...] = (
         "list_what_is_another_account_s",
         "accounts",
         "actions/invoices.py",
-        "        session.identity.require_account(action.account_id)\n",
-        "",
+        "session.identity.account_asked_for(action.account_id)",
+        "action.account_id or session.identity.account_id",
     ),
     Bug(
         "expire_nothing",
@@ -1063,16 +1063,16 @@ BUGS: tuple[Bug, ...] = (
         "ending",
         "server.py",
         """\
-            connections.cancel_scope.deadline = server.drain()
+            serving.cancel_scope.deadline = server.drain()
         background.cancel_scope.cancel()
 """,
-        "            connections.cancel_scope.deadline = server.drain()\n",
+        "            serving.cancel_scope.deadline = server.drain()\n",
     ),
     Bug(
         "drain_without_a_deadline",
         "ending",
         "server.py",
-        "            connections.cancel_scope.deadline = server.drain()\n",
+        "            serving.cancel_scope.deadline = server.drain()\n",
         "            server.drain()\n",
     ),
     Bug(
