@@ -4,7 +4,7 @@
      │       │└─── ticket ─→ settled ─↗
      └→ waiting ── to be awaited: run ↗
 
-Where nothing waits, nobody is woken: what takes no waiting is answered by who reads it, and the reply to what
+Where nothing waits, nobody is woken: what takes no waiting is answered by the reader, and the reply to what
 is one query goes out as its ticket is settled. What comes behind something that is under way waits, unless
 both are of one kind: these are asked without a pause, so that they join one batch, and none sees an older
 state than one before it. What is to be awaited is awaited by the task that runs here.
@@ -36,7 +36,7 @@ class Client(Protocol):
     """What answering needs of a connection.
 
     Attributes:
-        is_ending: Whether what comes is ignored, as of who keeps sending too much.
+        is_ending: Whether requests are ignored, as of a client that keeps sending too much.
     """
 
     @property

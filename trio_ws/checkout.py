@@ -22,6 +22,6 @@ def hide(row: Raw) -> Raw:
 
 
 def hide_in(event: Event) -> Event:
-    """Return an event as a customer is told it."""
+    """Return an event as a customer receives it."""
     shown = {"data": hide(event.data), "previous": hide(event.previous), "frame": b""}
     return msgspec.structs.replace(event, **shown)

@@ -155,7 +155,7 @@ def encode(message: object) -> bytes:
 
 
 def encode_event(event: Event) -> bytes:
-    """Return the event as the protocol tells it, with its position."""
+    """Return the event as the protocol spells it, with its position."""
     previous = msgspec.UNSET if event.previous == NOTHING else event.previous
     position = str(event.position)
     _encoder.encode_into(EventMessage(event.type, event.data, previous, position), _scratch)

@@ -166,7 +166,7 @@ class Connection:
         """
         if self._place.count(head) is not None:
             raise unavailable(self._settings, "No more connections are taken from there")
-        self._actions.close()  # who asks for a line says anew who it is
+        self._actions.close()  # a lasting connection authenticates again
         self._line = line = self._make_line(make)
         answer = None
         by = self._admitting.deadline = trio.current_time() + self._settings.head_seconds

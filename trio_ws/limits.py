@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 FEW = 1000  # clients, of whom those that have gone are looked for again and again: 0.3 ms
-ROUNDING = 1e-6  # who waits just as long as it was told to must not be refused over the last bit of a float
+ROUNDING = 1e-6  # a client that waits exactly as long as asked must not fail by the last bit of a float
 
 
 class Bucket:
@@ -74,7 +74,7 @@ class Allowances:
     """Those of clients that are known by name, over however many connections they ask."""
 
     def __init__(self) -> None:
-        # With the limits, which are reloaded: a name's new ones hold for who comes from then on.
+        # With the limits, which are reloaded: new limits apply to new clients.
         self._by_name: dict[tuple[str, float | None, float | None], Allowance] = {}
         self._tidy_at = FEW
 

@@ -1,4 +1,4 @@
-"""What lasts of a connection: one client that is told of events, until either side ends it.
+"""A connection that lasts: one client that receives events, until either side ends it.
 
     reader → replies → outbox → writer → wire
          the dispatcher ↗
@@ -32,7 +32,7 @@ from trio_ws.wire.stream import Wire
 
 logger = logging.getLogger(__name__)
 
-SHOWN_TOPICS = 20  # to who looks at a client: a client may follow thousands
+SHOWN_TOPICS = 20  # of a client in a list: it may follow thousands
 
 
 class Ending(NamedTuple):
@@ -44,7 +44,7 @@ class Ending(NamedTuple):
 
 
 class Line(ABC):
-    """Tells one client of events; a WebSocket or an event stream.
+    """Sends events to one client; a WebSocket or an event stream.
 
     Args:
         wire: The client's.
@@ -179,7 +179,7 @@ class Line(ABC):
 
     def fail(self, error: Exception) -> None:
         """End for a bug, which is this connection's alone."""
-        with logs.of(self._log_fields):  # whoever's task it is
+        with logs.of(self._log_fields):  # whichever task runs this
             logger.error("the connection failed", exc_info=error)
         metrics.BUGS.inc()
         self.end(CloseCode.INTERNAL_ERROR)

@@ -100,7 +100,7 @@ class _Failure(NamedTuple):
 
 
 class Scribe(logging.Handler):
-    """Writes lines from a thread of its own, so that who reads them slowly, or not at all, holds nobody up.
+    """Writes lines from a thread of its own, so that a slow reader of stderr, or none at all, blocks nothing.
 
     A failure that repeats within `SUM_UP_SECONDS` is counted, and the count is said after that.
 

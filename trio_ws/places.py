@@ -81,7 +81,7 @@ def _peer_of(stream: Stream) -> Address | None:
 
 
 def _name_of(address: Address) -> str:
-    """Return what is counted as one place: of IPv6 the network, for who has an address has all of it."""
+    """Return what is counted as one place: of IPv6 the network, since a client has all of it."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))
     return str(address)

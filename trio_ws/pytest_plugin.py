@@ -17,7 +17,7 @@ import pytest
 
 try:
     from pytest_trio import trio_fixture  # type: ignore[import-untyped]
-except ImportError:  # whoever has no use for it
+except ImportError:  # not installed where it is not used
     trio_fixture = None
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 ACCEPT_RETRY_SECONDS = 0.1
 READ_SECONDS = 5.0  # how long a read of the log may take before we say that we are not ready
 WRITE_SECONDS = 5.0  # for how long clients' writes may all fail before we say so
-TURNED_AWAY = 100  # callers that are told at one time why there is no room; others are just hung up on
+TURNED_AWAY = 100  # clients that get a response at a time when there is no room; others are just closed
 
 
 async def serve(
@@ -91,7 +91,7 @@ async def serve(
         ear: Hears clients that are silent; None: one for sockets.
         siblings: The processes that serve beside this one; None: there are none.
         parts: What serves requests.
-        task_status: Told when connections are accepted.
+        task_status: Started when connections are accepted.
 
     Raises:
         ActionError: the event log could not be read at the start.
@@ -249,7 +249,7 @@ class _Server:
             del self._live[connection]
 
     async def serve_pages(self, stream: Stream) -> None:
-        """Serve one who asks for pages alone."""
+        """Serve one that asks for pages alone."""
         settings = self._services.settings
         await self._serve_no_websocket(
             stream, self._measured_pages, settings.head_seconds, Refusal(404, "No WebSocket is here")
@@ -305,7 +305,7 @@ class _Server:
             return await pay(head.path.rpartition("/")[2], fetch, services.now())
 
     async def _admit(self, head: Head) -> None:
-        """Let by who has a token, where one is needed.
+        """Admit clients that have a token, where one is needed.
 
         Raises:
             Refusal: it has none.
@@ -332,7 +332,7 @@ class _Server:
     async def _turn_away(self, stream: Stream, limit: str) -> None:
         """Say that there is no room, to as many as that costs little; who accepted the stream closes it.
 
-        Who asks for a page gets it: a server that is full lives, and is not to be started anew.
+        Requests for pages are served: a server that is full is alive, and must not be restarted.
         """
         metrics.TURNED_AWAY.labels(limit).inc()
         logger.warning("connections are turned away: %s is reached", limit)
@@ -349,11 +349,11 @@ class _Server:
             self._turned_away.release_on_behalf_of(stream)
 
     def turn_away_all(self) -> None:
-        """Tell who comes from now on that we stop."""
+        """Refuse new clients from now on: the server is stopping."""
         self._drains = True
 
     async def _send_elsewhere(self, stream: Stream) -> None:
-        """Say that we stop, to who had called before the listener was closed."""
+        """Refuse a client that had connected before the listener was closed."""
         settings = self._services.settings
         refusal = unavailable(settings, "The server is stopping")
         await self._serve_no_websocket(stream, self.pages, settings.close_seconds, refusal)

@@ -1,8 +1,8 @@
 """The processes that serve as one: what is asked of one of them may be asked of all.
 
 Each listens on a Unix socket of its own, in a folder that nobody else may enter. A connection is one
-question, and its answer. Whom nobody answers for has ended, or hangs: then its part is missing, and the
-caller is told so.
+question, and its answer. A process that does not answer hangs: then its part is missing, and the
+reply says so.
 """
 
 import os

@@ -11,7 +11,7 @@ BEATS = 3  # in the time that systemd waits for one
 
 
 class Notifier:
-    """The way to whoever started us; without one, everything here does nothing.
+    """Notifies the service manager that started us; without one, everything here does nothing.
 
     Args:
         environment: `os.environ`, out of which the address is taken: what we start is not to speak for us.
@@ -32,7 +32,7 @@ class Notifier:
         self._tell("STOPPING=1")
 
     def reloading(self) -> None:
-        """Say that settings are read anew; `ready` ends it."""
+        """Say that settings are being reloaded; `ready` ends it."""
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def alive(self) -> None:

@@ -1,4 +1,4 @@
-"""What can be followed, and what is told of it: topics, events, and their positions in the event log."""
+"""Topics, which can be followed, their events, and positions in the event log."""
 
 import re
 import uuid
@@ -69,7 +69,7 @@ class Event(Struct, frozen=True, array_like=True, gc=False):
         return Position(self.name, self.seq)
 
     def is_visible_to(self, account: str | None) -> bool:
-        """Tell whether it is for who may see an account's events alone; None: any. Prices are for all."""
+        """Return whether a client of that account may see it; None: of any. Prices are for all."""
         return account is None or account in self.topics or self.type == "price.updated"
 
 

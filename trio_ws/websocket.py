@@ -3,7 +3,7 @@
     wire → _read → answers → outbox → _write → wire
                  the dispatcher ↗
 
-What can be answered at once is answered by who reads it.
+Requests that need no waiting are answered by the reader.
 """
 
 import math

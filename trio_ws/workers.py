@@ -37,7 +37,7 @@ class Workers:
     Args:
         command: What a worker is; its number is put behind it.
         orders: What it is told, one line.
-        shutdown: When it is set, all of them are told to stop.
+        shutdown: When it is set, all of them get the word to stop.
         patience_seconds: How long they may take for that; then they are killed.
     """
 
@@ -192,7 +192,7 @@ class _Line:
 
 
 class Heart:
-    """Tells the parent, on stdout, that this worker makes progress; what else there is it knows."""
+    """Tells the parent, on stdout, that this worker makes progress."""
 
     def __init__(self) -> None:
         self._next_beat = time.monotonic() + BEAT_SECONDS

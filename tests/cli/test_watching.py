@@ -89,7 +89,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c_also_without_the_server(tmp_path:
     port = str(free_port())
     with serving(tmp_path, port=port) as server:
         terminal = Terminal("top", server.url, "--interval", "0.2")
-        terminal.wait_for(r"events told.*0\.0/s")
+        terminal.wait_for(r"events sent.*0\.0/s")
         server.stop()
         terminal.wait_for("can't be reached")
     with serving(tmp_path, port=port):

@@ -73,7 +73,7 @@ class Services:
         settings: Those in force; they change when they are reloaded.
         now: The wall clock, in Unix seconds.
         ear: Hears clients that are silent.
-        allowances: Of who asks over plain HTTP, where a connection is no client.
+        allowances: Rate limits of plain HTTP clients, where a connection is not a client.
         siblings: The processes that serve beside this one.
         clients: Returns those of this process.
         tokens: Those that connections rely on.

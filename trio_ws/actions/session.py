@@ -62,7 +62,7 @@ class Session:
         without_token = CUSTOMER if services.settings.checkout else NOBODY
         self.identity = ANYBODY if services.settings.auth == "open" else without_token
         self.follower = follower
-        self._spelling = follower.spelling  # for who has a token
+        self._spelling = follower.spelling  # for clients with a token
         if self.identity.is_customer:
             follower.spelling = follower.spelling.for_customers
         self.named: dict[tuple[str, str | int], None] = {}
@@ -130,7 +130,7 @@ class Session:
         self.lose("no token came in time" if self.identity is NOBODY else "the token has expired")
 
     def lose(self, reason: str) -> None:
-        """Be nobody from now on, be told nothing any more, and end."""
+        """Lose the identity, receive nothing any more, and end."""
         self._is_lost = True
         self.identity = NOBODY
         self._services.dispatcher.unsubscribe_all(self.follower)

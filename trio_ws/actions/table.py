@@ -277,7 +277,7 @@ class Request:
         if isinstance(error, ActionError):
             return _failure(error)
         figures = {"request_id": self._request_id}  # a bug: logged whole, shown as nothing
-        with logs.of(self._session.log_fields):  # whoever's task it is
+        with logs.of(self._session.log_fields):  # whichever task runs this
             logger.error("%s failed", name, exc_info=error, extra={"figures": figures})
         metrics.BUGS.inc()
         return Failure(message="Internal server error", code="internal")

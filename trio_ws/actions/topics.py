@@ -15,7 +15,7 @@ from trio_ws.messages import Resume, Subscribe, Subscribed, Success, Unsubscribe
 from trio_ws.paging import Cursor
 from trio_ws.topics import Position, Topic
 
-# How long a position that another process has told of may take to reach this one: some looks at the log.
+# How long a position that another process has sent may take to reach this one: some polls of the log.
 AHEAD_SECONDS = 1.0
 
 Later = Callable[[], Awaitable[Success]]
@@ -136,7 +136,7 @@ def _check_room(count: int, services: Services) -> None:
 
 
 async def _come_to(after: Position, services: Services) -> bool:
-    """Wait for what another process told of; tell whether all after it, and nothing else, is to be had."""
+    """Wait for a position that another process has sent; return whether all after it can be replayed."""
     log = services.dispatcher.log
     if log.is_ahead(after) and not await services.tail.find_out(after.seq, AHEAD_SECONDS):
         raise Unavailable("The event log is behind")
@@ -163,7 +163,7 @@ def _allowed(type_: str, id_: str | int, session: Session) -> Topic:
 
 
 async def _reach(position: Position, services: Services) -> None:
-    """Wait until this process has told of all that a snapshot holds."""
+    """Wait until this process has published all that a snapshot contains."""
     services.tail.wake()
     if not await services.dispatcher.log.reach(position.seq, AHEAD_SECONDS):
         raise Unavailable("The event log is behind")

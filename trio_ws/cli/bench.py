@@ -1,4 +1,4 @@
-"""`trio-ws bench`: how fast a server that runs answers and tells, from here, in one line.
+"""`trio-ws bench`: how fast a running server answers and delivers events, measured from here, in one line.
 
 A first look, bounded in count and time. What it costs beside other servers is for `scripts/bench`.
 """
@@ -43,7 +43,7 @@ def bench(
 ) -> None:
     """Measure a running server: requests a second and their latency, or the lag of events.
 
-    `create` and `events` make invoices that stay. A client that is told to slow down does; raise the
+    `create` and `events` create invoices that stay. A client slows down when the server says so; raise the
     server's `requests_per_second` to measure more than it allows.
     """
     server = target.server
@@ -181,7 +181,7 @@ class Run:
     async def _heed(self, reply: dict[str, Any], turns: int = 1) -> None:
         """Count an error, and leave the server alone for as long as it asks for, for each that is under way.
 
-        Who comes back for each of them sooner is too fast with the others, and is ended with 4029.
+        A client that returns sooner for each of them is too fast with the others, and is closed with 4029.
         """
         self._errors[reply["code"]] += 1
         await trio.sleep(turns * reply.get("retry_after_seconds", 0.1))

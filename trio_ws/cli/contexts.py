@@ -49,7 +49,7 @@ class Contexts(msgspec.Struct, forbid_unknown_fields=True):
     """The whole file.
 
     Attributes:
-        current: The name of the one that commands use unless they are told otherwise; None: none.
+        current: The name of the one that commands use by default; None: none.
         contexts: All of them, by their names.
     """
 
@@ -73,7 +73,7 @@ class Contexts(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def in_use(self) -> str | None:
-        """The name of the one that commands use unless they are told otherwise."""
+        """The name of the one that commands use by default."""
         return os.environ.get(CONTEXT_VARIABLE) or self.current
 
 
@@ -242,7 +242,7 @@ def show(
 
 
 def use(name: Name, /) -> None:
-    """Have commands use a saved server unless they are told otherwise."""
+    """Make a saved server the default of all commands."""
     with changing() as contexts:
         contexts.get(name, "context use")
         contexts.current = name

@@ -41,7 +41,7 @@ def tail(
 ) -> None:
     """Read the event log itself, in order, and go on with what comes, until Ctrl-C.
 
-    It needs no server, and stays when PostgreSQL goes away and comes back.
+    It needs no server, and keeps running when PostgreSQL is away for a while.
     """
     settings, _ = options.load()
     configure_logs(settings)

@@ -3,8 +3,8 @@
 Where one of the standard files was closed, the next file or socket that is opened would take its place, and
 what is written to it would go there.
 
-The kernel gives process 1 whoever has lost its parent, as PostgreSQL's processes when theirs was killed, and
-keeps from it each signal that it has no handler for, even its own.
+The kernel gives process 1 all processes that lost their parent, such as PostgreSQL's when that was killed,
+and keeps from it each signal that it has no handler for, even its own.
 """
 
 import os
@@ -45,7 +45,7 @@ def leave_process_1() -> None:
 
 
 def _bury(child: int) -> int | None:
-    """Take leave of whoever has ended, and return the child's exit status, if it is among them."""
+    """Reap the processes that have ended, and return the child's exit status, if it is among them."""
     while (ended := os.waitpid(-1, os.WNOHANG))[0]:
         if ended[0] == child:
             return os.waitstatus_to_exitcode(ended[1])

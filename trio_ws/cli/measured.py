@@ -68,7 +68,7 @@ class Change(NamedTuple):
 
     def _grown(self, name: str) -> dict[Labels, float]:
         before = self.before.get(name, {})
-        # A server that was started anew counts from 0, and what it has counted since has grown.
+        # A restarted server counts from 0, and what it has counted since has grown.
         return {
             labels: value - before.get(labels, 0.0) if value >= before.get(labels, 0.0) else value
             for labels, value in self.now.get(name, {}).items()

@@ -21,7 +21,7 @@ from trio_ws.http.paths import ACTIONS, EVENTS
 from trio_ws.settings import SettingsError
 
 SECONDS = 60.0  # for anything to come: a stream has a comment each `ping_seconds`, which are 20
-RETRY_SECONDS = 1.0  # before it comes back, unless the server says another time
+RETRY_SECONDS = 1.0  # before it reconnects, unless the server says another time
 _PLAIN = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 _OK, _COME_AGAIN = 200, (429, 503)
 

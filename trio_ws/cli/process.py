@@ -24,7 +24,7 @@ class Listener(Protocol):
         """Clients can connect."""
 
     def reloading(self) -> None:
-        """Settings are read anew; `ready` ends it."""
+        """Settings are being reloaded; `ready` ends it."""
 
     def stopping(self) -> None:
         """It drains."""
@@ -39,7 +39,7 @@ class Process:
     Args:
         settings: Those in force.
         listener: Who hears how it fares.
-        load: Reads settings anew; None: they come from elsewhere, and SIGHUP does nothing.
+        load: Reloads settings; None: they come from elsewhere, and SIGHUP does nothing.
         has_terminal: Whether it was started from a terminal, whose end is SIGHUP too.
 
     Attributes:

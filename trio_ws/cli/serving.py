@@ -76,7 +76,7 @@ class Orders(msgspec.Struct):
 def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
     """Run the server until SIGTERM or SIGINT; a second one ends it at once.
 
-    SIGHUP has it read its settings anew: limits, origins and the log's level.
+    SIGHUP reloads its settings: limits, origins and the log level.
     """
     leave_process_1()
     for number in STOPPING:
@@ -313,7 +313,7 @@ def _unwind(_: int, __: object) -> None:
 
 
 def _let_pass(_: int, __: object) -> None:
-    """Read no settings anew where none are in force yet, or any more."""
+    """Ignore SIGHUP before settings are in force, and after."""
 
 
 def _say_where(process: Process, sockets: list[socket.socket]) -> None:

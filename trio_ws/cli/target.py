@@ -110,7 +110,7 @@ class _Given(NamedTuple):
 
 
 def _in_use() -> _Given:
-    """Return the context that commands use unless they are told otherwise."""
+    """Return the context that commands use by default."""
     found = contexts.load()
     return _Given() if found.in_use is None else _Given.of(found.get(found.in_use, CONTEXT_VARIABLE))
 

@@ -23,7 +23,7 @@ from trio_ws.errors import StartupError
 from trio_ws.settings import SettingsError
 
 EXPIRES_SECONDS = 1.0  # of an invoice that is to expire: long enough for it to be seen before
-PATIENCE_SECONDS = 30.0  # for it to expire: a server looks for such each 0.5 s unless it is told otherwise
+PATIENCE_SECONDS = 30.0  # for it to expire: a server polls each 0.5 s by default
 LEAST_AMOUNT = 2  # so that half of it is something
 
 Invoice = Mapping[str, Any]

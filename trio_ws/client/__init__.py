@@ -1,4 +1,4 @@
-"""The Python client: asks, watches and follows, comes back after any loss of line, and goes on where it was.
+"""The Python client: sends requests, watches and follows, reconnects by itself, and resumes where it was.
 
     async with connect("ws://localhost:8080", token=TOKEN) as client:
         invoice = await client.create_invoice(amount=1000, currency="USD", account_id=1)

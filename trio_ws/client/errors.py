@@ -1,4 +1,4 @@
-"""What can go wrong for one who asks or follows."""
+"""What can go wrong with a request, or while following."""
 
 from typing import Any
 

@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Something may have been missed before this position: fetch anew what matters."""
+    """Events may be missing before this position: fetch again what matters."""
 
     position: str
 
@@ -243,7 +243,7 @@ class Follower(Generic[T]):
         async with self._consumer:
             with following, contextlib.suppress(trio.BrokenResourceError):
                 try:
-                    while True:  # noqa: ASYNC110 - nobody tells us when the server is back
+                    while True:  # noqa: ASYNC110 - nothing notifies us when the server is back
                         await trio.sleep(await self._follow_once())
                 except (Refused, Disconnected) as error:
                     await self._consumer.send(error)

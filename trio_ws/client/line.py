@@ -97,7 +97,7 @@ class Line:
 
 
 async def next_message(socket: WebSocketConnection) -> dict[str, Any]:
-    """Return the next message; a line on which nothing comes is tried, and given up if it is dead.
+    """Return the next message; a silent connection is tested with a ping, and ended if it is dead.
 
     Raises:
         ConnectionClosed: there is none, or what came is no message of this protocol.

@@ -14,7 +14,7 @@ from trio_ws import metrics
 from trio_ws.database.tickets import Ticket
 from trio_ws.errors import ActionError, Unavailable
 
-MOST = 256  # in a batch: one takes some 10 ms, and who comes next waits for it
+MOST = 256  # in a batch: one takes some 10 ms, and the next request waits for it
 WORKERS = 2  # one batch waits for the disk while another is read and written
 LOOKS = 10  # for those that wait too long, in the time that they may
 QUEUE = 10_000  # requests that wait, at most: as many as there are connections, by default
@@ -130,7 +130,7 @@ class Batches:
 
 
 def _settle(done: Sequence[tuple[Ticket[Any], Any]]) -> None:
-    """Give each its outcome, and only then tell: who has asked for several is told of all at once."""
+    """Set all outcomes before any callback runs: a client that asked for several gets them together."""
     for ticket, outcome in done:
         ticket.settle(outcome)
     for ticket, _ in done:

@@ -1,7 +1,8 @@
 """A private PostgreSQL under a data directory: made on first use, kept between runs, ended with its owner.
 
-One owner at a time: whoever holds the lock on `DATA_DIR/lock` started the server and stops it. The kernel
-lets the lock go when the owner dies, however it dies, and the guard of `programs.py` stops the server then.
+One owner at a time: the process that holds the lock on `DATA_DIR/lock` starts and stops the server. The
+kernel releases the lock when the owner dies, however it dies, and the guard of `programs.py` stops the server
+then.
 """
 
 import fcntl
@@ -35,7 +36,7 @@ LONGEST_SOCKET_PATH = 107 if os.uname().sysname == "Linux" else 103  # sockaddr_
 INITDB = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions")
 OPTIONS = {
     "listen_addresses": "",
-    "unix_socket_permissions": "0700",  # trust authentication trusts whoever gets this far
+    "unix_socket_permissions": "0700",  # trust authentication trusts anybody who gets this far
     "port": "5432",
     # Nobody rotates its log: no checkpoints in it, and no statement that a client got wrong.
     "logging_collector": "off",
@@ -181,7 +182,7 @@ class EmbeddedPostgres:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     def restart(self) -> None:
-        """Start it anew after it has ended.
+        """Start it again after it has ended.
 
         Raises:
             StartupError: it does not start.
@@ -212,7 +213,7 @@ class EmbeddedPostgres:
             try:
                 status = process.wait()
             finally:
-                _end(process)  # where we were told to stop meanwhile
+                _end(process)  # if a signal said to stop meanwhile
             output.seek(0)
             said = output.read().decode(errors="replace").strip().splitlines() or ["it does not say why"]
         if status:

@@ -96,7 +96,7 @@ class Hosts:
     Args:
         conninfo: What of it names no hosts, such as a service, is left to libpq.
         prepare: Begins a session, and returns which primary it is on.
-        fence: Refuses some; None: whoever answers is good, a standby too.
+        fence: Refuses some; None: any server that answers, also a standby.
     """
 
     def __init__(

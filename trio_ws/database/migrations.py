@@ -29,7 +29,7 @@ ADVICE = "check --database-url, or leave it out for an embedded PostgreSQL"
 LOCK_KEY = 0x7472696F5F7773  # "trio_ws"
 LOCK_SECONDS = 300.0  # a migration of a large table in another process takes its time
 LOCK_POLL_SECONDS = 0.1
-# Our schema, and who may do as they like there anyway: superusers, its and the database's owner, and we, with
+# Our schema, and the roles that have all rights there: superusers, its and the database's owner, and we, with
 # the roles that we are a member of, but a superuser is a member of all.
 _OURS = "to_regnamespace($schema$@schema@$schema$)"
 _TRUSTED = (
@@ -56,7 +56,7 @@ _THEIR_FUNCTIONS = (
     " SELECT pg_describe_object(kind, oid, 0), pg_get_userbyid(owner) FROM theirs"
     f" WHERE owner NOT IN {_TRUSTED} ORDER BY 1 LIMIT 1"
 )
-# Whoever comes to a table after an ALTER that waits for it waits behind it. A client's statement has 2 s.
+# Every statement on a table waits behind an ALTER that waits for that table. A client's statement has 2 s.
 TABLE_LOCK_TIMEOUT = "'1s'"
 TABLE_LOCK_PAUSE_SECONDS = (0.5, 1.5)  # until the next try, so that the others get on
 
@@ -70,7 +70,7 @@ class Migration(NamedTuple):
 
     @property
     def checksum(self) -> str:
-        """What tells this form of the file from any other."""
+        """What identifies this form of the file."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 

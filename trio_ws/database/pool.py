@@ -63,7 +63,7 @@ class Pool:
     Args:
         conninfo: Where it is.
         statement_seconds: How long a statement may take.
-        fence: Refuses primaries that were replaced; None: whoever answers is good, a standby too.
+        fence: Refuses primaries that were replaced; None: any server that answers, also a standby.
         is_pooled: Whether a pooler is between us, such as PgBouncer.
         name: What people know it by.
     """
@@ -256,7 +256,7 @@ class Pool:
     async def cut_the_silent(self, over: trio.Event) -> None:
         """Cut connections whose statement has outlived its own timeout: the server does not answer.
 
-        Shielded, and to the last query, which who is cancelled still waits for.
+        Shielded, and to the last query: a cancelled caller still waits for it.
         """
         with trio.CancelScope(shield=True):
             while not over.is_set() or self._busy:
@@ -276,7 +276,7 @@ class Pool:
 
 
 def _cut(connection: Connection) -> None:
-    """Have who waits for this connection see it end. This needs no descriptor of its own."""
+    """End the connection for those that wait for it. This needs no descriptor of its own."""
     try:
         transport = socket.socket(fileno=connection.fileno())
     except (psycopg.Error, OSError):

@@ -25,7 +25,7 @@ CACHE = Path("/var/cache/trio-ws")
 
 # A dead man's pipe: however we die, a shell that reads a pipe from us then ends the program. It is forked
 # before the program takes over this shell's process, so there is no moment without it, and twice, so that
-# it is no child of the program's. A line on the pipe tells it that it is not needed any more.
+# it is no child of the program's. A line on the pipe says that it is not needed any more.
 # (PR_SET_PDEATHSIG would not do: it fires when the thread that spawned ends, and is Linux's alone.)
 _GUARDED = """
 exec 3<&0 </dev/null

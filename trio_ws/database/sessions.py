@@ -5,8 +5,8 @@ encoding, time limits, a search path. What would change what our statements read
 in every session.
 
 The search path is PostgreSQL's own schema and no other. PostgreSQL finds a function or operator by the best
-match among all schemas on the path. So whoever may create in one of them could have its own function called
-in place of PostgreSQL's, with the rights of our role. Our statements name our schema by `@schema@`.
+match among all schemas on the path. So a role that may create in one of them could have its own function
+called in place of PostgreSQL's, with the rights of our role. Our statements name our schema by `@schema@`.
 """
 
 import functools
@@ -26,7 +26,7 @@ ENCODING = "UTF8"
 
 # None of these is left to a role, a database, PGOPTIONS, PGTZ, PGDATESTYLE or the like. They are PostgreSQL's
 # own defaults, but for the encoding, the zone, and jit, which takes longer than our statements do. One is not
-# here: whoever sets default_transaction_read_only, for maintenance or on a full disk, wants nobody to write.
+# here: default_transaction_read_only is set for maintenance or on a full disk, so that nobody writes.
 SETTINGS = {
     "client_encoding": ENCODING,
     "default_transaction_isolation": "'read committed'",
@@ -91,7 +91,7 @@ class Primary(NamedTuple):
 
 
 def refuse_pooler(connection: Connection, conninfo: str) -> None:
-    """Refuse a pooler that has a session for whoever asks next: they would get our settings and our lock.
+    """Refuse a pooler that gives a session to the next client: that one would get our settings and our lock.
 
     Before anything is set; where a pooler keeps a session for its client, it is as good as none.
 

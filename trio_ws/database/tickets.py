@@ -1,4 +1,4 @@
-"""What a query brings once it has: asked for at once, and waited for by whoever likes, or by nobody."""
+"""The result of a query: asked for at once, and waited for by any number of tasks, or by none."""
 
 import math
 from collections.abc import Callable
@@ -81,7 +81,7 @@ class Ticket(Generic[T]):
         return self._outcome
 
     def settle(self, outcome: Any) -> None:
-        """Give it its outcome. Nobody is told before `tell`, so that all of a batch are told together."""
+        """Set its outcome. Callbacks wait for `tell`, so that all of a batch run together."""
         if isinstance(outcome, Exception):
             self._trace = outcome.__traceback__
         elif self._make is not None:
@@ -92,7 +92,7 @@ class Ticket(Generic[T]):
         self._outcome = outcome
 
     def tell(self) -> None:
-        """Tell who waits that there is an outcome."""
+        """Run the callbacks, and wake those that wait."""
         for call in self._calls:
             call()
         self._calls.clear()

@@ -59,7 +59,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "trio_ws",
             "version": trio_ws.__version__,
-            "summary": "A server for invoices, payments and prices that tells of each change.",
+            "summary": "A server for invoices, payments and prices that notifies of each change.",
             "description": (
                 "The actions of the WebSocket, one a request, and its events as a stream. Fields that are "
                 "not known are ignored, by either side. What each error's code means stands at its schema."
@@ -161,13 +161,13 @@ def _events() -> dict[str, Any]:
         ),
         "parameters": [
             topics,
-            parameter("after", "All that came after this position is told first.", position),
-            parameter("snapshot", "Whether each topic's state is told first.", {"type": "boolean"}),
+            parameter("after", "Events after this position are sent first.", position),
+            parameter("snapshot", "Whether each topic's state is sent first.", {"type": "boolean"}),
             parameter("Last-Event-ID", "The same as `after`, and goes before it.", position, "header"),
         ],
         "responses": {
             "200": {
-                "description": f"It goes on until either side ends it.\n\n{told}",
+                "description": f"The stream goes on until either side ends it.\n\n{told}",
                 "content": {CONTENT_TYPE: {"schema": {"type": "string"}, "example": _stream()}},
             },
             **{str(status): _reference_to_response(status) for status in (400, 401, 403, 429, 500, 503, 504)},

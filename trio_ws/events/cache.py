@@ -29,8 +29,8 @@ class Stretch(NamedTuple):
 class Page:
     """Events that follow each other, and which of them concern a topic.
 
-    Of a herd that comes back each client wants a few events of thousands: 10 000 clients that look up theirs
-    are served in half the time that they take to look at all (`scripts/bench herd`).
+    When all clients reconnect at once, each wants a few events of thousands: 10 000 clients that look up
+    theirs are served in half the time that they take to look at all (`scripts/bench herd`).
     """
 
     def __init__(self, events: Sequence[Event] = ()) -> None:

@@ -1,6 +1,6 @@
-"""Topics to followers: who is told of an event. Nothing here waits.
+"""Topics to followers: which clients receive an event. Nothing here waits.
 
-Dictionaries stand in for ordered sets, so that followers are told in the order in which they came, run
+Dictionaries stand in for ordered sets, so that followers are notified in the order in which they came, run
 after run.
 """
 
@@ -21,7 +21,7 @@ TURN_DELIVERIES = 64
 
 
 class Watcher(Protocol):
-    """Who has to know of events that no client is told of."""
+    """Has to know of events that no client receives."""
 
     def on_event(self, event: Event) -> None:
         """What it watches has changed."""
@@ -46,7 +46,7 @@ class Dispatcher:
     """Holds the send end of each follower's line, by topic.
 
     Args:
-        log: Where events are noted before anybody is told of them.
+        log: Where events are noted before they are sent.
     """
 
     def __init__(self, log: Log) -> None:

@@ -26,18 +26,18 @@ RETRY_SECONDS = 0.5  # pause while the log can't be read
 
 
 class Follower:
-    """What the dispatcher tells of events, and what a connection's writer takes frames from.
+    """The dispatcher gives it events, and a connection's writer takes frames from it.
 
     Args:
         log: Where it reads on when it is behind.
         outbox: The frames that wait for its writer.
-        end: Called when it can't be told what it missed; it must end then.
-        spelling: How it is told of events.
+        end: Called when it can't get what it missed; it must end then.
+        spelling: How events are encoded for it.
 
     Attributes:
         topics: What it follows, and from which position on.
         account: The only account whose events it may see, as a topic; None: any. Prices are for all.
-        spelling: How it is told of events.
+        spelling: How events are encoded for it.
     """
 
     # Waiting for memory that is far away is most of what telling a thousand of them takes: with slots here,
@@ -84,7 +84,7 @@ class Follower:
             self.topics[topic] = min(after, self.topics.get(topic, after))
 
     def hold(self) -> None:
-        """Have what happens wait in the log until the writer takes, and be told in its order then."""
+        """Leave new events in the log until the writer takes them, in their order."""
         self._read_from(self._log.end.seq)
 
     def tell(self, event: Event, spelled: dict[Spelling, bytes]) -> None:

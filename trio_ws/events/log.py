@@ -92,7 +92,7 @@ class Log:
             if page is not None and len(page.events) == place:
                 page.extend(events[: PAGE - place])
                 self._pages.keep(number, page, page.size)
-            # Else it was read while these were on their way, and is read again by who needs more of it.
+            # Else it was read while these were on their way; followers that need more read it again.
             events = events[PAGE - place :]
 
     def remembers(self, position: Position) -> bool | None:
@@ -112,7 +112,7 @@ class Log:
         return place >= 0 and page.events[place].position == position
 
     def is_ahead(self, position: Position) -> bool:
-        """Tell whether another process may have told of a position that this one has not heard of yet."""
+        """Return whether another process may have sent a position that this one has not read yet."""
         return position.seq > self.end.seq
 
     async def prove(self, position: Position) -> bool:

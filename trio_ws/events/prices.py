@@ -1,4 +1,4 @@
-"""All prices in memory: read once, then kept right by the event log, whoever writes.
+"""All prices in memory: read once, then kept up to date by the event log, no matter which program writes.
 
 The log and the book agree at each moment: what the book was read with is waited for, and each event that the
 log has from there on is put on top of it. An event costs what it changes, and a page what it holds, however

@@ -20,7 +20,7 @@ class Spelling:
         spell: Returns the bytes.
 
     Attributes:
-        for_customers: The same for who has no token, and sees less of each event.
+        for_customers: The same for customers, who see less of each event.
     """
 
     __slots__ = ("for_customers", "spell")

@@ -1,4 +1,4 @@
-"""Counts the invoices that get a status, as the events of the log say: whoever changed them.
+"""Counts the invoices that get a status, as the events of the log say, no matter which program changed them.
 
 Each process reads all events, so each counts all invoices, from when it started. It takes
 0.3 µs an event: less than a tenth of what one costs that nobody follows, where many come at once
@@ -35,4 +35,4 @@ def count_statuses(events: Sequence[Event]) -> None:
             ):
                 metrics.count_invoice(_decode(event.data).status)
         except msgspec.DecodeError:
-            continue  # of another shape: that is for who follows it to say
+            continue  # of another shape: that is for its followers to report

@@ -74,7 +74,7 @@ class Tail:
         """Wait until the log is known up to a number or, by a look that begins after this, up to its end.
 
         Returns:
-            Whether either is so. What anybody was told of had committed, so such a look decides.
+            Whether either is so. Only committed events are sent, so such a poll decides.
         """
         before = self._looks
         self.wake()

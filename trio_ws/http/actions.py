@@ -1,4 +1,4 @@
-"""`POST /actions`: one action a request, for who has no line. The same structs, the same table.
+"""`POST /actions`: one action for each request. The same structs and the same table.
 
 Connections are cheap here, and one of a proxy may carry many clients' requests. So what a client may ask is
 counted by its token, or else by its address, over however many connections it asks.
@@ -239,7 +239,7 @@ class Actions:
         return self._services.allowances.of(self._counted_as, *limits, trio.current_time())
 
     def _end(self, code: CloseCode, reason: str, *, seconds: float) -> None:
-        """End the connection of who keeps sending too much; who has lost its token can bring another."""
+        """End a client that keeps sending too much; one that lost its token can bring another."""
         del reason, seconds
         if code is CloseCode.RATE_LIMITED:
             self._is_ended = True
@@ -251,7 +251,7 @@ class Actions:
 
 
 def for_programs(refusal: Refusal) -> Refusal:
-    """Return a refusal whose body is a reply, for who reads no other."""
+    """Return a refusal whose body is a reply, for programs that read no other."""
     code = "unavailable" if refusal.status == STATUSES["unavailable"] else "not_found"
     refusal.json = encode(Failure(message=refusal.reason, code=code)) + b"\n"
     return refusal

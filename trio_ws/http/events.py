@@ -54,8 +54,8 @@ class Query(NamedTuple):
 
     Attributes:
         topics: What to follow.
-        after: A position: all that came after it is told first; None: the end of the log.
-        snapshot: Whether each topic's state is told first.
+        after: A position. Events after it are sent first. None: the end of the log.
+        snapshot: Whether each topic's state is sent first.
     """
 
     topics: list[WantedTopic]
@@ -91,7 +91,7 @@ class EventStream(Line):
         self._over = trio.Event()  # the client has gone, or we end it
 
     async def admit(self, head: Head) -> bytes:
-        """Follow what is asked for, and return the response's head; what is told first waits in the outbox.
+        """Follow what is asked for, and return the response's head; the first blocks wait in the outbox.
 
         There it has the time that all else has that goes out: a megabyte of snapshots takes a slow client
         longer than a head may.
@@ -115,14 +115,14 @@ class EventStream(Line):
         return respond_to_head(self._told)
 
     async def _follow(self, query: Query) -> list[bytes]:
-        """Follow what is asked for, and return what is told first.
+        """Follow what is asked for, and return the first blocks.
 
         Raises:
             Refusal: some of it can't be followed.
             TooManySubscriptions: it is too much to tell.
         """
         # While one snapshot is read, what happens to the topics before it waits in the log: else it would be
-        # told before older events of the topics after it.
+        # sent before older events of the topics after it.
         self._follower.hold()
         most = self._settings.requests_burst
         if query.snapshot and most is not None and len(query.topics) > most:  # waiting would not help
@@ -222,10 +222,10 @@ def respond_to_head(told: Mapping[str, str]) -> bytes:
 
 
 def _tell(followed: Subscribed, reply: bytes, after: str | None, *, is_first: bool) -> Iterator[bytes]:
-    """Return what a client is told that follows something now.
+    """Return the blocks for a client that follows something now.
 
     The first position is the one from which it goes on, with all topics: a later one would be its last if
-    it came no further, and what it had not been told by then would be lost.
+    it came no further, and what it had not received by then would be lost.
     """
     begins = after if after is not None and followed.recovered else followed.position
     yield encode_block("subscribed", reply.rstrip(), position=begins if is_first else None)

@@ -50,7 +50,7 @@ def telling(told: Mapping[str, str]) -> Iterator[None]:
 
 
 def answer_preflight(methods: Sequence[str], told: Mapping[str, str]) -> Page:
-    """Return what a browser is told before it sends a page's request.
+    """Return the headers that a browser needs before it sends a page's request.
 
     Args:
         methods: Those that are known at this path.

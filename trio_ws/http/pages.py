@@ -23,7 +23,7 @@ class Page(NamedTuple):
         content_type: Of what kind that is.
         status: The HTTP status.
         etag: Names this content, as RFC 9110 section 8.8.3 has it; who holds it is not sent it again.
-            None: it is made anew each time, and nobody may keep it.
+            None: it is made each time, and must not be cached.
         headers: What else the response says.
     """
 
@@ -42,12 +42,12 @@ class Pages:
     """What is found, by path; a path that ends with a slash stands for all that begin with it.
 
     One page is made in a turn of the event loop, however many ask: measurements take milliseconds, and who
-    asks for them on a hundred connections is no more trouble to others than who asks on one.
+    asks for them on a hundred connections costs others no more than one that asks on one.
 
     Args:
         makers: What makes each.
-        guarded: The same, for who is let in.
-        admit: Raises `Refusal` for who is not.
+        guarded: The same, for those that `admit` lets in.
+        admit: Raises `Refusal` for all others.
         asked: Finds out what a page needs, which takes waiting: for many of these at once.
     """
 

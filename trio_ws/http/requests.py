@@ -1,6 +1,7 @@
-"""One connection's plain requests, one after the other, until one asks for a line.
+"""One connection's plain requests, one after the other, until one asks for a WebSocket or an event stream.
 
-Connections are kept, and each wait has its deadline; what can't be answered ends them, and is told why.
+Connections are kept, and each wait has its deadline. A request that can't be answered ends its connection,
+with a response that says why.
 """
 
 import math

@@ -34,6 +34,6 @@ MAX_EXPIRY_SECONDS = 366 * 86400
 
 
 class Asked(Struct, tag_field="action", kw_only=True):
-    """A request. Its `request_id`, if it has one, comes back in the reply."""
+    """A request. The reply repeats its `request_id`, if it has one."""
 
     request_id: RequestId | None = None

@@ -9,7 +9,7 @@ from trio_ws.wire.ear import RECEIVE_BYTES, Hear, Read
 
 
 class SimulatedEar:
-    """Tells of each stream once when something new has come."""
+    """Notifies of each stream once when something new has come."""
 
     def __init__(self) -> None:
         self._nursery: trio.Nursery | None = None  # while it listens

@@ -48,7 +48,7 @@ class SimulatedGateway(Answering):
         return self.database.now()
 
     def end_sessions(self) -> None:
-        """End all of them, as an administrator does, or PostgreSQL where it is started anew."""
+        """End all of them, as an administrator does, or PostgreSQL when it restarts."""
         self._sessions.clear()
         self._listening.cancel()
 

@@ -38,7 +38,7 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         self._calls, self._accepted = trio.open_memory_channel[SimulatedStream](0)
 
     def listen(self) -> None:
-        """Take lines again, for a server that starts anew."""
+        """Accept connections again, for a server that restarts."""
         self._accepted.close()
         self._calls, self._accepted = trio.open_memory_channel[SimulatedStream](0)
 
@@ -72,14 +72,14 @@ class SimulatedNetwork(trio.abc.Listener[Stream]):
         return self._backlog.popleft()
 
     def close(self) -> None:
-        """Take no more lines: whoever calls is refused, and who waits for it to accept, too."""
+        """Accept no more connections: new clients are refused, and those that wait, too."""
         self._accepted.close()
         while self._backlog:
             self._backlog.popleft().line.cut()
 
     async def aclose(self) -> None:
         """Do the same, as listeners do."""
-        self.close()  # first, for whoever closes it may be cancelled
+        self.close()  # first, since closing it may be cancelled
         await trio.lowlevel.checkpoint()
 
     async def call(self) -> SimulatedStream:

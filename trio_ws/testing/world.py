@@ -142,7 +142,7 @@ class World:
         self._to_reloads.send_nowait(self.settings)
 
     async def start(self) -> None:
-        """Start the server anew, after its end, on the same network and database.
+        """Start the server again after its end, on the same network and database.
 
         Raises:
             ActionError: it can't, for the database is away.

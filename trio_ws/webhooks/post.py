@@ -18,7 +18,7 @@ import trio
 from trio_ws.endpoint import Endpoint, is_public
 from trio_ws.webhooks.answer import Answer
 
-HEAD_BYTES = 16384  # of an answer; what h11 takes unless told
+HEAD_BYTES = 16384  # of a response; the default of h11
 CONNECT_SECONDS = 3.0  # for one of several addresses, so that the next one has its turn
 # At a time: a look-up that nobody answers goes on in its thread after we have given it up. Under trio's own
 # limit, of 40, a few such names would hold up all others, and what else takes threads from there.

@@ -2,7 +2,7 @@
 
 The kernel lets clients in before we accept them. When a socket that listens is closed, it resets those that
 wait there, though they have sent their request. So a server that stops has the kernel let in nobody more,
-accepts who is there, and only then closes.
+accepts those that are there, and only then closes.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ Serve = Callable[[Stream], Awaitable[None]]
 # 0.3 s. Who calls meanwhile tries again after a second (RFC 6298), and finds another server or none.
 HANDSHAKE_SECONDS = 0.5
 
-TURNS = 3  # of the event loop, of which accepting one who waits takes one
+TURNS = 3  # of the event loop, of which accepting one client takes one
 
 SO_ATTACH_FILTER = 26  # of Linux, for which Python has no name
 # A classic BPF program, which sees a packet from its TCP header on: drop what has the flag SYN in byte 13.
@@ -43,7 +43,7 @@ _NO_SYN = b"".join(
 
 
 async def accept(listener: Listener, serve: Serve, nursery: trio.Nursery) -> None:
-    """Serve who calls, until cancelled or the listener is closed; then also who waits, in the nursery.
+    """Serve clients until cancelled or the listener is closed; then also those that wait, in the nursery.
 
     Args:
         listener: Where they call.
@@ -76,7 +76,7 @@ async def _finish(listener: Listener, serve: Serve, nursery: trio.Nursery) -> No
 
 
 async def _accept_at_once(listener: Listener) -> Stream | None:
-    """Return who waits already, or None where nobody does."""
+    """Return a client that waits already, or None."""
     accepted: Stream | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_soon, nursery.cancel_scope)

@@ -18,7 +18,7 @@ BEARER_SUBPROTOCOL = "bearer."  # what browsers can send: they set no header
 
 
 def refuse_plain(head: Head) -> Refusal:
-    """Return what a request is told that asks for no WebSocket where there is nothing else."""
+    """Return the response to a request for no WebSocket where there is nothing else."""
     try:
         check_place(head)
     except Refusal as refusal:
@@ -27,14 +27,14 @@ def refuse_plain(head: Head) -> Refusal:
 
 
 def unavailable(settings: Settings, reason: str) -> Refusal:
-    """Return what is told to who has to come again, each in a time of its own."""
+    """Return the response to a client that has to retry, each after a time of its own."""
     seconds = random.uniform(0, settings.retry_spread_seconds)  # noqa: S311 - hides nothing
     return Refusal(503, reason, Retry_After=str(math.ceil(seconds)))
 
 
 @contextmanager
 def refusing(settings: Settings) -> Iterator[None]:
-    """Have what is wrong with a token, or with finding out, be told in HTTP.
+    """Turn what is wrong with a token, or with checking it, into an HTTP response.
 
     Raises:
         Refusal: something is.
@@ -62,7 +62,7 @@ def check_place(head: Head) -> None:
 def check_origin(head: Head, origins: Sequence[str], *, is_open: bool) -> None:
     """Let by what is no page's, or that of a page of the same host, or of one of the origins.
 
-    Where nobody needs a token, the same host must be this machine's name or a plain address: whoever owns
+    Where nobody needs a token, the same host must be this machine's name or a plain address: anybody who owns
     another name may have it lead here, and his page in a browser would do as it pleases (DNS rebinding).
 
     Raises:

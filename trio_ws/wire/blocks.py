@@ -2,7 +2,7 @@
 
 _NEWLINES = bytes.maketrans(b"\r\n", b"  ")
 
-HEARTBEAT = b":\n\n"  # a comment, which nobody is told of
+HEARTBEAT = b":\n\n"  # a comment, which is no event
 
 
 def encode_block(
@@ -13,7 +13,7 @@ def encode_block(
     Args:
         event: Its name.
         data: JSON; between its values, a line's end is a space, and in them it is none.
-        position: Its id, with which a client comes back; None: the one before it counts on.
+        position: Its id, with which a client resumes; None: the one before it stays in force.
         retry: In how many seconds a client is to come back; None: as was said before.
     """
     lines = [b"event: " + event.encode(), b"data: " + data.translate(_NEWLINES)]

@@ -1,6 +1,6 @@
 """Hears all clients at once, so that nobody is woken for one that says little and is answered at once.
 
-A task that waits for a socket by itself is woken for each request: the poll is armed anew, and a task
+A task that waits for a socket by itself is woken for each request: the poll is armed again, and a task
 switched to and from. That costs more than to answer a `ping` (`scripts/bench requests`). So one task waits
 for all that are silent, and has what comes heard right there. Where there is no epoll, or no plain socket as
 under TLS, each reader waits for its own.
@@ -30,7 +30,7 @@ class Ear(Protocol):
 
         It is called with whether the end has come, too, behind what was not read yet.
 
-        What was there before is not told of. None: this stream is to be waited for by who reads it.
+        What was there before is not notified. None: the stream's reader has to wait for it.
         """
 
     def forget(self, stream: trio.abc.Stream) -> None:
@@ -44,7 +44,7 @@ class Deaf:
     """No ear: each reader waits for its own stream."""
 
     def listen(self, _: trio.abc.Stream, __: Hear) -> Read | None:
-        """Leave it to who reads."""
+        """Leave it to the reader."""
         return None
 
     def forget(self, _: trio.abc.Stream) -> None:
@@ -56,7 +56,7 @@ class Deaf:
 
 
 class SocketEar:
-    """An ear for plain sockets, by one epoll, which tells of each once when something new has come."""
+    """An ear for plain sockets, by one epoll, which notifies of each once when something new has come."""
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -96,7 +96,7 @@ class SocketEar:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._poll.fileno())
-                while ready := self._poll.poll(0, EVENTS):  # who was told of comes last in the next look
+                while ready := self._poll.poll(0, EVENTS):  # those notified come last in the next poll
                     heard = 0
                     for descriptor, events in ready:
                         if (hear := self._hear.get(descriptor)) is not None:

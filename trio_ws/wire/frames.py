@@ -55,7 +55,7 @@ class Screen:
         message_bytes: Longest message, over all its fragments; None: any.
         message_fragments: How many frames a message may come in; None: any.
         control_frames: How many pings and pongs may come.
-        clock: Tells the time, in seconds.
+        clock: Returns the time, in seconds.
 
     Attributes:
         violation: What the client broke, once it has.

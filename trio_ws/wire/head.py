@@ -1,7 +1,7 @@
 """The request head: what a caller says before all else, read and judged before anybody acts on it. No I/O.
 
 It is parsed here, as strictly as h11 does, which takes seven times as long: that was a quarter of what a
-client cost until it was connected. Whoever is refused gets an HTTP status, and a sentence that says why.
+client cost until it was connected. A refused client gets an HTTP status, and a sentence that says why.
 """
 
 import base64
@@ -73,7 +73,7 @@ class Refusal(Exception):
 def encode_response(
     status: int, body: bytes, headers: Mapping[str, str], *, only_head: bool = False
 ) -> bytes:
-    """Return a whole HTTP response; to HEAD, without the body that it tells of."""
+    """Return a whole HTTP response; to HEAD, without its body."""
     head = encode_head(status, {"Content-Length": str(len(body)), **headers})
     return head if only_head else head + body
 

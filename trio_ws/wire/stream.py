@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 HANG_UP_BYTES = 65536
 GIVEN_CHARACTERS = 200  # of what did not fit, for the log: an origin or a path is rarely longer
 FLOOD = 64  # frames, or bytes that were not looked at, that come at once
-FLOOD_PAUSE_SECONDS = 0.02  # so that who sends all it can is read at 1 MB/s, and costs 5 % of a core
+FLOOD_PAUSE_SECONDS = 0.02  # a client that sends all it can is read at 1 MB/s, for 5 % of a core
 NONE = -1  # no descriptor
 
 SendSome = Callable[[bytes], int]
@@ -94,7 +94,7 @@ class Wire:
         self._ear: Ear
         self._take: Callable[[list[Frame]], int] | None = None
         self._read: Read | None = None  # while the ear listens
-        self._has_come = False  # what nobody was told of, perhaps
+        self._has_come = False  # perhaps without a notification
         self._is_over = False  # whether the end has come, behind what was not read yet
         self._parked: trio.lowlevel.Task | None = None  # who waits for what the ear hears
         self._heard: list[Frame] = []
@@ -172,7 +172,7 @@ class Wire:
         """Have what comes be heard, from now on, while `receive` waits.
 
         Args:
-            ear: What tells of it, if it does for this stream.
+            ear: What notifies of it, if it does for this stream.
             take: Takes what is said, or the first of it, and returns how much. The rest is received.
         """
         self._ear, self._take = ear, take
@@ -208,7 +208,7 @@ class Wire:
     def _read_now(self) -> bytes | None:
         assert self._read is not None  # noqa: S101 - it is not called else
         data = self._read()
-        # Less is all that there was, but for the end, which may have come with it and is told of once.
+        # Less is all that there was, but for the end, which may have come with it and is notified once.
         self._has_come = data is not None and (len(data) == RECEIVE_BYTES or self._is_over)
         return data
 
@@ -274,7 +274,7 @@ class Wire:
         except (trio.TooSlowError, trio.ClosedResourceError) as error:
             self.gave_up = isinstance(error, trio.TooSlowError)
             self._let_go()
-            await trio.aclose_forcefully(self._stream)  # whoever reads from it learns of the end, too
+            await trio.aclose_forcefully(self._stream)  # its reader learns of the end, too
             raise trio.BrokenResourceError("it does not read" if self.gave_up else "hung up") from None
         except BaseException:
             self._let_go()

@@ -1,4 +1,4 @@
-"""Lines under TLS, which look like any other to who reads and writes them."""
+"""TLS streams, which readers and writers use like any other stream."""
 
 import logging
 import ssl
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 Stream = trio.abc.HalfCloseableStream
 
-# What is told to who speaks plain HTTP, of which OpenSSL knows GET, HEAD, POST and PUT.
+# The response to clients that speak plain HTTP, of which OpenSSL knows GET, HEAD, POST and PUT.
 PLAIN_HTTP = Refusal(400, "This port speaks TLS: call it by https:// or wss://").encode()
 
 
@@ -140,7 +140,7 @@ def socket_of(stream: trio.abc.Stream) -> trio.SocketStream | None:
 
 
 class TlsListener(trio.abc.Listener[Stream]):
-    """Takes lines, and puts TLS on them. Hands are shaken later, by who reads: it is his to wait for.
+    """Accepts streams, and puts TLS on them. The reader performs the handshake later: that takes waiting.
 
     Attributes:
         transport: What listens under it.
