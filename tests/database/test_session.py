@@ -66,6 +66,11 @@ def update(**columns: Any) -> Callable[[Session], object]:
     return lambda session: session.update_invoice(UID, **columns)
 
 
+def pay_nobody(**columns: Any) -> Callable[[Session], object]:
+    payment = {"reference": "r", "amount": 1, "status": "settled", **columns}
+    return lambda session: session.record_payment(OTHER, **payment)
+
+
 def price(
     value: Any, currency: str = "XYZ", base: str = "USD", account: int = 1
 ) -> Callable[[Session], object]:
@@ -110,6 +115,9 @@ def price(
         (lambda session: session.update_invoice(OTHER, memo="x"), NoData, None),
         (lambda session: session.update_invoice(OTHER, amount=0), NoData, None),
         (lambda session: session.update_invoice(OTHER, memo="\0"), DataError, None),
+        (pay_nobody(), NoData, None),
+        (pay_nobody(status="new"), NoData, None),
+        (pay_nobody(id=2**63), NumericValueOutOfRange, None),
         (price(Decimal(-1)), CheckViolation, "prices_amount_check"),
         (price(Decimal(0)), CheckViolation, "prices_value_check"),
         (price(Decimal("1e-37")), CheckViolation, "prices_value_check1"),

@@ -328,6 +328,7 @@ class Transaction:
         Raises:
             NoData: there is no invoice with that uid.
         """
+        cast(PaymentRow, values)  # before any row is looked for
         if (invoice := self.rows.invoices.get(uid)) is None:
             raise refusal(NoData, f"no invoice has the uid {uid}")
         new = self._draft(PaymentRow, {**values, "invoice_id": invoice.id})
