@@ -125,7 +125,7 @@ def test_for_ever_is_spelled_none_or_not_at_all(name: str) -> None:
 def test_data_without_a_home_has_to_be_given_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.getuid", lambda: 2**31 - 2)  # nobody's
-    with pytest.raises(SettingsError, match="name a --data-dir"):
+    with pytest.raises(SettingsError, match="set --data-dir"):
         data_dir(Settings(), {})
     assert data_dir(Settings(data_dir="/data"), {}) == Path("/data")
 

@@ -6,12 +6,12 @@ The codes are those of the protocol: sections 5 (errors) and 6 (how a connection
 import enum
 from typing import ClassVar
 
-# Of a message or a detail: some quote what the client sent, which may be 64 KiB. More helps nobody.
+# Of a message or a detail: some quote the client's input, which may be 64 KiB. A longer text does not help.
 MAX_CHARACTERS = 500
 
 
 class ActionError(Exception):
-    """An action failed. The reply has the code; nothing has changed.
+    """An action failed: the reply has the code of its class. All but `Unavailable` have changed nothing.
 
     Args:
         message: What went wrong, in words for the client's developer.

@@ -231,7 +231,7 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "trio-ws settings",
-        "description": "What may stand in the file that --config names.",
+        "description": "Settings of trio-ws, in the file of --config.",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
@@ -271,7 +271,7 @@ def data_dir(settings: Settings, environment: Mapping[str, str] | None = None) -
     try:
         return Path(settings.data_dir or f"{home}/trio-ws").expanduser().absolute()
     except RuntimeError:  # neither HOME nor an entry of ours in the list of users: a container's
-        raise SettingsError("no home folder is known, so name a --data-dir") from None
+        raise SettingsError("no home folder is known, so set --data-dir") from None
 
 
 Given = tuple[str, str, object]  # where a value stands, the setting's name, the value
@@ -334,12 +334,12 @@ def _check_conninfo(conninfo: str) -> None:
     """
     if _URL_SCHEME.match(conninfo) and not _URL.fullmatch(conninfo):
         raise ValueError(
-            "that is no PostgreSQL URL: write @ : / ? # % and spaces in a password as %40 and the like"
+            "not a PostgreSQL URL: encode @ : / ? # % and spaces in a password, such as @ as %40"
         )
     try:
         conninfo_to_dict(conninfo)
     except (psycopg.Error, ValueError):
-        raise ValueError("that is no conninfo of PostgreSQL (what is wrong may quote the password)") from None
+        raise ValueError("not a PostgreSQL conninfo (no details, as they may quote the password)") from None
 
 
 def _flag(name: str, value: object) -> str:

@@ -46,7 +46,7 @@ def test_a_server_that_runs_is_looked_at_with_its_database(tmp_path: Path) -> No
         assert set(troubles(found)) <= {"fsync", "full_page_writes"}, (
             "which a server of a test may be without"
         )
-        assert found["port"][1].startswith("a trio-ws serves on ")
+        assert found["port"][1].startswith("trio-ws runs on ")
         assert set(found) > {"schema", "sessions", "clock", "event log", "webhooks", "LISTEN"}
 
 
@@ -55,14 +55,14 @@ def test_a_port_that_another_program_has_is_a_fault(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         found = examine("--port", port, "--data-dir", str(tmp_path), status=1)
     assert found["port"][0] == "fail"
-    assert "not by a trio-ws: stop what listens there" in found["port"][1]
+    assert "used by another program: stop it" in found["port"][1]
 
 
 def test_a_server_that_anybody_could_reach_is_warned_of(tmp_path: Path) -> None:
     found = examine("--host", "*", "--auth", "open", "--data-dir", str(tmp_path), TRIO_WS_CONNECTIONS="100")
     assert found["access"] == (
         "warn",
-        "anybody who reaches * may do everything: set auth to token, or listen on localhost",
+        "any client that can reach * may do everything: set auth to token, or listen on localhost",
     )
     for host, auth in (("127.0.0.1", "open"), ("*", "token")):
         found = examine("--host", host, "--auth", auth, "--data-dir", str(tmp_path))
@@ -74,7 +74,10 @@ def test_a_folder_of_another_major_version_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "postgres/PG_VERSION").write_text("9\n")
     found = examine("--data-dir", str(tmp_path), status=1)
     assert found["data folder"][0] == "fail"
-    assert re.search(r"made by PostgreSQL 9, not \d+: name the programs of 9", found["data folder"][1])
+    assert re.search(
+        r"made by PostgreSQL 9, not \d+: set TRIO_WS_POSTGRES_BINDIR to the programs of 9",
+        found["data folder"][1],
+    )
 
 
 def test_a_database_without_our_schema_is_left_without(empty_database: str) -> None:
@@ -93,7 +96,7 @@ def test_a_schema_of_a_later_release_is_a_fault(conninfo: str) -> None:
         connection.execute("INSERT INTO schema_migrations VALUES (9999, 'later', '')")
     assert examine("--database-url", conninfo, status=1)["schema"] == (
         "fail",
-        f"the database is at version 9999, and this trio-ws knows {newest}: upgrade trio-ws: ",
+        f"the database is at version 9999, but this trio-ws knows only {newest}: upgrade trio-ws: ",
     )
 
 
@@ -108,7 +111,7 @@ def test_triggers_that_a_tool_has_left_otherwise_are_told_with_what_to_type(conn
         connection.execute("ALTER TABLE accounts ENABLE TRIGGER ALL")
         state, told = examine("--database-url", conninfo)["triggers"]
         assert state == "warn"
-        connection.execute(told.partition(" not at all: ")[2].encode())
+        connection.execute(told.partition(" disabled: ")[2].encode())
         assert "triggers" not in examine("--database-url", conninfo)
         connection.execute("ALTER TABLE invoices DISABLE TRIGGER log_new")
         state, told = examine("--database-url", conninfo, status=1)["triggers"]
@@ -126,7 +129,7 @@ def test_who_else_may_create_in_the_schema_is_warned_of(conninfo: str) -> None:
     assert told.endswith(": REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     done = trio_ws_command("migrate", "--database-url", conninfo)
     assert done.stdout == "nothing to do\n"
-    assert "others may create functions and tables in our schema: REVOKE CREATE ON SCHEMA" in done.stderr
+    assert "other roles may create functions and tables in our schema: REVOKE CREATE ON SCHEMA" in done.stderr
 
 
 def test_notifications_that_get_lost_are_noticed(conninfo: str, empty_database: str) -> None:
@@ -148,8 +151,8 @@ def test_events_and_webhooks_that_are_stuck_are_noticed(conninfo: str) -> None:
         )
     found = examine("--database-url", conninfo)
     assert found["event log"][0] == found["webhooks"][0] == "warn"
-    assert re.search("1000[0-9] are not told yet", found["event log"][1])
-    assert "1 have failed" in found["webhooks"][1]
+    assert re.search("1000[0-9] not sent yet", found["event log"][1])
+    assert "1 failed" in found["webhooks"][1]
 
 
 def test_a_copy_of_another_database_is_noticed(conninfo: str) -> None:
@@ -165,7 +168,7 @@ def test_a_copy_of_another_database_is_noticed(conninfo: str) -> None:
 
 def test_a_server_that_sends_no_webhooks_says_so(conninfo: str) -> None:
     state, told = examine("--database-url", conninfo, TRIO_WS_WEBHOOKS="false")["webhooks"]
-    assert (state, told) == ("ok", "0 wait, none has failed; this server sends none: ")
+    assert (state, told) == ("ok", "0 waiting, none failed; this server sends none: ")
 
 
 def test_too_few_sessions_are_a_fault(conninfo: str) -> None:
@@ -205,4 +208,4 @@ def test_a_server_says_where_postgresql_allows_too_few_sessions(
     warn_of_too_few_sessions(Settings(workers=2), conninfo)
     assert caplog.text == ""
     warn_of_too_few_sessions(Settings(workers=40), conninfo)
-    assert "PostgreSQL allows 97 sessions, and 40 workers may open 360: raise max_connections" in caplog.text
+    assert "PostgreSQL allows 97 sessions, but 40 workers may open 360: raise max_connections" in caplog.text

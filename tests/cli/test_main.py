@@ -112,7 +112,7 @@ def test_an_unreachable_database_says_what_to_do(command: list[str], url: str) -
 @pytest.mark.parametrize("command", ["serve", "migrate", "check-config", "doctor", "database-url"])
 def test_a_database_url_that_is_none_is_named_and_not_quoted(command: str, url: str) -> None:
     done = trio_ws_command(command, "--database-url", url)
-    assert_one_line(done, 2, r"--database-url: that is no .+")
+    assert_one_line(done, 2, r"--database-url: not a PostgreSQL .+")
     assert "cret" not in done.stderr
 
 
@@ -139,7 +139,7 @@ def test_an_event_log_that_cannot_be_read_is_said(conninfo: str) -> None:
 
 def test_a_database_that_lacks_migrations_can_be_refused(empty_database: str) -> None:
     done = trio_ws_command("serve", "--port", "0", "--no-migrate", "--database-url", empty_database)
-    assert_one_line(done, 1, r"the database lacks 0001_.*: run `trio-ws migrate`")
+    assert_one_line(done, 1, r"the database lacks the migrations 0001_.*: run `trio-ws migrate`")
     done = trio_ws_command("migrate", "--database-url", empty_database)
     assert (done.returncode, done.stdout.startswith("applied 0001_")) == (0, True)
     done = trio_ws_command("migrate", "--database-url", empty_database)
@@ -195,7 +195,7 @@ def test_the_conninfo_in_use_is_printed_alone(tmp_path: Path) -> None:
     given = trio_ws_command("database-url", "--database-url", "postgresql://me:secret@host/shop")
     assert (given.stdout, given.stderr) == ("postgresql://me:secret@host/shop\n", "")
     stopped = trio_ws_command("database-url", "--data-dir", str(tmp_path))
-    assert stopped.stderr == f"trio-ws: no server runs on {tmp_path} now\n"
+    assert stopped.stderr == f"trio-ws: no server is running on {tmp_path} now\n"
     with embedded_postgres(clusters.copy_to(tmp_path)) as postgres:
         running = trio_ws_command("database-url", "--data-dir", str(tmp_path))
     assert (running.stdout, running.stderr) == (f"{postgres.conninfo}\n", "")
@@ -294,7 +294,7 @@ def test_a_log_that_cannot_be_read_from_there_is_said(conninfo: str, tmp_path: P
     done = trio_ws_command(*there, "--after", "0ther-1.5")
     assert_one_line(done, 1, r"the log goes from \S+\.0 to \S+\.3, without 0ther-1\.5")
     done = trio_ws_command("events", "tail", "--data-dir", str(tmp_path))
-    assert_one_line(done, 1, rf"no server runs on {tmp_path}: start it, or name another --data-dir")
+    assert_one_line(done, 1, rf"no server is running on {tmp_path}: start one, or choose another --data-dir")
 
 
 def test_events_are_read_from_the_first_that_is_kept(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_it_can_be_reached_by_others_while_it_runs(data_dir: Path) -> None:
 def test_a_second_owner_is_refused_and_the_first_unharmed(data_dir: Path) -> None:
     with embedded_postgres(data_dir, options=OPTIONS) as first:
         with (
-            pytest.raises(DataDirectoryInUse, match=r"another trio-ws uses .*: stop it, or name another"),
+            pytest.raises(DataDirectoryInUse, match=r"another trio-ws uses .*: stop it, or choose another"),
             embedded_postgres(data_dir),
         ):
             pass
@@ -222,7 +222,7 @@ def test_a_restart_makes_no_new_database_in_the_place_of_one_that_has_gone(data_
     with embedded_postgres(data_dir, options=OPTIONS) as running:
         running.stop()
         (data_dir / "postgres").rename(data_dir / "away")
-        with pytest.raises(StartupError, match="has gone: put it back"):
+        with pytest.raises(StartupError, match="is missing: restore it"):
             running.restart()
         assert not (data_dir / "postgres").exists()
         (data_dir / "away").rename(data_dir / "postgres")
@@ -354,7 +354,7 @@ def test_a_postgresql_that_does_not_start_says_why(data_dir: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(StartupError, match=r"can't write .*: name another --data-dir"),
+        pytest.raises(StartupError, match=r"can't write .*: choose another --data-dir"),
         embedded_postgres(tmp_path / "file" / "data"),
     ):
         pass

@@ -138,7 +138,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 def test_without_a_server_the_embedded_database_is_not_there(tmp_path: Path) -> None:
     done = trio_ws_command("token", "list", "--data-dir", str(tmp_path))
-    assert_one_line(done, 1, "no server runs on .*: start it, or name another --data-dir")
+    assert_one_line(done, 1, "no server is running on .*: start one, or choose another --data-dir")
 
 
 # Where a server listens decides who may come

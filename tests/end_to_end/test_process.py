@@ -189,7 +189,7 @@ def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
         )
         assert done.returncode == 1
         assert done.stderr == (
-            f"trio-ws: another trio-ws uses {tmp_path}: stop it, or name another --data-dir\n"
+            f"trio-ws: another trio-ws uses {tmp_path}: stop it, or choose another --data-dir\n"
         )
         with server.connect() as client:
             assert call(client, action="ping")["type"] == "pong"

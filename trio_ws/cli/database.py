@@ -41,7 +41,7 @@ def migrate(*, as_json: AsJson = False, options: Options = NO_OPTIONS) -> None:
 def warn_of_creators(conninfo: str) -> None:
     """Say in the log who else may create in our schema: see `migrations.others_may_create`."""
     if revoke := migrations.others_may_create(conninfo):
-        logger.warning("others may create functions and tables in our schema: %s", revoke)
+        logger.warning("other roles may create functions and tables in our schema: %s", revoke)
 
 
 class Sessions(NamedTuple):
@@ -52,7 +52,7 @@ class Sessions(NamedTuple):
     wanted: int
 
 
-MORE_SESSIONS = "raise max_connections, lower `database_connections` or `workers`, or put PgBouncer before it"
+MORE_SESSIONS = "raise max_connections, lower `database_connections` or `workers`, or use PgBouncer"
 
 
 def sessions_of(settings: Settings, connection: Connection) -> Sessions:
@@ -72,7 +72,7 @@ def warn_of_too_few_sessions(settings: Settings, conninfo: str) -> None:
         room = sessions_of(settings, connection)
         if room.wanted > room.allowed:
             logger.warning(
-                "PostgreSQL allows %d sessions, and %d workers may open %d: %s",
+                "PostgreSQL allows %d sessions, but %d workers may open %d: %s",
                 *(room.allowed, settings.workers, room.wanted, MORE_SESSIONS),
             )
 
@@ -85,7 +85,7 @@ def database_url(*, options: Options = NO_OPTIONS) -> None:
         return
     folder = data_dir(settings)
     if embedded.running_conninfo(folder) is None:
-        print(f"trio-ws: no server runs on {folder} now", file=sys.stderr)
+        print(f"trio-ws: no server is running on {folder} now", file=sys.stderr)
     print(embedded.conninfo(folder))
 
 
@@ -126,7 +126,7 @@ def running_database(settings: Settings) -> str:
     folder = data_dir(settings)
     conninfo = settings.database_url or embedded.running_conninfo(folder)
     if conninfo is None:
-        raise StartupError(f"no server runs on {folder}: start it, or name another --data-dir")
+        raise StartupError(f"no server is running on {folder}: start one, or choose another --data-dir")
     return conninfo
 
 

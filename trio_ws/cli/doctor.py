@@ -1,7 +1,7 @@
-"""`trio-ws doctor`: what a server would need, looked at one by one, and what to do where it is not so.
+"""`trio-ws doctor`: checks what a server needs, one thing after the other, and says what to fix.
 
-It changes nothing: it makes no folder, starts no PostgreSQL and brings no schema up to date. Each look has a
-deadline, so that it ends whatever is broken.
+It changes nothing: it makes no folder, starts no PostgreSQL and migrates no schema. Each check has a
+deadline, so the command ends whatever is broken.
 """
 
 import http.client
@@ -32,7 +32,7 @@ from trio_ws.database.sessions import ENCODING, Connection, begin_session, refus
 from trio_ws.errors import StartupError
 from trio_ws.settings import Settings, data_dir
 
-DEADLINE_SECONDS = 3  # for each look
+DEADLINE_SECONDS = 3  # for each check
 SPARE_DESCRIPTORS = 256  # as `serve` reckons
 CONNECTION_BYTES = 40 * 1024  # an idle client with what it may use of the kernel; docs/operating.md
 FREE_BYTES = 1 << 30  # a WAL and a log that grow need room
@@ -45,13 +45,13 @@ COLOURS: dict[State, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"
 
 
 class Finding(NamedTuple):
-    """What a look found.
+    """What a check found.
 
     Attributes:
-        state: Whether it is good.
-        what: What was looked at.
-        found: How it is.
-        advice: What to do, where it is not good.
+        state: Whether the check passed.
+        what: What was checked.
+        found: The result.
+        advice: What to do, if it did not pass.
     """
 
     state: State
@@ -61,9 +61,9 @@ class Finding(NamedTuple):
 
 
 def doctor(*, as_json: AsJson = False, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
-    """Check all that a server needs, and say what to do. Takes the options of `serve`.
+    """Check what a server needs, and say what to fix. Takes the options of `serve`.
 
-    It changes nothing. The exit status is 1 when something has to be done before a server can run well.
+    It changes nothing. The exit status is 1 if a check fails.
     """
     settings, _ = options.load()
     console = Console(highlight=False, soft_wrap=True)
@@ -84,9 +84,9 @@ def _line(finding: Finding) -> Text:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield what each look finds, as it does."""
-    for look in (_versions, _port, _access, _certificate, _descriptors, _memory):
-        yield from look(settings)
+    """Yield what each check finds, as it does."""
+    for check in (_versions, _port, _access, _certificate, _descriptors, _memory):
+        yield from check(settings)
     conninfo = settings.database_url or embedded.running_conninfo(data_dir(settings))
     if conninfo is None:
         yield from _embedded(settings)
@@ -111,7 +111,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
             except psycopg.errors.UndefinedTable:
                 pass  # The schema is not up to date, as was said above.
             except psycopg.Error as error:
-                yield Finding("fail", "database", f"gives no answer ({_reason(error)})", "see to it there")
+                yield Finding(
+                    "fail", "database", f"query failed ({_reason(error)})", "fix it in the database"
+                )
     yield from _notifications(direct, conninfo)
 
 
@@ -137,17 +139,19 @@ def _port(settings: Settings) -> Iterator[Finding]:
         return
     ready = _ask(settings, "/readyz")
     if ready is None or _ask(settings, "/healthz") != "ok":
-        yield Finding("fail", "port", f"{where} is taken, and not by a trio-ws", "stop what listens there")
+        yield Finding(
+            "fail", "port", f"{where} is used by another program", "stop it, or choose another port"
+        )
     elif ready == "ok":
-        yield Finding("ok", "port", f"a trio-ws serves on {where}")
+        yield Finding("ok", "port", f"trio-ws runs on {where}")
     else:
-        yield Finding("warn", "port", f"a trio-ws is on {where}, and not ready", ready)
+        yield Finding("warn", "port", f"trio-ws runs on {where}, but is not ready", ready)
 
 
 def _access(settings: Settings) -> Iterator[Finding]:
     """See whether a server without tokens could be reached from elsewhere."""
     if settings.auth == "open" and not _is_loopback(settings.host):
-        found = f"anybody who reaches {settings.host} may do everything"
+        found = f"any client that can reach {settings.host} may do everything"
         yield Finding("warn", "access", found, "set auth to token, or listen on localhost")
 
 
@@ -186,12 +190,13 @@ def _certificate(settings: Settings) -> Iterator[Finding]:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
         decoded = ssl._ssl._test_decode_cert(settings.tls_cert)  # type: ignore[attr-defined] # noqa: SLF001
     except OSError as error:  # ssl.SSLError is one
-        yield Finding("fail", "TLS", f"can't use {settings.tls_cert} ({error})", "see tls_cert and tls_key")
+        yield Finding("fail", "TLS", f"can't use {settings.tls_cert} ({error})", "check tls_cert and tls_key")
         return
     days = (ssl.cert_time_to_seconds(decoded["notAfter"]) - time.time()) / 86400
     state: State = "ok" if days > CERTIFICATE_DAYS else "warn" if days > 0 else "fail"
     advice = "" if state == "ok" else "renew it, and send SIGHUP"
-    yield Finding(state, "TLS", f"the certificate is good for {days:.0f} days", advice)
+    found = f"expires in {days:.0f} days" if days > 0 else f"expired {-days:.0f} days ago"
+    yield Finding(state, "TLS", f"the certificate {found}", advice)
 
 
 def _descriptors(settings: Settings) -> Iterator[Finding]:
@@ -211,7 +216,7 @@ def _memory(settings: Settings) -> Iterator[Finding]:
         return
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     wanted = settings.workers * settings.connections * CONNECTION_BYTES
-    found = f"{there >> 20} MB, and all clients may want {wanted >> 20} MB"
+    found = f"{there >> 20} MB, of which clients may need {wanted >> 20} MB"
     if wanted > there:
         yield Finding("warn", "memory", found, "lower `connections`")
     else:
@@ -223,19 +228,19 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
     try:
         found = Path(settings.postgres_bindir) if settings.postgres_bindir else programs.find()
     except StartupError as error:
-        yield Finding("fail", "database", "the embedded one can't be started", str(error))
+        yield Finding("fail", "database", "the embedded PostgreSQL can't start", str(error))
         return
-    yield Finding("ok", "database", f"the embedded one starts with the server, by {found}")
+    yield Finding("ok", "database", f"embedded PostgreSQL from {found}, starts with the server")
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(place, os.W_OK | os.X_OK):
-        yield Finding("fail", "data folder", f"{place} can't be written to", "name another --data-dir")
+        yield Finding("fail", "data folder", f"{place} is not writable", "choose another --data-dir")
         return
     if (other := _other_version(folder, found)) is not None:
         yield other
         return
     free = shutil.disk_usage(place).free
     state: State = "ok" if free >= FREE_BYTES else "warn" if free else "fail"
-    advice = "" if state == "ok" else "make room: PostgreSQL stops when it has none"
+    advice = "" if state == "ok" else "free disk space: PostgreSQL stops without it"
     yield Finding(state, "data folder", f"{folder}, {free >> 20} MB free", advice)
 
 
@@ -280,11 +285,11 @@ def _server(_: Settings, connection: Connection) -> Iterator[Finding]:
         yield Finding("ok", "database", f"PostgreSQL {version} answers")
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
-        yield Finding("fail", "encoding", f"{encoding}", "make the database with ENCODING 'UTF8'")
+        yield Finding("fail", "encoding", f"{encoding}", "create the database with ENCODING 'UTF8'")
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         (value,) = _row(connection, f"SHOW {name}")
         if value == "off":
-            yield Finding("warn", name, "off", "a crash of the machine loses what was answered: switch it on")
+            yield Finding("warn", name, "off", "turn it on: else a machine crash loses acknowledged writes")
 
 
 def _schema(conninfo: str) -> Iterator[Finding]:
@@ -296,13 +301,15 @@ def _schema(conninfo: str) -> Iterator[Finding]:
         yield Finding("ok", "schema", f"at version {migrations.known_migrations()[-1].version}, the newest")
         if revoke := migrations.others_may_create(conninfo):
             yield Finding(
-                "warn", "privileges", "others may create functions and tables in our schema", revoke
+                "warn", "privileges", "other roles may create functions and tables in our schema", revoke
             )
 
 
 def _room(settings: Settings, connection: Connection) -> Iterator[Finding]:
     room = sessions_of(settings, connection)
-    found = f"{room.allowed} allowed, {room.used} in use, up to {room.wanted} for a server of these settings"
+    found = (
+        f"{room.allowed} allowed, {room.used} in use; a server with these settings opens up to {room.wanted}"
+    )
     if room.wanted > room.allowed:
         yield Finding("fail", "sessions", found, MORE_SESSIONS)
     else:
@@ -315,7 +322,7 @@ def _clock(_: Settings, connection: Connection) -> Iterator[Finding]:
     after = time.time()
     apart = max(before - float(str(there)), float(str(there)) - after, 0.0)
     if apart > CLOCK_SECONDS:
-        advice = "set both by NTP: invoices and tokens expire by the database's"
+        advice = "use NTP on both: invoices and tokens expire by the database's clock"
         yield Finding("warn", "clock", f"{apart:.1f} s apart from the database's", advice)
     else:
         yield Finding("ok", "clock", f"within {max(apart, after - before):.3f} s of the database's")
@@ -339,9 +346,12 @@ def _triggers(_: Settings, connection: Connection) -> Iterator[Finding]:
     found = connection.execute(_TRIGGERS).fetchall()
     if found:
         disabled = sum(is_disabled for _, is_disabled in found)
-        told = f"{len(found)} are not enabled as they were made, {disabled} of them not at all"
+        changed = f"{len(found)} have a changed state, {disabled} of them disabled"
         yield Finding(
-            "fail" if disabled else "warn", "triggers", told, "; ".join(statement for statement, _ in found)
+            "fail" if disabled else "warn",
+            "triggers",
+            changed,
+            "; ".join(statement for statement, _ in found),
         )
 
 
@@ -356,9 +366,9 @@ def _log(_: Settings, connection: Connection) -> Iterator[Finding]:
     oldest = "" if age is None else f", the oldest {float(str(age)) / 3600:.1f} h old"
     found = f"events {first} to {last}{oldest}, {size}"
     if int(str(waiting)) > UNNUMBERED_EVENTS:
-        yield Finding("warn", "event log", f"{found}; {waiting} are not told yet", "is a server running?")
+        yield Finding("warn", "event log", f"{found}; {waiting} not sent yet", "is a server running?")
     else:
-        yield Finding("ok", "event log", f"{found}; {waiting} not told yet")
+        yield Finding("ok", "event log", f"{found}; {waiting} not sent yet")
 
 
 def _webhooks(settings: Settings, connection: Connection) -> Iterator[Finding]:
@@ -372,28 +382,32 @@ def _webhooks(settings: Settings, connection: Connection) -> Iterator[Finding]:
     )
     silent = "" if settings.webhooks else "; this server sends none"
     if held:
-        advice = "this is a copy of it; if they are to be sent from here, `trio-ws webhooks release`"
+        advice = "this is a copy of it: to send them from here, run `trio-ws webhooks release`"
         yield Finding("warn", "held webhooks", f"{held} that another database has queued", advice)
     if failed or dead:
-        advice = "see `trio-ws webhooks list`, and retry them when their receivers are well"
-        found = f"{waiting} wait, {failed} have failed, {dead} endpoints are dead{silent}"
+        advice = "see `trio-ws webhooks list`, and retry them when their receivers work again"
+        found = f"{waiting} waiting, {failed} failed, {dead} dead endpoints{silent}"
         yield Finding("warn", "webhooks", found, advice)
     else:
-        yield Finding("ok", "webhooks", f"{waiting} wait, none has failed{silent}")
+        yield Finding("ok", "webhooks", f"{waiting} waiting, none failed{silent}")
 
 
 def _notifications(direct: str, conninfo: str) -> Iterator[Finding]:
-    """See whether what is notified arrives: a pool that hands a session to others loses it."""
+    """See whether notifications arrive: a pool that hands a session to others loses them."""
     try:
         with _connect(direct) as listening, _connect(conninfo) as other:
             listening.execute("LISTEN trio_ws_doctor")
             other.execute("NOTIFY trio_ws_doctor")
             came = any(listening.notifies(timeout=DEADLINE_SECONDS, stop_after=1))
     except psycopg.Error as error:
-        yield Finding("warn", "LISTEN", f"can't be tried ({_reason(error)})", "events come by polling alone")
+        yield Finding(
+            "warn", "LISTEN", f"can't be tested ({_reason(error)})", "events are delivered by polling only"
+        )
         return
     if came:
-        yield Finding("ok", "LISTEN", "what is notified arrives")
+        yield Finding("ok", "LISTEN", "notifications arrive")
     else:
-        advice = "have listen_url lead to PostgreSQL itself, past the pool; until then events come by polling"
-        yield Finding("warn", "LISTEN", "what is notified does not arrive", advice)
+        advice = (
+            "set listen_url to PostgreSQL itself, past the pool: until then, events are delivered by polling"
+        )
+        yield Finding("warn", "LISTEN", "notifications do not arrive", advice)

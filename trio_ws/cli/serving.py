@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESTART_SECONDS = 0.5  # pause between looks at the embedded PostgreSQL
+RESTART_SECONDS = 0.5  # poll interval of the embedded PostgreSQL
 ALIVE_SECONDS = 1.0  # pause between the words of a parent that lives
 # Python looks for garbage in all that lives, which stops everything for 150 ms at 1 000 connections, and far
 # too often for a server: p99 from commit to frame was 9 to 22 ms, and is 4 now (`scripts/bench latency`).
@@ -60,12 +60,12 @@ Task = Callable[[], Awaitable[None]]
 
 
 class Orders(msgspec.Struct):
-    """What a worker is told.
+    """What its parent sends to a worker.
 
     Args:
         settings: Those in force.
-        addresses: What its parent keeps for all of them to listen on.
-        folder: Where the workers meet; None: nowhere.
+        addresses: The sockets that the parent keeps open, on which all workers listen.
+        folder: Where the workers' own sockets are; None: nowhere.
     """
 
     settings: Settings
@@ -74,7 +74,7 @@ class Orders(msgspec.Struct):
 
 
 def serve(*, options: ServeOptions = NO_SERVE_OPTIONS) -> None:
-    """Run the server until SIGTERM or SIGINT; a second one ends it at once.
+    """Run the server until SIGTERM or SIGINT. A second signal ends it at once.
 
     SIGHUP reloads its settings: limits, origins and the log level.
     """
@@ -158,7 +158,9 @@ def _allow_descriptors(settings: Settings) -> None:
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     if hard < wanted:
-        logger.warning("%d file descriptors are too few for %d connections", hard, settings.connections)
+        logger.warning(
+            "only %d file descriptors are allowed, too few for %d connections", hard, settings.connections
+        )
 
 
 async def _until_stopped(process: Process, serve: Task, *beside: Task) -> None:
@@ -232,7 +234,7 @@ def _load_certificate(settings: Settings) -> ssl.SSLContext | None:
         return make_context(settings.tls_cert, settings.tls_key)
     except OSError as error:  # ssl.SSLError is one
         raise StartupError(
-            f"can't use {settings.tls_cert} for TLS ({error}): see tls_cert and tls_key"
+            f"can't use {settings.tls_cert} for TLS ({error}): check tls_cert and tls_key"
         ) from None
 
 
@@ -243,7 +245,7 @@ async def _reload_certificate(process: Process, context: ssl.SSLContext) -> Asyn
         try:
             load_certificate(context, settings.tls_cert, settings.tls_key)
         except OSError as error:
-            logger.warning("the certificate stays as it was: can't use %s: %s", settings.tls_cert, error)
+            logger.warning("the certificate was not reloaded: can't use %s: %s", settings.tls_cert, error)
         yield settings
 
 

@@ -99,7 +99,7 @@ class OtherVersion(NamedTuple):
     @property
     def advice(self) -> str:
         """What to do."""
-        return f"name the programs of {self.made_by} with TRIO_WS_POSTGRES_BINDIR, or dump and restore"
+        return f"set TRIO_WS_POSTGRES_BINDIR to the programs of {self.made_by}, or dump and restore"
 
 
 def other_version(cluster: Path, said: str) -> OtherVersion | None:
@@ -146,7 +146,7 @@ class EmbeddedPostgres:
                 shutil.rmtree(begun, ignore_errors=True)  # a first start that was killed
             if not (self._cluster / "PG_VERSION").exists():
                 if not create:
-                    raise StartupError(f"{self._cluster} has gone: put it back")
+                    raise StartupError(f"{self._cluster} is missing: restore it")
                 self._create()
             self._check_version()
             self._spawn()
@@ -195,12 +195,12 @@ class EmbeddedPostgres:
         pid, _ = _postmaster(self._cluster)
         if not _runs_on(pid, self._cluster):
             return
-        logger.info("waiting for the PostgreSQL of a trio-ws that was killed, process %d", pid)
+        logger.info("waiting for the PostgreSQL of a killed trio-ws to stop, process %d", pid)
         deadline = time.monotonic() + STOP_SECONDS
         os.kill(pid, signal.SIGINT)
         while _runs_on(pid, self._cluster):
             if time.monotonic() > deadline:
-                raise StartupError(f"the PostgreSQL left by a killed trio-ws, process {pid}, does not end")
+                raise StartupError(f"the PostgreSQL left by a killed trio-ws, process {pid}, does not stop")
             time.sleep(POLL_SECONDS)
 
     def _create(self) -> None:
@@ -215,10 +215,12 @@ class EmbeddedPostgres:
             finally:
                 _end(process)  # if a signal said to stop meanwhile
             output.seek(0)
-            said = output.read().decode(errors="replace").strip().splitlines() or ["it does not say why"]
+            said = output.read().decode(errors="replace").strip().splitlines() or ["no error message"]
         if status:
             reason = next((line for line in said if "error:" in line), said[-1])
-            raise StartupError(f"can't make a database in {self._data_dir} ({reason}): or use --database-url")
+            raise StartupError(
+                f"can't make a database in {self._data_dir} ({reason}): fix it, or use --database-url"
+            )
         begun.rename(self._cluster)
 
     def _check_version(self) -> None:
@@ -237,7 +239,7 @@ class EmbeddedPostgres:
                 return
             time.sleep(POLL_SECONDS)
         log = self._data_dir / "postgres.log"
-        last = (log.read_text(errors="replace").splitlines() or ["it says nothing"])[-1]
+        last = (log.read_text(errors="replace").splitlines() or ["no error message"])[-1]
         raise StartupError(f"PostgreSQL does not start ({last}): see {log}")
 
 
@@ -247,13 +249,13 @@ def _sole_owner(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (data_dir / "lock").open("w")
     except OSError as error:
-        raise StartupError(f"can't write {data_dir} ({error.strerror}): name another --data-dir") from None
+        raise StartupError(f"can't write {data_dir} ({error.strerror}): choose another --data-dir") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataDirectoryInUse(
-                f"another trio-ws uses {data_dir}: stop it, or name another --data-dir"
+                f"another trio-ws uses {data_dir}: stop it, or choose another --data-dir"
             ) from None
         yield
 

@@ -113,7 +113,7 @@ def require_migrated(conninfo: str) -> None:
     with _connect(conninfo) as connection:
         if missing := _missing(connection):
             names = ", ".join(migration.name for migration in missing)
-            raise StartupError(f"the database lacks {names}: run `trio-ws migrate`")
+            raise StartupError(f"the database lacks the migrations {names}: run `trio-ws migrate`")
 
 
 def others_may_create(conninfo: str) -> str | None:
@@ -135,7 +135,7 @@ def _connect(conninfo: str) -> Iterator[Connection]:
     try:
         connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10, client_encoding=ENCODING)
     except psycopg.ProgrammingError:  # its text would quote the password
-        raise StartupError(f"can't reach the database (that is no conninfo): {ADVICE}") from None
+        raise StartupError(f"can't reach the database (not a valid conninfo): {ADVICE}") from None
     except psycopg.Error as error:
         reason = str(error).strip().splitlines()[0]
         raise StartupError(f"can't reach the database ({reason}): {ADVICE}") from None
@@ -144,14 +144,16 @@ def _connect(conninfo: str) -> Iterator[Connection]:
             version = connection.info.parameter_status("server_version")
             raise StartupError(f"PostgreSQL {version} is too old: {MINIMUM_POSTGRESQL} or later is needed")
         if (encoding := connection.info.parameter_status("server_encoding")) != ENCODING:
-            raise StartupError(f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'")
+            raise StartupError(f"the database's encoding is {encoding}: create one with ENCODING 'UTF8'")
         try:
             refuse_pooler(connection, conninfo)
             begin_session(connection, {"lock_timeout": TABLE_LOCK_TIMEOUT})
             yield connection
         except psycopg.Error as error:
             reason = str(error).strip().splitlines()[0]
-            raise StartupError(f"the database refuses its migration ({reason}): see to it there") from None
+            raise StartupError(
+                f"the database refused a migration ({reason}): fix it in the database"
+            ) from None
 
 
 def _take_lock(connection: Connection) -> None:
@@ -159,7 +161,9 @@ def _take_lock(connection: Connection) -> None:
     deadline = time.monotonic() + LOCK_SECONDS
     while not _fetch(connection, "SELECT pg_try_advisory_lock(%s)", LOCK_KEY)[0][0]:
         if time.monotonic() > deadline:
-            raise StartupError("another process has been migrating the database for minutes: see to it")
+            raise StartupError(
+                "another process has been migrating the database for minutes: see pg_stat_activity"
+            )
         time.sleep(LOCK_POLL_SECONDS)
 
 
@@ -173,13 +177,13 @@ def _missing(connection: Connection) -> list[Migration]:
     newest = known[-1].version
     if (found := max(applied, default=0)) > newest:
         raise StartupError(
-            f"the database is at version {found}, and this trio-ws knows {newest}: upgrade trio-ws"
+            f"the database is at version {found}, but this trio-ws knows only {newest}: upgrade trio-ws"
         )
     for migration in known:
         name, checksum = applied.get(migration.version, (migration.name, migration.checksum))
         if checksum != migration.checksum:
             raise StartupError(
-                f"migration {name} was applied in another form than this trio-ws has:"
+                f"migration {name} differs from the one that was applied:"
                 " use the trio-ws that applied it, or restore the file"
             )
     return [migration for migration in known if migration.version not in applied]
@@ -195,7 +199,7 @@ def _refuse_traps(connection: Connection, missing: list[Migration]) -> None:
     for what, whose in _fetch(connection, _THEIR_FUNCTIONS):
         raise StartupError(
             f"our schema has functions or operators of other roles, such as the {what} of {whose}:"
-            " drop them, or have a schema of its own for trio-ws on the search_path"
+            " drop them, or use a separate schema for trio-ws on the search_path"
         )
 
 
@@ -209,10 +213,10 @@ def _apply_patiently(connection: Connection, migration: Migration) -> None:
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if time.monotonic() > deadline:
                 raise StartupError(
-                    f"migration {migration.name} waits for tables that others hold: see pg_stat_activity"
+                    f"migration {migration.name} waits for locked tables: see pg_stat_activity"
                 ) from None
         if not is_told:
-            logger.warning("migration %s waits for tables that others hold", migration.name)
+            logger.warning("migration %s waits for locked tables", migration.name)
             is_told = True
         time.sleep(random.uniform(*TABLE_LOCK_PAUSE_SECONDS))  # noqa: S311 - spreads, hides nothing
 
