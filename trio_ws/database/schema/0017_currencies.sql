@@ -64,7 +64,7 @@ BEGIN
   ELSIF unclear[1] IS NOT NULL THEN
     RAISE EXCEPTION USING MESSAGE = format(
       'nothing is changed yet: how many digits have the amounts of invoices in %s? Say so before the command,'
-      ' as PGOPTIONS=''-c trio_ws.stored_digits=%s'', or =2 for hundredths: see Upgrading in README.md',
+      ' as PGOPTIONS=''-c trio_ws.stored_digits=%s'', or =2 for hundredths: see the changelog',
       unclear[1], unclear[2]);
   END IF;
 END
