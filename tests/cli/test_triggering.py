@@ -109,4 +109,4 @@ def test_the_help_has_a_line_for_each_story_and_for_each_action() -> None:
         assert re.search(rf"^ {name} +{re.escape(story.about)} *$", stories, re.MULTILINE)
     actions = trio_ws_command("call", "--help", COLUMNS="100").stdout
     assert re.search(r"^ create_invoice +Create an invoice\. *$", actions, re.MULTILINE)
-    assert re.search(r"^ ping +Ask whether the server is there\. *$", actions, re.MULTILINE)
+    assert re.search(r"^ ping +Check that the server answers\. *$", actions, re.MULTILINE)
