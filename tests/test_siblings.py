@@ -109,6 +109,72 @@ async def test_a_process_that_has_the_number_of_one_that_was_killed_takes_its_pl
         nursery.cancel_scope.cancel()
 
 
+async def test_a_process_is_found_only_once_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked it before would be refused, and would take its socket for a dead one's."""
+    one, other = (process(tmp_path, number, monkeypatch) for number in (1, 2))
+    with trio.socket.socket(trio.socket.AF_UNIX) as some:
+        kind = type(some)
+    bind = kind.bind
+
+    async def bind_while_somebody_asks(listening: trio.socket.SocketType, address: str) -> None:
+        await bind(listening, address)
+        await other.ask(b"x")
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(other.serve, echo(2))
+        monkeypatch.setattr(kind, "bind", bind_while_somebody_asks)
+        await nursery.start(one.serve, echo(1))
+        with trio.fail_after(PATIENCE_SECONDS):
+            answers, missing = await other.ask(b"x")
+        assert (sorted(answers), missing) == ([b"x1", b"x2"], 0)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("place", ["deleted", "x" * 200])
+async def test_where_no_socket_can_be_a_process_serves_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    folder = tmp_path / place
+    if place != "deleted":
+        folder.mkdir()
+    one = process(folder, 1, monkeypatch)
+    with trio.fail_after(PATIENCE_SECONDS):
+        await one.serve(echo(1))
+        assert await one.ask(b"") == ([b"1"], 0)
+    assert "the console shows this worker alone" in caplog.text
+
+
+async def test_a_question_that_fails_ends_nobody_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (process(tmp_path, number, monkeypatch) for number in (1, 2))
+
+    def fail(_: bytes) -> bytes:
+        raise ZeroDivisionError
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.serve, fail)
+        await nursery.start(other.serve, echo(2))
+        with trio.fail_after(PATIENCE_SECONDS):
+            for _ in range(2):
+                assert await other.ask(b"x") == ([b"x2"], 1)
+        nursery.cancel_scope.cancel()
+    assert "a question of another process failed" in caplog.text
+    caplog.clear()
+
+
+async def test_who_ends_as_it_is_asked_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = process(tmp_path, 1, monkeypatch)
+    (tmp_path / "7.sock").symlink_to(tmp_path / "gone")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.serve, echo(1))
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await one.ask(b"") == ([b"1"], 0)
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_is_alone_answers_itself() -> None:
     one = Siblings()
     await one.serve(echo(1))

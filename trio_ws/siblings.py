@@ -5,6 +5,7 @@ question, and its answer. A process that does not answer hangs: then its part is
 reply says so.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import trio
+
+logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 2.0  # far longer than an answer takes, and no longer than people wait
 QUESTION_BYTES = 64 * 1024
@@ -57,6 +60,8 @@ class Siblings:
             try:
                 with trio.fail_after(ANSWER_SECONDS):
                     answers.append(await _ask(other, question))
+            except FileNotFoundError:  # it has just ended
+                pass
             except ConnectionRefusedError:  # it has ended, and left this behind
                 await trio.Path(other).unlink(missing_ok=True)
             except (OSError, trio.BrokenResourceError, trio.TooSlowError):
@@ -70,21 +75,38 @@ class Siblings:
     async def serve(
         self, answer: Answer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Answer what is asked, until cancelled."""
+        """Answer what is asked, until cancelled; without a socket, only this process's own questions."""
         self._answer = answer
-        if self._own is None:
-            task_status.started()
-            return
         with trio.socket.socket(trio.socket.AF_UNIX) as listening:
-            with suppress(FileNotFoundError):
-                self._own.unlink()  # of one that had this number before
-            await listening.bind(str(self._own))
-            listening.listen()
             try:
-                task_status.started()
+                if self._own is not None:
+                    await _listen(listening, self._own)
+            except OSError as error:  # the path is too long, the disk is full, the folder has been deleted
+                logger.warning(
+                    "no socket in %s (%s): the console shows this worker alone", self._folder, error
+                )
+                self._folder = self._own = None
+            task_status.started()
+            if self._own is None:
+                return
+            try:
                 await trio.serve_listeners(partial(_serve_one, answer), [trio.SocketListener(listening)])
             finally:
-                self._own.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._own.unlink()
+
+
+async def _listen(listening: trio.socket.SocketType, own: Path) -> None:
+    """Listen there. The name appears last: who is refused takes the process for ended, and deletes it.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    beginning = own.with_suffix(".new")
+    beginning.unlink(missing_ok=True)
+    await listening.bind(str(beginning))
+    listening.listen()
+    beginning.rename(own)  # also over that of a process that was killed, and had this number
 
 
 async def _ask(other: Path, question: bytes) -> bytes:
@@ -96,10 +118,16 @@ async def _ask(other: Path, question: bytes) -> bytes:
 
 
 async def _serve_one(answer: Answer, stream: trio.SocketStream) -> None:
-    """Answer one question; who asks and goes is no trouble of ours."""
+    """Answer one question; who asks and goes is no trouble of ours, nor is a bug the end of the server."""
     with suppress(trio.BrokenResourceError), trio.move_on_after(ANSWER_SECONDS):
         async with stream:
-            await stream.send_all(answer(await _read(stream, QUESTION_BYTES)))
+            question = await _read(stream, QUESTION_BYTES)
+            try:
+                answered = answer(question)
+            except Exception:
+                logger.exception("a question of another process failed")
+                return  # without an answer: it is counted there
+            await stream.send_all(answered)
 
 
 async def _read(stream: trio.SocketStream, most: int) -> bytes:
