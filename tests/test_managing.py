@@ -1,5 +1,6 @@
 """What operators and merchants ask: history, webhooks, accounts, tokens, connections; on both databases."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import trio
 
 from tests.test_authorization import closes
 from tests.test_protocol import PATIENCE_SECONDS, Contract, request
+from trio_ws.paging import PAGE_BYTES
 from trio_ws.testing import SimulatedClient
 
 pytestmark = pytest.mark.both_ways
@@ -271,6 +273,19 @@ async def test_connections_are_listed_and_one_of_them_is_closed(guarded: Contrac
         assert (await closes(till))[0] == 1001
         while await listed(operator, "list_connections", account_id=1):  # noqa: ASYNC110
             await trio.sleep(0.01)  # until it is gone
+
+
+@pytest.mark.needs_websocket
+async def test_a_page_of_connections_ends_with_its_bytes(contract: Contract) -> None:
+    world, _ = contract
+    clients = [await world.connect() for _ in range(20)]
+    for client in clients:
+        topics = [{"type": "address", "id": f"{number:02}" + "\x01" * 126} for number in range(20)]
+        await request(client, action="resume", after="none.0", topics=topics)
+    reply = await request(clients[0], action="list_connections", limit=100)
+    assert len(json.dumps(reply["data"])) < 2 * PAGE_BYTES
+    found = await listed(clients[0], "list_connections", limit=100)
+    assert len({one["id"] for one in found}) == len(found) == 20
 
 
 @pytest.mark.needs_websocket

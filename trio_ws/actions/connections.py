@@ -1,6 +1,7 @@
 """Who is connected and what the server measures, in all of its processes."""
 
 import heapq
+import itertools
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from trio_ws.actions.services import Client, Described, Services
 from trio_ws.actions.session import Session
 from trio_ws.errors import CloseCode, NotFound
 from trio_ws.messages import Connected, EndConnection, FetchFigures, Figures, ListConnections, Success
-from trio_ws.paging import PAGE_DEFAULT, Cursor
+from trio_ws.paging import PAGE_BYTES, PAGE_DEFAULT, Cursor
 
 Key = tuple[int, int, int]  # when it was opened, in µs of Unix time; of which process; its number there
 
@@ -82,12 +83,18 @@ async def list_connections(action: ListConnections, services: Services, session:
         key=lambda one: one.key,
         reverse=True,
     )
-    page = found[:most]
+    page = _fitting(found[:most])
     return Success(
         message=f"{missing} of the server's processes did not answer" if missing else UNSET,
         data=[one.shown for one in page],
-        next=_cursor(page[-1].key) if len(found) > most else UNSET,
+        next=_cursor(page[-1].key) if len(found) > len(page) else UNSET,
     )
+
+
+def _fitting(found: list[Found]) -> list[Found]:
+    """Return the first of them, up to the one that ends a page of `PAGE_BYTES`."""
+    sizes = itertools.accumulate((len(msgspec.json.encode(one.shown)) for one in found), initial=0)
+    return [one for one, before in zip(found, sizes, strict=False) if before < PAGE_BYTES]
 
 
 async def end_connection(action: EndConnection, services: Services, _: Session) -> Success:

@@ -156,7 +156,7 @@ class ListConnections(Asked, tag="list_connections"):
         address: Only connections from this address.
         waiting: Only connections with data that the client has not read yet.
         cursor: The `next` of the page before.
-        limit: Maximum number of connections. Default: 50.
+        limit: Maximum number of connections. Default: 50. A page also ends after 128 KiB.
     """
 
     account_id: AccountId | None = None

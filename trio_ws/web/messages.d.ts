@@ -322,7 +322,7 @@ export interface ListConnections {
   waiting?: boolean | null;
   /** The `next` of the page before. */
   cursor?: string | null;
-  /** Maximum number of connections. Default: 50. */
+  /** Maximum number of connections. Default: 50. A page also ends after 128 KiB. */
   limit?: number | null;
   request_id?: string | number | null;
 }
