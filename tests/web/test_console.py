@@ -131,6 +131,17 @@ def test_an_invoice_is_cancelled_after_a_question(page: Page, server: Server) ->
     expect(page.locator("#invoice-status")).to_have_text("cancelled")
 
 
+def test_a_question_goes_with_its_page(page: Page, server: Server) -> None:
+    uid = create(server)
+    page.goto(http(server, "/console/invoices"))
+    rows(page).get_by_role("link").first.click()
+    page.get_by_role("button", name="Cancel…").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert ask(server, "fetch_invoice", id=uid)["status"] == "unpaid"
+
+
 def test_an_invoice_that_is_not_there_yet_is_waited_for(page: Page, server: Server) -> None:
     uid = "5735e250-b53e-4ace-a025-afac1bc77ee2"
     page.goto(http(server, f"/console/invoice/{uid}"))  # as it was called once
@@ -175,6 +186,40 @@ def test_invoices_are_filtered_searched_and_found_by_uid_and_back_goes_back(
     expect(page).to_have_url(http(server, f"/console/invoices/{tea}"))
     page.go_back()
     expect(page.get_by_label("Search, or a uid")).to_have_value("bc1qnobody")
+
+
+@pytest.mark.parametrize("name", ["invoices", "webhooks", "connections", "tokens"])
+def test_an_account_that_is_no_number_is_refused_and_never_means_all(
+    page: Page, server: Server, name: str
+) -> None:
+    create(server)
+    for account in ("abc", "9007199254740993"):
+        page.goto(http(server, f"/console/{name}?account={account}"))
+        expect(page.locator(".trouble")).to_contain_text("$.account_id")
+        expect(rows(page)).to_have_count(0)
+
+
+def test_an_address_that_cannot_be_decoded_names_nothing(page: Page, server: Server) -> None:
+    page.goto(http(server, "/console/invoices/%E0%A4"))
+    expect(page.locator("#invoice-trouble")).to_have_text("Invoice not found")
+    expect(page.get_by_role("region", name="History")).to_be_hidden()
+    page.evaluate("history.pushState(null, '', '/console/%'); dispatchEvent(new PopStateEvent('popstate'))")
+    expect(page.locator("h1")).to_have_text("Nothing is here")
+
+
+def test_a_list_that_is_read_again_before_it_is_there_has_each_item_once(page: Page, server: Server) -> None:
+    create(server)
+    page.goto(http(server, "/console/invoices"))
+    expect(rows(page)).to_have_count(1)
+    found = page.evaluate(
+        """async () => {
+          const { Listing } = await import("/console/listing.js");
+          const list = new Listing("list_invoices", {}, [{ name: "Uid", show: ({ uid }) => uid }], "nothing");
+          await Promise.all([list.load(), list.reload(), list.reload()]);
+          return [list.body.children.length, list.note.textContent, list.more.disabled];
+        }"""
+    )
+    assert found == [1, "1 in all", False]
 
 
 def test_a_hundred_thousand_invoices_stay_usable(page: Page, server: Server) -> None:
@@ -261,6 +306,16 @@ def test_a_webhook_s_body_and_answer_are_shown_and_it_is_sent_again(page: Page, 
     expect(page.locator(".badge.large")).to_have_text("waiting")
 
 
+def test_a_webhook_that_is_gone_says_so(page: Page, server: Server) -> None:
+    create(server, webhook_url="https://shop.invalid/hook")
+    page.goto(http(server, "/console/webhooks"))
+    rows(page).get_by_role("link").first.click()
+    expect(page.locator("pre")).to_be_visible()
+    execute(server.data_dir, "DELETE FROM webhook_deliveries")
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.locator(".trouble")).to_have_text("Webhook not found")
+
+
 # Connections
 
 
@@ -309,6 +364,16 @@ def test_an_operator_creates_an_account_and_a_token_and_revokes_it(page: Page, t
             expect(page.get_by_role("button", name="Revoke token")).to_have_count(0)
 
 
+def test_a_double_click_creates_one_token(page: Page, tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "--auth", "token") as server:
+        page.goto(http(server, "/console/tokens?account=1"))
+        sign_in(page, token_of(server, "--scope", "admin"))
+        create_button = page.get_by_role("button", name="Create a token")
+        create_button.evaluate("button => { button.click(); button.click(); }")
+        expect(rows(page)).to_have_count(1)
+        expect(page.locator(".made")).to_contain_text("Token 2;")
+
+
 def test_a_merchant_sees_its_own_and_nothing_that_it_may_not_do(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "data", "--auth", "token") as server:
         trio_ws_command("account", "create", "--name", "other", "--data-dir", str(server.data_dir))
@@ -351,10 +416,14 @@ def test_where_tokens_are_asked_for_it_asks_for_one(page: Page, tmp_path: Path) 
         other = page.context.new_page()  # which shares nothing with this one but the server
         other.goto(http(server, "/console/invoices"))
         expect(other.locator("#who")).to_have_text("Account 1")
-        other.close()
         page.locator("#who").click()
         page.get_by_role("button", name="Sign out").click()
         expect(page.locator("#line")).to_have_text("a token is needed")
+        page.reload()
+        expect(page.locator("#line")).to_have_text("a token is needed")  # whatever other tabs have
+        execute(server.data_dir, "UPDATE tokens SET revoked_at = now()")
+        expect(other.locator("#line")).to_have_text("this token is not valid here")
+        expect(other.get_by_label("Token")).to_be_visible()
 
 
 # Overview
@@ -451,6 +520,35 @@ def test_the_list_stands_still_for_who_reads_and_says_what_it_holds_back(page: P
     page.get_by_label("Filter").fill("tea")
     expect(page.locator("#events summary")).to_have_count(1)
     expect(page.locator("#counts")).to_contain_text("5 hidden by the filter")
+
+
+def test_who_pauses_first_sees_nothing_new_whatever_else_is_done(page: Page, server: Server) -> None:
+    page.goto(http(server, "/console/live?topic=account:1"))
+    expect(page.locator("#followed .badge")).to_have_text("live")
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Pause").click()
+    create(server)
+    expect(page.locator("#counts")).to_contain_text("1 new, held back")
+    page.get_by_label("Filter").fill("USD")
+    expect(page.locator("#counts")).to_contain_text("1 new, held back")
+    page.get_by_role("button", name="Clear").click()
+    create(server)
+    expect(page.locator("#counts")).to_contain_text("1 new, held back")
+    expect(page.locator("#events summary")).to_have_count(0)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#events summary")).to_have_count(1)
+
+
+def test_a_filter_lets_go_of_the_entry_that_was_read(page: Page, server: Server) -> None:
+    page.goto(http(server, "/console/live?topic=account:1"))
+    expect(page.locator("#followed .badge")).to_have_text("live")
+    create(server)
+    page.locator("#events summary").click()
+    expect(page.get_by_role("button", name="Continue")).to_be_visible()
+    page.get_by_label("Filter").fill("USD")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    create(server)
+    expect(page.locator("#events summary")).to_have_count(2)
 
 
 def test_three_thousand_events_at_once_leave_it_usable(page: Page, server: Server) -> None:

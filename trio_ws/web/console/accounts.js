@@ -1,7 +1,7 @@
 /** Accounts and their tokens. */
 
 import { button, copier, element, link, question, time } from "./elements.js";
-import { choice, field, filters, labelled, Listing } from "./listing.js";
+import { choice, field, filters, labelled, Listing, numberOf } from "./listing.js";
 import { address, title, trouble } from "./router.js";
 import { ask, identity, isOperator, may } from "./session.js";
 
@@ -61,7 +61,7 @@ export async function showTokens(main, { query }) {
   const account = query.get("account");
   const problem = element("div");
   const made = element("div", { role: "status" });
-  const list = new Listing("list_tokens", { account_id: account ? Number(account) : undefined }, [
+  const list = new Listing("list_tokens", { account_id: numberOf(query.get("account")) }, [
     { name: "Id", show: ({ id }) => id, isNumber: true },
     { name: "Account", show: ({ account_id }) => account_id ?? "operator" },
     { name: "Scopes", show: ({ scopes }) => scopes.join(", ") },
@@ -107,20 +107,24 @@ function form(made, then, account) {
   const whose = field("account_id", "Account", { inputmode: "numeric", size: 6, value: account });
   const expires = choice("expires", "Expires", [["", "never"], ["1", "in a day"], ["30", "in 30 days"], ["365", "in a year"]]);
   const made_form = element("form", { class: "filters", "aria-label": "Create a token" }, whose, ...scopes, expires, element("button", {}, "Create a token"));
+  let isAsked = false;
   made_form.addEventListener("submit", async (/** @type {Event} */ event) => {
     event.preventDefault();
+    if (isAsked) return; // a double click: of two tokens one would never be shown
+    isAsked = true;
     const chosen = ["read", "write", "process", "admin"].filter((scope) => made_form.elements[`scope-${scope}`].checked);
     const days = made_form.elements.expires.value;
     const id = made_form.elements.account_id.value.trim();
     try {
       const { data } = await ask("create_token", {
-        scopes: chosen, account_id: id ? Number(id) : undefined, expires_in_seconds: days ? Number(days) * DAY_SECONDS : undefined,
+        scopes: chosen, account_id: numberOf(id), expires_in_seconds: days ? Number(days) * DAY_SECONDS : undefined,
       });
       made.replaceChildren(element("p", { class: "made" }, `Token ${data.id}; it is shown this once: `, element("code", {}, data.token), " ", copier(data.token)));
       then();
     } catch (error) {
       made.replaceChildren(trouble(error));
     }
+    isAsked = false;
   });
   return made_form;
 }

@@ -1,7 +1,7 @@
 /** Who is connected. */
 
 import { button, element, link, question, time } from "./elements.js";
-import { field, filters, labelled, Listing } from "./listing.js";
+import { field, filters, labelled, Listing, numberOf } from "./listing.js";
 import { address, title, trouble } from "./router.js";
 import { ask, isOperator, may } from "./session.js";
 
@@ -13,7 +13,6 @@ export async function showConnections(main, { query }) {
     field("address", "Address", { size: 16 }),
     labelled("waiting", "Only with data waiting", element("input", { type: "checkbox" })),
   ]);
-  const account = query.get("account");
   const problem = element("div");
 
   /** @param {any} connection */
@@ -32,7 +31,7 @@ export async function showConnections(main, { query }) {
   const list = new Listing(
     "list_connections",
     {
-      account_id: account ? Number(account) : undefined,
+      account_id: numberOf(query.get("account")),
       address: query.get("address") ?? "",
       waiting: query.get("waiting") === "true" || undefined,
     },

@@ -21,15 +21,14 @@ export async function showInvoice(main, { path: [uid], left }) {
   const actions = element("p", { id: "invoice-actions", class: "buttons" });
   const problem = element("div", { id: "invoice-trouble" });
   const lists = [payments(uid), history(uid), webhooks(uid)];
-  const [paid, logged, sent] = lists;
+  const sections = ["Payments", "History", "Webhooks"].map((name, index) =>
+    element("section", { "aria-label": name, hidden: true }, element("h2", {}, name), lists[index].element));
   main.append(
     element("p", {}, link(address("invoices"), "← Invoices")),
     element("h1", {}, "Invoice"),
     element("div", { class: "cards" },
       element("section", {}, status, amount, problem, fields, actions),
-      element("section", { "aria-label": "Payments" }, element("h2", {}, "Payments"), paid.element),
-      element("section", { "aria-label": "History" }, element("h2", {}, "History"), logged.element),
-      element("section", { "aria-label": "Webhooks" }, element("h2", {}, "Webhooks"), sent.element),
+      ...sections,
     ),
   );
 
@@ -72,6 +71,7 @@ export async function showInvoice(main, { path: [uid], left }) {
       ...(invoice.status === "unpaid" && may("write") ? [button("Cancel…", cancel)] : []),
       link(address("live", { topic: `invoice:${uid}` }), "Watch it live"),
     );
+    for (const section of sections) section.hidden = false;
     for (const list of lists) list.reload();
   }
 

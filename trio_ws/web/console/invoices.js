@@ -2,7 +2,7 @@
 
 import { inWords } from "./amounts.js";
 import { badge, element, link, time } from "./elements.js";
-import { choice, field, filters, Listing } from "./listing.js";
+import { choice, field, filters, Listing, numberOf } from "./listing.js";
 import { address, title } from "./router.js";
 import { isOperator } from "./session.js";
 
@@ -24,10 +24,9 @@ export async function showInvoices(main, { query }) {
     ({ q = "" }) => (UID.test(q) ? address(`invoices/${q}`) : undefined),
   );
   const searched = { [query.get("by") ?? "memo"]: query.get("q") ?? "" };
-  const account = query.get("account");
   const list = new Listing(
     "list_invoices",
-    { status: query.get("status") ?? "", ...searched, account_id: account ? Number(account) : undefined },
+    { status: query.get("status") ?? "", ...searched, account_id: numberOf(query.get("account")) },
     [
       { name: "Created", show: ({ uid, createdAt }) => link(address(`invoices/${uid}`), time(createdAt)) },
       { name: "Status", show: ({ status }) => badge(status) },

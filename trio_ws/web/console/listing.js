@@ -18,6 +18,7 @@ export class Listing {
   /** @type {string | undefined} */
   #cursor;
   #count = 0;
+  #reading = 0; // the number of the last read: what an earlier one still brings is not wanted
 
   /**
    * @param {string} action
@@ -48,6 +49,7 @@ export class Listing {
 
   /** Read the next page. */
   async load() {
+    const reading = (this.#reading += 1);
     this.more.disabled = true;
     this.note.textContent = "loading";
     try {
@@ -55,6 +57,7 @@ export class Listing {
       let message;
       for (let page = 0; page < SEARCHED_PAGES && !found.length; page += 1) {
         const reply = await ask(this.action, { limit: PAGE, ...this.fields, cursor: this.#cursor });
+        if (reading !== this.#reading) return;
         found = reply.data;
         message = reply.message;
         this.#cursor = reply.next;
@@ -67,12 +70,12 @@ export class Listing {
       this.more.textContent = found.length ? "Load more" : "Search on";
       this.note.replaceChildren([this.#said(found.length), message].filter(Boolean).join("; "));
     } catch (error) {
+      if (reading !== this.#reading) return;
       this.note.replaceChildren(trouble(error));
       this.more.hidden = false;
       this.more.textContent = "Try again";
-    } finally {
-      this.more.disabled = false;
     }
+    this.more.disabled = false;
   }
 
   /** @param {number} found */
@@ -116,6 +119,12 @@ export function filters(path, query, fields, shortcut = () => undefined) {
     go(shortcut(given) ?? `/console/${path}${text && `?${text}`}`);
   });
   return form;
+}
+
+/** @param {string | null} text An id that was typed; what is no number goes as it is, for the server to refuse. */
+export function numberOf(text) {
+  if (!text) return undefined;
+  return Number.isSafeInteger(Number(text)) ? Number(text) : text;
 }
 
 let numbers = 0;

@@ -161,19 +161,17 @@ export function showLive(main, { query, left }) {
   };
 
   function redraw() {
-    shownUpTo = 0;
     list.replaceChildren();
-    draw();
+    isHeld = false; // no entry is open
+    draw(0);
   }
 
-  function draw() {
+  function draw(above = shownUpTo) {
     const stands = isPaused || isHeld;
-    if (!stands || !shownUpTo) {
-      const fresh = entries.filter((entry) => entry.number > shownUpTo && matches(entry)).slice(-most);
-      list.prepend(...fresh.reverse().map(row));
-      while (list.children.length > most) list.lastElementChild?.remove();
-      shownUpTo = entries.at(-1)?.number ?? 0;
-    }
+    if (!stands) shownUpTo = last;
+    const fresh = entries.filter((entry) => entry.number > above && entry.number <= shownUpTo && matches(entry)).slice(-most);
+    list.prepend(...fresh.reverse().map(row));
+    while (list.children.length > most) list.lastElementChild?.remove();
     const found = entries.filter((entry) => entry.number <= shownUpTo && matches(entry)).length;
     const held = entries.filter((entry) => entry.number > shownUpTo).length;
     const hidden = entries.length - held - found;

@@ -51,9 +51,10 @@ export function begin() {
 /** @param {{isNew: boolean}} how Whether the reader goes to another page, and reads it from its heading on. */
 async function showPlace({ isNew }) {
   leaving.abort();
+  byId("question").close("no"); // it was asked on the page that is left
   leaving = new AbortController();
   const { signal } = leaving;
-  const path = location.pathname.split("/").slice(2).filter(Boolean).map(decodeURIComponent);
+  const path = location.pathname.split("/").slice(2).filter(Boolean).map(decoded);
   const name = pages.has(path[0] ?? "") ? path[0] ?? "" : "nothing";
   for (const anchor of document.querySelectorAll("#pages a")) {
     const isHere = anchor.getAttribute("data-page") === name;
@@ -71,6 +72,15 @@ async function showPlace({ isNew }) {
     await (pages.get(name) ?? nothing)(main, { path: path.slice(1), query: new URLSearchParams(location.search), left: signal });
   } catch (error) {
     if (!signal.aborted) main.append(trouble(error));
+  }
+}
+
+/** @param {string} part Of a path. What nobody encoded, as a "%" alone, stands for itself. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }
 

@@ -3,7 +3,8 @@
 import { connect } from "/trio-ws.js";
 import { byId } from "./elements.js";
 
-const TOKEN = "trio_ws.token"; // kept by the tab, and gone with it
+const TOKEN = "trio_ws.token"; // kept by the tab, and gone with it; empty: its user signed out
+const UNAUTHORIZED = 4401; // the protocol's section 6
 const ANSWER_MS = 200; // for other tabs of this console, which may know the token
 
 /** @type {any} Asks; made by `begin`. */
@@ -68,6 +69,7 @@ export async function begin() {
     onState(/** @type {string} */ state, /** @type {any} */ { code, reason }) {
       if (state === "open") showLine("open", "live");
       else if (state === "lost") showLine("lost", "the server can't be reached; trying again");
+      else if (code === UNAUTHORIZED) askForToken(); // it has expired or been revoked
       else if (state === "refused") showLine("refused", [code, reason].filter(Boolean).join(" "));
     },
   });
@@ -124,7 +126,6 @@ function mindForm() {
 
 /** @param {string} given */
 function become(given) {
-  if (given) sessionStorage.setItem(TOKEN, given);
-  else sessionStorage.removeItem(TOKEN);
+  sessionStorage.setItem(TOKEN, given);
   location.reload();
 }

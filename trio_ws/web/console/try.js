@@ -12,8 +12,8 @@ const ELSEWHERE = ["subscribe", "resume", "unsubscribe", "unsubscribe_all", "aut
 /** @typedef {{name: string, about: string, fields: Field[]}} Action */
 /** @typedef {{name: string, types: string[], choices?: string[], about: string, isRequired: boolean, example: any}} Field */
 
-/** @type {Map<string, Action> | null} */
-let actions = null;
+/** @type {Promise<Map<string, Action>> | undefined} */
+let actions;
 
 /** @param {any} schema @param {any} schemas @returns {any[]} What it may be, references followed. */
 function alternatives(schema, schemas) {
@@ -114,8 +114,8 @@ async function loadDocument() {
 /** @type {import("./router.js").Show} */
 export async function showTry(main, { query }) {
   title("Try");
-  actions ??= new Map(read(await loadDocument()).map((one) => [one.name, one]));
-  const known = actions;
+  actions ??= loadDocument().then((document) => new Map(read(document).map((one) => [one.name, one])));
+  const known = await actions;
   const action = /** @type {Action} */ (known.get(query.get("action") ?? "") ?? known.get("create_invoice"));
   const isUsual = (/** @type {Field} */ field) => field.isRequired || field.example !== undefined;
   const more = action.fields.filter((field) => !isUsual(field));

@@ -1,7 +1,7 @@
 /** Webhooks: what waits, what failed, what was delivered; one of them with what is sent. */
 
 import { badge, button, copier, definitions, element, link, pretty, time } from "./elements.js";
-import { choice, field, filters, Listing } from "./listing.js";
+import { choice, field, filters, Listing, numberOf } from "./listing.js";
 import { address, title, trouble } from "./router.js";
 import { ask, isOperator, may } from "./session.js";
 
@@ -13,10 +13,9 @@ export async function showWebhooks(main, { query }) {
     field("invoice", "Invoice", { placeholder: "uid", size: 36 }),
     ...(isOperator() ? [field("account", "Account", { inputmode: "numeric", size: 6 })] : []),
   ]);
-  const account = query.get("account");
   const list = new Listing(
     "list_webhooks",
-    { state: query.get("state") ?? "", uid: query.get("invoice") ?? "", account_id: account ? Number(account) : undefined },
+    { state: query.get("state") ?? "", uid: query.get("invoice") ?? "", account_id: numberOf(query.get("account")) },
     [
       { name: "Queued", show: ({ id, queuedAt }) => link(address(`webhooks/${id}`), time(queuedAt)) },
       { name: "State", show: ({ state }) => badge(state) },
@@ -46,17 +45,17 @@ export async function showWebhook(main, { path: [id] }) {
   const problem = element("div");
   main.append(element("p", {}, link(address("webhooks"), "← Webhooks")), element("h1", {}, "Webhook"), problem, section);
 
+  /** @param {() => Promise<any>} act */
+  async function attempt(act) {
+    problem.replaceChildren();
+    await act().catch((error) => problem.replaceChildren(trouble(error)));
+  }
+  async function retry() {
+    await ask("retry_webhook", { id });
+    await load();
+  }
   async function load() {
     const { data: webhook } = await ask("fetch_webhook", { id });
-    const retry = async () => {
-      problem.replaceChildren();
-      try {
-        await ask("retry_webhook", { id });
-        await load();
-      } catch (error) {
-        problem.replaceChildren(trouble(error));
-      }
-    };
     section.replaceChildren(
       element("p", { class: "badge large", role: "status", "data-state": webhook.state }, webhook.state),
       definitions({
@@ -72,8 +71,8 @@ export async function showWebhook(main, { path: [id] }) {
         Ended: webhook.endedAt && time(webhook.endedAt),
       }),
       element("p", { class: "buttons" },
-        ...(may("write") && webhook.state !== "held" ? [button(webhook.state === "delivered" ? "Send again" : "Retry now", retry)] : []),
-        button("Refresh", load)),
+        ...(may("write") && webhook.state !== "held" ? [button(webhook.state === "delivered" ? "Send again" : "Retry now", () => attempt(retry))] : []),
+        button("Refresh", () => attempt(load))),
       element("h2", {}, "Body"),
       element("pre", { tabindex: 0 }, pretty(webhook.body)),
     );
