@@ -9,7 +9,7 @@ from typing import NamedTuple
 import trio
 
 from trio_ws import logs, metrics
-from trio_ws.actions.services import Described, Services
+from trio_ws.actions.services import Described, Outlined, Services
 from trio_ws.database.gateway import Database
 from trio_ws.errors import CloseCode
 from trio_ws.http.actions import Actions
@@ -107,11 +107,16 @@ class Connection:
             with trio.CancelScope(deadline=min(patience, trio.current_effective_deadline()), shield=True):
                 await self._wire.hang_up()
 
-    def describe(self) -> Described | None:
-        """Return how the client is; None: it has no line, or that is ending."""
+    def outline(self) -> Outlined | None:
+        """Return who the client is; None: it has no line, or that is ending."""
         if self._line is None or self._line.is_ending or self._has_left:
             return None
-        return self._line.describe(self.number, self._place.address)
+        return self._line.outline(self._place.address)
+
+    def describe(self) -> Described:
+        """Return how the client is, if it has a line."""
+        assert self._line is not None  # noqa: S101 - it has an outline
+        return self._line.describe()
 
     @property
     def has_line(self) -> bool:

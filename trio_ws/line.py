@@ -20,7 +20,7 @@ from typing import ClassVar, NamedTuple
 import trio
 
 from trio_ws import logs, metrics
-from trio_ws.actions.services import Described, Services
+from trio_ws.actions.services import Described, Outlined, Services
 from trio_ws.actions.session import Session
 from trio_ws.errors import CloseCode
 from trio_ws.events.follower import Follower
@@ -108,23 +108,21 @@ class Line(ABC):
         # They know us: without, we go at once, and are no garbage.
         del self._session, self._follower
 
-    def describe(self, number: int, address: str | None) -> Described:
-        """Return how it is.
+    def outline(self, address: str | None) -> Outlined:
+        """Return who it is.
 
         Args:
-            number: Its connection's.
             address: Where the client is; None: not known.
         """
+        return Outlined(self._opened_at, self._session.identity, address, self._outbox.waiting_bytes)
+
+    def describe(self) -> Described:
+        """Return how it is."""
         topics = self._follower.topics
         return Described(
-            number=number,
             kind=self.KIND,
-            address=address,
-            identity=self._session.identity,
-            opened_at=self._opened_at,
             topics=list(itertools.islice(topics, SHOWN_TOPICS)),
             topic_count=len(topics),
-            waiting_bytes=self._outbox.waiting_bytes,
             is_catching_up=self._follower.is_behind,
             requests=self._requests,
             messages=self._outbox.messages,

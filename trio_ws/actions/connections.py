@@ -5,19 +5,21 @@ import itertools
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from operator import itemgetter
 
 import msgspec
 from msgspec import UNSET, Struct
 
 import trio_ws
 from trio_ws import metrics
-from trio_ws.actions.services import Client, Described, Services
+from trio_ws.actions.services import Client, Outlined, Services
 from trio_ws.actions.session import Session
-from trio_ws.errors import CloseCode, NotFound
+from trio_ws.errors import CloseCode, NotFound, Unavailable
 from trio_ws.messages import Connected, EndConnection, FetchFigures, Figures, ListConnections, Success
 from trio_ws.paging import PAGE_BYTES, PAGE_DEFAULT, Cursor
 
 Key = tuple[int, int, int]  # when it was opened, in µs of Unix time; of which process; its number there
+LAST: Key = (2**63, 0, 0)  # which all are before
 
 
 class Find(Struct, tag=True):
@@ -102,13 +104,16 @@ async def end_connection(action: EndConnection, services: Services, _: Session) 
 
     Raises:
         NotFound: no process has it.
+        Unavailable: none of those that answer has it.
     """
     process, _dash, number = action.id.partition("-")
     if not (process.isdecimal() and number.isdecimal() and len(action.id) < 32):  # noqa: PLR2004 - of two numbers
         raise NotFound("Connection not found")
     question = msgspec.json.encode(End(int(process), int(number)))
-    answers, _missing = await services.siblings.ask(question)
+    answers, missing = await services.siblings.ask(question)
     if not any(msgspec.json.decode(answer, type=bool) for answer in answers):
+        if missing:
+            raise Unavailable(f"{missing} of the server's processes did not answer")
         raise NotFound("Connection not found")
     return Success(message=f"Closing connection {action.id}")
 
@@ -138,49 +143,51 @@ def answer(services: Services, question: bytes) -> bytes:
 
 def _find(clients: Iterable[Client], asked: Find) -> list[Found]:
     process = os.getpid()
-    there = ((_key_of(one, process), one) for client in clients if (one := client.describe()) is not None)
+    before = asked.before or LAST
+    there = ((client, one) for client in clients if (one := client.outline()) is not None)
     wanted = (
-        (key, one)
-        for key, one in there
+        (key, client, one)
+        for client, one in there
         if asked.account_id in (None, one.identity.account_id)
         and asked.address in (None, one.address)
         and (one.waiting_bytes > 0 or not asked.waiting)
-        and (asked.before is None or key < asked.before)
+        and (key := _key_of(client, one, process)) < before
     )
-    newest = heapq.nlargest(asked.most, wanted, key=lambda pair: pair[0])
-    return [Found(key, _shown(one, process)) for key, one in newest]
+    newest = heapq.nlargest(asked.most, wanted, key=itemgetter(0))
+    return [Found(key, _shown(client, one, process)) for key, client, one in newest]
 
 
 def _end(services: Services, asked: End) -> bool:
     if asked.process != os.getpid():
         return False
     for client in services.clients():
-        if client.number == asked.number and client.describe() is not None:
+        if client.number == asked.number and client.outline() is not None:
             client.send_away(CloseCode.GOING_AWAY, services.settings.close_seconds)
             return True
     return False
 
 
-def _shown(one: Described, process: int) -> Connected:
+def _shown(client: Client, one: Outlined, process: int) -> Connected:
+    described = client.describe()
     return Connected(
-        id=f"{process}-{one.number}",
-        kind=one.kind,
+        id=f"{process}-{client.number}",
+        kind=described.kind,
         address=one.address,
         account_id=one.identity.account_id,
         token_id=one.identity.token_id,
         scopes=one.identity.scopes,
         opened_at=datetime.fromtimestamp(one.opened_at, UTC).isoformat(timespec="microseconds"),
-        topics=one.topics,
-        topic_count=one.topic_count,
+        topics=described.topics,
+        topic_count=described.topic_count,
         waiting_bytes=one.waiting_bytes,
-        is_catching_up=one.is_catching_up,
-        requests=one.requests,
-        messages=one.messages,
+        is_catching_up=described.is_catching_up,
+        requests=described.requests,
+        messages=described.messages,
     )
 
 
-def _key_of(one: Described, process: int) -> Key:
-    return round(one.opened_at * 1_000_000), process, one.number
+def _key_of(client: Client, one: Outlined, process: int) -> Key:
+    return round(one.opened_at * 1_000_000), process, client.number
 
 
 def _cursor(key: Key) -> str:

@@ -18,31 +18,37 @@ from trio_ws.siblings import Siblings
 from trio_ws.wire.ear import Deaf, Ear
 
 
-class Described(NamedTuple):
-    """A client that is connected, as people look at it.
+class Outlined(NamedTuple):
+    """What clients that are connected are found by: there may be thousands, so this costs next to nothing.
 
     Attributes:
-        number: Its connection's, in this process.
-        kind: websocket or event_stream.
-        address: Where it is; None: not known.
-        identity: Who it is.
         opened_at: When it came, in Unix seconds.
+        identity: Who it is.
+        address: Where it is; None: not known.
+        waiting_bytes: What it has not read yet.
+    """
+
+    opened_at: float
+    identity: Identity
+    address: str | None
+    waiting_bytes: int
+
+
+class Described(NamedTuple):
+    """The rest of it, as people look at a client.
+
+    Attributes:
+        kind: websocket or event_stream.
         topics: Some of those that it follows.
         topic_count: How many it follows.
-        waiting_bytes: What it has not read yet.
         is_catching_up: Whether it reads older events from the log.
         requests: How many it has sent.
         messages: How many it was sent.
     """
 
-    number: int
     kind: str
-    address: str | None
-    identity: Identity
-    opened_at: float
     topics: list[str]
     topic_count: int
-    waiting_bytes: int
     is_catching_up: bool
     requests: int
     messages: int
@@ -58,8 +64,11 @@ class Client(Protocol):
     @property
     def number(self) -> int: ...  # noqa: D102 - see above
 
-    def describe(self) -> Described | None:
-        """Return how it is; None: it has no WebSocket and no event stream."""
+    def outline(self) -> Outlined | None:
+        """Return who it is; None: it has no WebSocket and no event stream."""
+
+    def describe(self) -> Described:
+        """Return how it is, if it has one."""
 
     def send_away(self, code: CloseCode, seconds: float) -> None:
         """Begin to end it."""
