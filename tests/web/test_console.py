@@ -646,6 +646,38 @@ def test_it_can_be_used_from_the_keyboard_alone(page: Page, server: Server) -> N
     expect(page.locator("#invoice-status")).to_have_text("cancelled")
 
 
+def test_the_keyboard_stays_where_it_was_when_something_is_done(page: Page, server: Server) -> None:
+    uid = create(server, webhook_url="https://shop.invalid/hook")
+    page.goto(http(server, "/console/accounts"))
+    rename = page.get_by_role("button", name="Rename account 1")
+    rename.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("Zed")
+    page.keyboard.press("Enter")
+    expect(rows(page)).to_contain_text(["Zed"])
+    expect(rename).to_be_focused()
+    with server.connect() as till:
+        call(till, action="subscribe", type="account", id=1)
+        page.goto(http(server, "/console/connections"))
+        rows(page).filter(has=page.locator("summary")).get_by_role("button").focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Enter")
+        expect(rows(page)).to_have_count(1)
+    expect(page.locator(".listing .note")).to_be_focused()  # the button is gone
+    page.goto(http(server, "/console/webhooks"))
+    rows(page).get_by_role("link").first.click()
+    page.get_by_role("button", name="Refresh").focus()
+    page.locator(".badge.large").evaluate("badge => badge.textContent = 'before'")
+    page.keyboard.press("Enter")
+    expect(page.locator(".badge.large")).to_have_text("waiting")
+    expect(page.get_by_role("button", name="Refresh")).to_be_focused()
+    page.goto(http(server, f"/console/invoices/{uid}"))
+    page.get_by_role("button", name="confirming").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#invoice-status")).to_have_text("confirming")
+    expect(page.locator("#invoice-status")).to_be_focused()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_it_fits_a_phone_and_a_desk_in_light_and_in_dark(

@@ -78,6 +78,23 @@ export function definitions(pairs) {
   return element("dl", {}, ...found.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
+/** @param {any} one What somebody who does not see it knows it by. */
+const nameOf = (one) => one.getAttribute("aria-label") ?? one.textContent;
+
+/**
+ * Draw something again, and leave the keyboard where it was: on what has the same name, or on what says how things are.
+ * @param {any} within  Where it is.
+ * @param {() => unknown} draw
+ * @param {any} instead
+ */
+export async function drawAgain(within, draw, instead) {
+  const name = within.contains(document.activeElement) ? nameOf(document.activeElement) : null;
+  await draw();
+  if (name === null || document.activeElement !== document.body) return;
+  const again = [...within.querySelectorAll("a, button, summary")].find((one) => nameOf(one) === name);
+  (again ?? instead).focus();
+}
+
 /**
  * Ask before something is done that cannot be undone, or for what is to be typed.
  * @param {string} title

@@ -1,7 +1,7 @@
 /** One invoice: as it is now and as it changes, its payments, its history and its webhooks. */
 
 import { inWords } from "./amounts.js";
-import { badge, button, copier, definitions, element, link, pretty, question, time } from "./elements.js";
+import { badge, button, copier, definitions, drawAgain, element, link, pretty, question, time } from "./elements.js";
 import { Listing } from "./listing.js";
 import { address, title, trouble } from "./router.js";
 import { ask, client, isOperator, may } from "./session.js";
@@ -15,7 +15,7 @@ const STEPS = [
 /** @type {import("./router.js").Show} */
 export async function showInvoice(main, { path: [uid], left }) {
   title("Invoice");
-  const status = element("p", { id: "invoice-status", class: "badge large", role: "status", "data-state": "unknown" }, "loading");
+  const status = element("p", { id: "invoice-status", class: "badge large", role: "status", "data-state": "unknown", tabindex: -1 }, "loading");
   const amount = element("p", { id: "invoice-amount", class: "amount" });
   const fields = element("div", { id: "invoice-fields" });
   const actions = element("p", { id: "invoice-actions", class: "buttons" });
@@ -66,11 +66,11 @@ export async function showInvoice(main, { path: [uid], left }) {
       Version: invoice.version,
     }));
     const steps = STEPS.filter(({ from, scope }) => from === invoice.status && may(scope));
-    actions.replaceChildren(
+    drawAgain(actions, () => actions.replaceChildren(
       ...steps.map(({ to, text }) => button(text, () => attempt(() => ask("update_invoice", { uid, status: to })))),
       ...(invoice.status === "unpaid" && may("write") ? [button("Cancel…", cancel)] : []),
       link(address("live", { topic: `invoice:${uid}` }), "Watch it live"),
-    );
+    ), status);
     for (const section of sections) section.hidden = false;
     for (const list of lists) list.reload();
   }

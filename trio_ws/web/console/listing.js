@@ -1,6 +1,6 @@
 /** A list that the server gives in pages, as a table: more is read when it is asked for. */
 
-import { button, element } from "./elements.js";
+import { button, drawAgain, element } from "./elements.js";
 import { go, trouble } from "./router.js";
 import { ask } from "./session.js";
 
@@ -32,7 +32,7 @@ export class Listing {
     this.columns = columns;
     this.nothing = nothing;
     this.body = element("tbody");
-    this.note = element("p", { class: "note", role: "status" }, "loading");
+    this.note = element("p", { class: "note", role: "status", tabindex: -1 }, "loading");
     this.more = button("Load more", () => this.load(), { hidden: true });
     const head = columns.map(({ name, isNumber }) => element("th", { scope: "col", class: isNumber ? "number" : undefined }, name));
     this.table = element("table", { hidden: true }, element("thead", {}, element("tr", {}, ...head)), this.body);
@@ -43,8 +43,10 @@ export class Listing {
   async reload() {
     this.#cursor = undefined;
     this.#count = 0;
-    this.body.replaceChildren();
-    await this.load();
+    await drawAgain(this.body, () => {
+      this.body.replaceChildren();
+      return this.load();
+    }, this.note);
   }
 
   /** Read the next page. */

@@ -1,6 +1,6 @@
 /** Webhooks: what waits, what failed, what was delivered; one of them with what is sent. */
 
-import { badge, button, copier, definitions, element, link, pretty, time } from "./elements.js";
+import { badge, button, copier, definitions, drawAgain, element, link, pretty, time } from "./elements.js";
 import { choice, field, filters, Listing, numberOf } from "./listing.js";
 import { address, title, trouble } from "./router.js";
 import { ask, isOperator, may } from "./session.js";
@@ -56,8 +56,9 @@ export async function showWebhook(main, { path: [id] }) {
   }
   async function load() {
     const { data: webhook } = await ask("fetch_webhook", { id });
-    section.replaceChildren(
-      element("p", { class: "badge large", role: "status", "data-state": webhook.state }, webhook.state),
+    const state = element("p", { class: "badge large", role: "status", "data-state": webhook.state, tabindex: -1 }, webhook.state);
+    drawAgain(section, () => section.replaceChildren(
+      state,
       definitions({
         Delivery: element("span", {}, element("code", {}, webhook.id), " ", copier(webhook.id)),
         Event: webhook.type,
@@ -75,7 +76,7 @@ export async function showWebhook(main, { path: [id] }) {
         button("Refresh", () => attempt(load))),
       element("h2", {}, "Body"),
       element("pre", { tabindex: 0 }, pretty(webhook.body)),
-    );
+    ), state);
   }
   await load();
 }
