@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -113,6 +114,37 @@ def test_what_is_far_behind_others_is_found_page_by_page(connection: Connection)
     reads = rows_read(connection, partial(webhook_lists.list_page, connection, wanted), "webhook_deliveries")
     assert reads < 3 * SCAN
     assert len(everything(connection, wanted)) == 3
+
+
+class Counting:
+    """A connection that counts statements: what others change comes between these, and never into one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.statements = 0
+
+    def execute(self, *arguments: Any) -> Any:
+        self.statements += 1
+        return self._connection.execute(*arguments)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda connection: webhook_lists.list_page(connection, Wanted(1, "waiting")),
+        lambda connection: queries.list_invoices(connection, InvoiceFilter(memo="tea")),
+    ],
+    ids=["webhooks", "search"],
+)
+def test_a_page_and_where_the_next_begins_are_of_one_snapshot(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, read: Callable[[Any], Any]
+) -> None:
+    monkeypatch.setattr(queries, "SEARCHED", 1000)
+    queue(connection, "failed", QUEUED)
+    make_invoices(connection, 1500)
+    counting = Counting(connection)
+    assert read(counting).next is not None
+    assert counting.statements == 1
 
 
 def test_failed_ones_of_one_moment_come_once_each(connection: Connection) -> None:

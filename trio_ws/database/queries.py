@@ -312,7 +312,10 @@ def list_invoices(connection: Connection, wanted: InvoiceFilter) -> Page:
 
 
 def _search_invoices(connection: Connection, wanted: InvoiceFilter) -> Page:
-    """Return a page of what is found among the next `SEARCHED` invoices, the newest first."""
+    """Return a page of what is found among the next `SEARCHED` invoices, the newest first.
+
+    One statement, so that the page and the end of what it looked through are of one snapshot.
+    """
     by = "" if wanted.account_id is None else "account_id DESC, "
     scanned = (
         "SELECT * FROM @schema@.invoices i"  # noqa: S608 - constants
@@ -327,15 +330,16 @@ def _search_invoices(connection: Connection, wanted: InvoiceFilter) -> Page:
         " ORDER BY id DESC LIMIT %(most)s + 1) i",
         "id DESC",
     )
-    asked = _arguments_of(wanted)
-    page = page_of(connection.execute(f"{found} ORDER BY id DESC".encode(), asked).fetchall())
-    if page.next is not None:
-        return page
-    last = connection.execute(
-        f"SELECT id FROM ({scanned} OFFSET {SEARCHED - 1} LIMIT 1) i".encode(),  # noqa: S608
-        asked,
-    )
-    return page._replace(next=row[0] if (row := last.fetchone()) else None)
+    rows = connection.execute(
+        f"WITH page AS MATERIALIZED ({found}), looked_through AS MATERIALIZED ("  # noqa: S608
+        f"SELECT id FROM ({scanned} OFFSET {SEARCHED - 1} LIMIT 1) i"
+        " WHERE (SELECT count(*) = coalesce(max(found), 0) FROM page))"  # else the page ends before
+        " SELECT looked_through.id, page.* FROM (SELECT) one LEFT JOIN page ON true"
+        " LEFT JOIN looked_through ON true ORDER BY page.id DESC".encode(),
+        _arguments_of(wanted),
+    ).fetchall()
+    page = page_of([row[1:] for row in rows if row[1] is not None])
+    return page if page.next is not None else page._replace(next=rows[0][0])
 
 
 class Snapshot(NamedTuple):

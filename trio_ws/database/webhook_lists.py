@@ -182,7 +182,11 @@ _SOURCES = {
 
 
 def list_page(connection: Connection, wanted: Wanted) -> ListedPage:
-    """Return a page of deliveries, the newest first."""
+    """Return a page of deliveries, the newest first.
+
+    One statement, so that the page and the end of what it looked through are of one snapshot: of two, none
+    would know which rows have come and gone in between.
+    """
     if wanted.invoice is not None:
         return _page_of_invoice(connection, wanted)
     source = _SOURCES[wanted.state]
@@ -205,19 +209,21 @@ def list_page(connection: Connection, wanted: Wanted) -> ListedPage:
         )
     scanned = f"SELECT d.* FROM {source.table} d WHERE {whose} AND {later} ORDER BY {order}"  # noqa: S608
     rows = connection.execute(
-        f"{source.columns}, {moment}, d.seq"  # noqa: S608 - constants
+        f"WITH page AS MATERIALIZED ({source.columns}, {moment} AS moment, d.seq"  # noqa: S608 - constants
         f" FROM (SELECT * FROM ({scanned} LIMIT %(scan)s) d WHERE {source.filter}"
-        f" ORDER BY {order} LIMIT %(most)s + 1) d{source.joins} ORDER BY {order}".encode(),
+        f" ORDER BY {order} LIMIT %(most)s + 1) d{source.joins}), looked_through AS MATERIALIZED ("
+        f"SELECT {moment}, d.seq FROM ({scanned} OFFSET %(scan)s - 1 LIMIT 1) d"
+        " WHERE (SELECT count(*) FROM page) <= %(most)s)"
+        " SELECT looked_through.*, page.* FROM (SELECT) one LEFT JOIN page ON true"
+        " LEFT JOIN looked_through ON true ORDER BY page.moment DESC, page.seq DESC".encode(),
         asked,
     ).fetchall()
-    if len(rows) > wanted.most:
-        *_, moment_of_last, seq = rows[wanted.most - 1]
-        return ListedPage([Listed(*row[:-2]) for row in rows[: wanted.most]], Place(moment_of_last, seq))
-    last = connection.execute(
-        f"SELECT {moment}, d.seq FROM ({scanned} OFFSET %(scan)s - 1 LIMIT 1) d".encode(),  # noqa: S608
-        asked,
-    ).fetchone()
-    return ListedPage([Listed(*row[:-2]) for row in rows], Place(*last) if last else None)
+    end = rows[0][:2]
+    found = [row[2:] for row in rows if row[-1] is not None]
+    if len(found) > wanted.most:
+        end = found[wanted.most - 1][-2:]
+    page = [Listed(*row[:-2]) for row in found[: wanted.most]]
+    return ListedPage(page, None if end[1] is None else Place(*end))
 
 
 def _page_of_invoice(connection: Connection, wanted: Wanted) -> ListedPage:
