@@ -121,7 +121,7 @@ class Answers:
 
     @property
     def has_room(self) -> bool:
-        """Tell whether there is room for another request."""
+        """Return whether there is room for another request."""
         return len(self._waiting) < WAITING_REQUESTS and self._outbox.has_room
 
     async def room(self) -> None:

@@ -163,7 +163,7 @@ def encode_event(event: Event) -> bytes:
 
 
 def _is_too_deep(frame: str) -> bool:
-    """Tell whether a frame that is JSON has too many levels."""
+    """Return whether a frame that is JSON has too many levels."""
     if len(frame) <= MAX_DEPTH or frame.count("[") + frame.count("{") <= MAX_DEPTH:
         return False  # nearly always, and in less than a µs
     between = "".join(_mask_escapes(frame).split('"')[::2])

@@ -120,7 +120,7 @@ class Connection:
 
     @property
     def has_line(self) -> bool:
-        """Tell whether it has come to a WebSocket or an event stream."""
+        """Return whether it has come to a WebSocket or an event stream."""
         return self._line is not None
 
     @property

@@ -79,7 +79,7 @@ class Endpoint(NamedTuple):
         return cls(parts.scheme, host, port or PORTS[parts.scheme], quote(target, _TARGET_CHARACTERS))
 
     def is_inside(self) -> bool:
-        """Tell whether its host is this machine or an address that is not public, as it stands there."""
+        """Return whether its host is this machine or an address that is not public, as it stands there."""
         if self.host == "localhost" or self.host.endswith(".localhost"):  # RFC 6761
             return True
         address = _literal(self.host)
@@ -93,7 +93,7 @@ class Endpoint(NamedTuple):
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether anybody on the internet may have that address, or the one that it stands for."""
+    """Return whether anybody on the internet may have that address, or the one that it stands for."""
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NO_IPV4)
     for network, bits_behind in _WRAPPING.items():

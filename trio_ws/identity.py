@@ -36,7 +36,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     is_customer: bool = False
 
     def allows(self, scope: Scope) -> bool:
-        """Tell whether it may do that."""
+        """Return whether it may do that."""
         return scope in self.scopes or ADMIN in self.scopes
 
     def require(self, scope: Scope) -> None:

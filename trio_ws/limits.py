@@ -47,7 +47,7 @@ class Bucket:
         return 0.0
 
     def is_full(self, now: float) -> bool:
-        """Tell whether nothing is missing, so that a new one would be the same."""
+        """Return whether nothing is missing, so that a new one would be the same."""
         return self._left + (now - self._then) * self._per_second >= self._burst
 
     def spend(self, cost: float) -> None:

@@ -140,7 +140,7 @@ class Line(ABC):
 
     @property
     def is_ending(self) -> bool:
-        """Tell whether it is being ended."""
+        """Return whether it is being ended."""
         return self._ending is not None
 
     def end(

@@ -155,7 +155,7 @@ class WebSocket(Line):
             self._excused_until = trio.current_time() + SLOW_SECONDS
 
     def _takes_its_time(self, *, is_answered: bool) -> bool:
-        """Tell whether it reads slowly: the ping may stand behind what it has not come to yet.
+        """Return whether it reads slowly: the ping may stand behind what it has not come to yet.
 
         Whether it reads at all the writer finds out, in `write_seconds`.
         """

@@ -211,7 +211,7 @@ class Request:
         return encode_frame(TEXT, encode(reply))
 
     def goes_with(self, other: "Request") -> bool:
-        """Tell whether it may begin while the other is under way: what is refused, beside any other."""
+        """Return whether it may begin while the other is under way: what is refused, beside any other."""
         return self._error is not None or self.row is other.row
 
     def begin(self) -> bytes | Ticket[Reply] | None:

@@ -169,7 +169,7 @@ class EmbeddedPostgres:
             raise
 
     def has_ended(self) -> bool:
-        """Tell whether it has ended by itself, or by somebody else's hand."""
+        """Return whether it has ended by itself, or by somebody else's hand."""
         return self._process is None or self._process.poll() is not None
 
     def stop(self) -> None:
@@ -300,7 +300,7 @@ def _postmaster(cluster: Path) -> tuple[int, str]:
 
 
 def _runs_on(pid: int, cluster: Path) -> bool:
-    """Tell whether that process is the cluster's server: the note of one that was killed outlives it."""
+    """Return whether that process is the cluster's server: the note of one that was killed outlives it."""
     try:
         return Path(f"/proc/{pid}/cwd").samefile(cluster)  # PostgreSQL works in its cluster
     except OSError:

@@ -85,7 +85,7 @@ class Fence:
         return self._primaries.get(connection)
 
     def refuses(self, connection: Connection) -> bool:
-        """Tell whether the primary that a session is on was replaced since."""
+        """Return whether the primary that a session is on was replaced since."""
         primary = self._primaries.get(connection)
         return primary is not None and primary.timeline < self._highest[primary.cluster]
 

@@ -113,7 +113,7 @@ class Lanes:
         metrics.DATABASE_STUCK.set(len(self.stuck))
 
     def is_stuck(self, limiter: trio.CapacityLimiter) -> bool:
-        """Tell whether all places of a lane are held so."""
+        """Return whether all places of a lane are held so."""
         return sum(limiter in place.limiters for place in self.stuck) >= limiter.total_tokens
 
 

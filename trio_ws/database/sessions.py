@@ -148,7 +148,7 @@ def begin_pooled_session(connection: Connection) -> Primary | None:
 
 
 def is_standby(connection: Connection) -> bool:
-    """Tell whether a session is on a standby, as far as the server says so: PostgreSQL 14 and later do."""
+    """Return whether a session is on a standby, as far as the server says so: PostgreSQL 14 and later do."""
     return connection.info.parameter_status("in_hot_standby") == "on"
 
 

@@ -72,7 +72,7 @@ class Ticket(Generic[T]):
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether there is an outcome."""
+        """Return whether there is an outcome."""
         return self._outcome is not _PENDING
 
     @property

@@ -69,7 +69,7 @@ class Follower:
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether it reads from the log; else events are pushed."""
+        """Return whether it reads from the log; else events are pushed."""
         return self._cursor is not None
 
     def follow(self, topics: Iterable[str], after: int) -> None:

@@ -96,7 +96,7 @@ class Log:
             events = events[PAGE - place :]
 
     def remembers(self, position: Position) -> bool | None:
-        """Tell whether all that came after a position, and nothing else, is to be had; None: `prove` can."""
+        """Return whether exactly what came after a position can be replayed; None: ask `prove`."""
         for known in (self.end, self.begin):
             if position.seq == known.seq:
                 return position == known
@@ -116,7 +116,7 @@ class Log:
         return position.seq > self.end.seq
 
     async def prove(self, position: Position) -> bool:
-        """Tell whether all that came after a position, and nothing else, is to be had.
+        """Return whether all that came after a position, and nothing else, is to be had.
 
         The page that has the event is read, for those who ask with it, and for the replay; but not where
         that finds its events without pages.

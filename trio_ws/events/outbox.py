@@ -135,7 +135,7 @@ class Outbox:
 
     @property
     def has_room(self) -> bool:
-        """Tell whether there is room for one more."""
+        """Return whether there is room for one more."""
         return self.waiting_bytes <= self._limit_bytes
 
     async def room(self) -> None:
@@ -158,7 +158,7 @@ class Outbox:
             self._parked = None
 
     def has_news(self) -> bool:
-        """Tell whether `take` would return, or raise, at once."""
+        """Return whether `take` would return, or raise, at once."""
         known = self._frames.statistics()
         is_next = self._rest or self._control or known.current_buffer_used
         return bool(is_next) or known.open_send_channels == 0

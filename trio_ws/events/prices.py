@@ -125,7 +125,7 @@ class Book:
         self._replace(old.pair, old, None)
 
     def has(self, json: Raw) -> bool:
-        """Tell whether a PRICE stands in it as it is."""
+        """Return whether a PRICE stands in it as it is."""
         entry = self._entries.get(msgspec.json.decode(json, type=_Price).id)
         return entry is not None and entry.json == json
 
@@ -349,11 +349,11 @@ class Prices:
 
     @property
     def _is_to_be_proven(self) -> bool:
-        """Tell whether the log has come to where the book was read, and may be another one."""
+        """Return whether the log has come to where the book was read, and may be another one."""
         return self._unproven is not None and self._dispatcher.log.end.seq >= self._unproven.seq
 
     async def _is_proven(self) -> bool:
-        """Tell whether the book is of the log that there is, as far as that has come; forget it if not."""
+        """Return whether the book is of the log that there is, as far as that has come; forget it if not."""
         unproven = self._unproven
         if unproven is None or not self._is_to_be_proven:
             return True

@@ -66,7 +66,7 @@ class Pages:
         self._turn = trio.Lock()
 
     def greets(self, head: Head) -> bool:
-        """Tell whether this is a browser's request for the page where clients connect."""
+        """Return whether this is a browser's request for the page where clients connect."""
         wants_page = "text/html" in ",".join(head.values("accept"))
         return wants_page and head.path == HOME and HOME in self._makers
 

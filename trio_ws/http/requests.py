@@ -82,7 +82,7 @@ class Requests:
         self._stop_by = self._answering.deadline = trio.current_time() + seconds
 
     def _asks_for_line(self, head: Head) -> bool:
-        """Tell whether something else is to answer, where there is something that does."""
+        """Return whether something else is to answer, where there is something that does."""
         if head.asks_for_websocket or (head.path == EVENTS and head.method == "GET"):
             return True
         return head.path in (ACTIONS, EVENTS) and self._actions is None

@@ -358,7 +358,7 @@ class SimulatedDatabase(Answering, Statements):
         return self.uids[: -most - 1 : -1]
 
     def has_invoice(self, uid: uuid.UUID) -> bool:
-        """Tell whether there is one with that uid."""
+        """Return whether there is one with that uid."""
         return uid in self._tables.rows.invoices
 
     def invoice(self, uid: uuid.UUID) -> Raw:
@@ -366,7 +366,7 @@ class SimulatedDatabase(Answering, Statements):
         return as_json(self._tables.rows.invoices[uid])
 
     def has_price(self, currency: str, base_currency: str = "USD") -> bool:
-        """Tell whether a currency has a price."""
+        """Return whether a currency has a price."""
         return self._tables.rows.prices.get((1, currency, base_currency)) is not None
 
     def price(self, currency: str, base_currency: str = "USD") -> Decimal:

@@ -47,17 +47,17 @@ class SimulatedLine:
 
     @property
     def is_held(self) -> bool:
-        """Tell whether nothing arrives."""
+        """Return whether nothing arrives."""
         return self._is_held
 
     @property
     def is_left(self) -> bool:
-        """Tell whether the second of its ends is closed: the server's."""
+        """Return whether the second of its ends is closed: the server's."""
         return self.is_cut or self._ways[0].is_abandoned
 
     @property
     def is_over(self) -> bool:
-        """Tell whether nothing will ever come of it again."""
+        """Return whether nothing will ever come of it again."""
         return self.is_cut or all(way.is_abandoned for way in self._ways)
 
     def hold(self) -> None:
@@ -173,7 +173,7 @@ class _Way:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether the end has arrived, behind what was not read yet."""
+        """Return whether the end has arrived, behind what was not read yet."""
         now = trio.current_time()
         is_whole = not self._chunks or self._chunks[-1][0] <= now
         return self.line.is_cut or (self._ends_at <= now and is_whole)
@@ -279,7 +279,7 @@ class SimulatedStream(Stream):
 
     @property
     def is_over(self) -> bool:
-        """Tell whether the end has come, behind what was not read yet."""
+        """Return whether the end has come, behind what was not read yet."""
         return self._inwards.is_over
 
     async def send_eof(self) -> None:

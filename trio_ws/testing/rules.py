@@ -301,7 +301,7 @@ def check_payment(new: PaymentRow, invoice: InvoiceRow) -> None:
 
 
 def payment_may_become(old: PaymentRow, amount: int, status: str | None) -> bool:
-    """Tell whether a payment may be recorded so again: as it is, always."""
+    """Return whether a payment may be recorded so again: as it is, always."""
     is_next = status == old.status or (old.status, status) == ("settled", "failed")
     return old.status == "pending" or (amount == old.amount and is_next)
 

@@ -66,7 +66,7 @@ class TokenRow(NamedTuple):
     revoked_at: datetime | None = None
 
     def has_ended(self, now: datetime) -> bool:
-        """Tell whether it stands for nobody any more."""
+        """Return whether it stands for nobody any more."""
         return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now)
 
 
@@ -218,7 +218,7 @@ class Tables:
             raise refusal(LockNotAvailable, "canceling statement due to lock timeout")
 
     def is_free(self, uid: uuid.UUID) -> bool:
-        """Tell whether an invoice can be changed right now."""
+        """Return whether an invoice can be changed right now."""
         return uid not in self.stuck and ("invoices", uid) not in self._locks
 
     async def wait_for_locks(self) -> None:

@@ -55,7 +55,7 @@ class Queued:
         return self.account_id, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
     def is_under_way(self, now: datetime) -> bool:
-        """Tell whether an attempt is being made."""
+        """Return whether an attempt is being made."""
         return self.leased_until is not None and self.leased_until > now
 
 

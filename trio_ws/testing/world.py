@@ -69,7 +69,7 @@ class World:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether the server has not ended."""
+        """Return whether the server has not ended."""
         return not self._over.is_set()
 
     async def connect(

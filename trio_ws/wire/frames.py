@@ -98,7 +98,7 @@ class Screen:
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether nothing will be passed on any more."""
+        """Return whether nothing will be passed on any more."""
         return self.violation is not None or self.close is not None
 
     def feed(self, data: bytes) -> list[Frame]:

@@ -237,7 +237,7 @@ class HeadReader:
         return _parse(self._come[:size].decode("latin-1"))
 
     def _may_become_a_head(self, known: int) -> bool:
-        """Tell whether the first line is text as far as it has come, and read each byte once."""
+        """Return whether the first line is text as far as it has come, and read each byte once."""
         if self._is_text:
             return True
         begin = known - 1 if self._is_begun else 0

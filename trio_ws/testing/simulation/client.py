@@ -124,7 +124,7 @@ class Client:
 
     @property
     def has_line(self) -> bool:
-        """Tell whether it has shaken hands, and nothing has ended that."""
+        """Return whether it has shaken hands, and nothing has ended that."""
         return self._outgoing is not None
 
     async def _call(self) -> None:
@@ -257,11 +257,11 @@ class Client:
             raise Violation(f"{what} came after {late:.1f} s")
 
     def _is_cut_off_since(self, at: float) -> bool:
-        """Tell whether what it sends or is sent may have been late since then, whatever the database does."""
+        """Return whether what it sends or receives may have been late since then, with any database."""
         return self.troubled_until + self.run.after_trouble_seconds >= at
 
     def is_troubled_since(self, seconds: float) -> bool:
-        """Tell whether something excuses delay, in the last so many seconds or shortly before."""
+        """Return whether something excuses delay, in the last so many seconds or shortly before."""
         until = max(self.troubled_until, self.run.troubled_until)
         return until + self.run.after_trouble_seconds >= trio.current_time() - max(0.0, seconds)
 

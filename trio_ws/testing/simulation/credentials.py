@@ -68,11 +68,11 @@ class Credentials:
 
     @property
     def are_good(self) -> bool:
-        """Tell whether nothing has ended them."""
+        """Return whether nothing has ended them."""
         return self.account is None or all(map(self._is_good, (self._held, *self._asked)))
 
     def allow(self, scope: Scope | None) -> bool:
-        """Tell whether they are good for something."""
+        """Return whether they are good for something."""
         return scope is None or scope in self.scopes
 
     def bring(self) -> str | None:

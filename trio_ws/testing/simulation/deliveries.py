@@ -219,7 +219,7 @@ class Deliveries(SimulatedReceiver):
         self._answered[sent.id] = now
 
     def _is_troubled_since(self, at: float) -> bool:
-        """Tell whether something broke, since then or shortly before."""
+        """Return whether something broke, since then or shortly before."""
         return self._run.troubled_until + self._run.after_trouble_seconds >= at
 
     def check_at_the_end(self) -> None:

@@ -152,7 +152,7 @@ class Reader:
         return any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
 
     def _is_replaced(self, event: Event, events: Sequence[Event]) -> bool:
-        """Tell whether a later price says what counts: then this one need not be told."""
+        """Return whether a later price says what counts: then this one need not be told."""
         if event.type != "price.updated":
             return False
         row = msgspec.json.decode(event.data, type=Row).id

@@ -97,7 +97,7 @@ class Run:
 
     @property
     def are_prices_unsure(self) -> bool:
-        """Tell whether some were lost or deleted, and servers may not know of it yet."""
+        """Return whether some were lost or deleted, and servers may not know of it yet."""
         is_calm = trio.current_time() > self.troubled_until + self.after_trouble_seconds
         self._has_lost_prices = self._has_lost_prices and not is_calm
         return self._has_lost_prices

@@ -103,21 +103,21 @@ class Truth:
         return self.database.written
 
     def has(self, position: Position) -> bool:
-        """Tell whether a position is in the log that there is."""
+        """Return whether a position is in the log that there is."""
         return _has(self.database.written, position)
 
     def had_price(self, currency: str, amount: int, since: str) -> bool:
-        """Tell whether a currency cost so much, in minor units, from some moment on."""
+        """Return whether a currency cost so much, in minor units, from some moment on."""
         parts = f'"currency":"{currency}","amount":{amount},'.encode(), f'"updatedAt":"{since}"'.encode()
         logs = [self.database.written, *self._past]
         return any(all(part in bytes(event.data) for part in parts) for log in logs for event in log)
 
     def was_said(self, told: bytes) -> bool:
-        """Tell whether an event says a row is so, in the log that there is or one that is no more."""
+        """Return whether an event says a row is so, in the log that there is or one that is no more."""
         return self.was(told) or any(bytes(event.data) == told for event in reversed(self.database.written))
 
     def was(self, told: bytes) -> bool:
-        """Tell whether a row was so in a log that is no more."""
+        """Return whether a row was so in a log that is no more."""
         return any(bytes(event.data) == told for log in self._past for event in log)
 
     def log_of(self, *positions: Position) -> Sequence[Event] | None:
