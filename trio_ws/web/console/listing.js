@@ -52,7 +52,7 @@ export class Listing {
   /** Read the next page. */
   async load() {
     const reading = (this.#reading += 1);
-    this.more.disabled = true;
+    const hadFocus = document.activeElement === this.more;
     this.note.textContent = "loading";
     try {
       let found = [];
@@ -77,7 +77,7 @@ export class Listing {
       this.more.hidden = false;
       this.more.textContent = "Try again";
     }
-    this.more.disabled = false;
+    if (hadFocus && this.more.hidden) this.note.focus();
   }
 
   /** @param {number} found */

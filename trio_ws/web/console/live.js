@@ -6,7 +6,7 @@
  */
 
 import { inWords } from "./amounts.js";
-import { button, clock, element, link, pretty } from "./elements.js";
+import { button, clock, drawAgain, element, link, pretty } from "./elements.js";
 import { choice, field } from "./listing.js";
 import { address, go, title } from "./router.js";
 import { askForToken, client } from "./session.js";
@@ -183,12 +183,12 @@ export function showLive(main, { query, left }) {
     ].filter(Boolean).join("; ");
     older.hidden = found <= list.children.length;
     pause.textContent = stands ? "Continue" : "Pause";
-    followed.replaceChildren(...[...topics].map(([topic, { state }]) => element("li", {},
+    drawAgain(followed, () => followed.replaceChildren(...[...topics].map(([topic, { state }]) => element("li", {},
       element("span", { class: "badge", "data-state": state }, state === "open" ? "live" : state), topic,
       button("Stop", () => {
         stop(topic);
         go(addressOf(wanted.filter((one) => one !== topic)), { replace: true });
-      }, { class: "small", "aria-label": `Stop following ${topic}` }))));
+      }, { class: "small", "aria-label": `Stop following ${topic}` })))), pause);
   }
 
   let isDue = false;

@@ -20,11 +20,15 @@ export function page(name, show) {
   pages.set(name, show);
 }
 
-/** Go to another address of the console. @param {string} href @param {{replace?: boolean}} [how] */
+/**
+ * Go to another address of the console. Resolves once its page is drawn.
+ * @param {string} href
+ * @param {{replace?: boolean}} [how]
+ */
 export function go(href, { replace = false } = {}) {
   if (replace) history.replaceState(null, "", href);
   else history.pushState(null, "", href);
-  showPlace({ isNew: !replace });
+  return showPlace({ isNew: !replace });
 }
 
 /** An address of the console. @param {string} path @param {Record<string, any>} [query] What is empty is left out. */
@@ -63,11 +67,10 @@ async function showPlace({ isNew }) {
     if (isHere) anchor.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone the row of them is longer than the screen
   }
   const main = element("div", { class: "page" });
+  const wasHere = byId("main").contains(document.activeElement); // what is removed takes the focus with it
   byId("main").replaceChildren(main);
-  if (isNew) {
-    scrollTo(0, 0);
-    byId("main").focus();
-  }
+  if (isNew) scrollTo(0, 0);
+  if (isNew || wasHere) byId("main").focus({ preventScroll: !isNew });
   try {
     await (pages.get(name) ?? nothing)(main, { path: path.slice(1), query: new URLSearchParams(location.search), left: signal });
   } catch (error) {

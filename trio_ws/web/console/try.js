@@ -127,7 +127,10 @@ export async function showTry(main, { query }) {
   select.id = "action";
   chooser.querySelector("label").htmlFor = "action";
   select.value = action.name;
-  select.addEventListener("change", () => go(address("try", { action: select.value }), { replace: true }));
+  select.addEventListener("change", async () => {
+    await go(address("try", { action: select.value }), { replace: true });
+    byId("action")?.focus(); // where the keyboard was
+  });
   const preview = element("pre", { id: "preview", "aria-label": "The request as it is sent", tabindex: 0 });
   const took = element("small", { id: "reply-took" });
   const text = element("pre", { id: "reply-text", role: "status", tabindex: 0 });
