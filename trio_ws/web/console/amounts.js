@@ -1,4 +1,7 @@
-/** Amounts in words. The browser knows currencies, too, but with the digits of shop signs, not those of ISO 4217. */
+/**
+ * Amounts in words. The browser knows currencies, too, but with the digits of shop signs, not those of ISO
+ * 4217.
+ */
 
 import { EXPONENTS } from "/currencies.js";
 
@@ -10,6 +13,8 @@ import { EXPONENTS } from "/currencies.js";
 export function inWords(amount, currency) {
   const digits = EXPONENTS[currency];
   if (digits === undefined) return `${amount.toLocaleString()} smallest units of ${currency}`;
-  const text = String(Math.abs(amount)).padStart(digits + 1, "0"); // as text, for it may be larger than what divides exactly
-  return `${amount < 0 ? "-" : ""}${text.slice(0, text.length - digits)}${digits ? "." : ""}${digits ? text.slice(-digits) : ""} ${currency}`;
+  // as text, for it may be larger than what divides exactly
+  const text = String(Math.abs(amount)).padStart(digits + 1, "0");
+  const fraction = digits ? `.${text.slice(-digits)}` : "";
+  return `${amount < 0 ? "-" : ""}${text.slice(0, text.length - digits)}${fraction} ${currency}`;
 }

@@ -26,10 +26,26 @@ export class Chart {
     this.tip = element("span", { class: "tip" });
     this.path = drawn("path");
     this.cursor = drawn("line", { class: "cursor", y1: 0, y2: HEIGHT, visibility: "hidden" });
-    const grid = [0, 0.5, 1].map((share) => drawn("line", { class: "grid", x1: 0, x2: WIDTH, y1: HEIGHT * share, y2: HEIGHT * share }));
-    this.drawing = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", tabindex: 0 }, ...grid, this.path, this.cursor);
+    const grid = [0, 0.5, 1].map((share) =>
+      drawn("line", { class: "grid", x1: 0, x2: WIDTH, y1: HEIGHT * share, y2: HEIGHT * share }),
+    );
+    this.drawing = drawn(
+      "svg",
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", tabindex: 0 },
+      ...grid,
+      this.path,
+      this.cursor,
+    );
     const minutes = element("span", { class: "axis" }, this.since, this.tip, element("span", {}, "now"));
-    this.element = element("figure", {}, element("figcaption", {}, name), this.value, this.top, this.drawing, minutes);
+    this.element = element(
+      "figure",
+      {},
+      element("figcaption", {}, name),
+      this.value,
+      this.top,
+      this.drawing,
+      minutes,
+    );
     this.drawing.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
       const { left, width } = this.drawing.getBoundingClientRect();
       this.#point(Math.round(((event.clientX - left) / width) * (this.size - 1)));
@@ -66,7 +82,10 @@ export class Chart {
     this.path.setAttribute("d", steps.join(""));
     this.value.textContent = last === null ? "–" : this.show(last);
     this.top.textContent = `max ${this.show(most)}`;
-    this.drawing.setAttribute("aria-label", `${this.name}: ${this.value.textContent}; at most ${this.show(most)} since ${this.since.textContent}`);
+    this.drawing.setAttribute(
+      "aria-label",
+      `${this.name}: ${this.value.textContent}; at most ${this.show(most)} since ${this.since.textContent}`,
+    );
     if (this.at !== null) this.#point(this.at);
   }
 

@@ -40,19 +40,45 @@ export async function showConnections(main, { query }) {
       { name: "Id", show: ({ id }) => element("code", {}, id) },
       { name: "Kind", show: ({ kind }) => kind.replace("_", " ") },
       { name: "Address", show: (one) => one.address },
-      { name: "Account", show: ({ account_id, scopes }) => account_id ?? (scopes.includes("admin") ? "all" : null) },
+      {
+        name: "Account",
+        show: ({ account_id, scopes }) => account_id ?? (scopes.includes("admin") ? "all" : null),
+      },
       { name: "Token", show: ({ token_id }) => token_id, isNumber: true },
       { name: "Topics", show: topics },
-      { name: "Waiting", show: ({ waiting_bytes, is_catching_up }) => `${waiting_bytes.toLocaleString()} B${is_catching_up ? ", catching up" : ""}`, isNumber: true },
+      {
+        name: "Waiting",
+        show: ({ waiting_bytes, is_catching_up }) =>
+          `${waiting_bytes.toLocaleString()} B${is_catching_up ? ", catching up" : ""}`,
+        isNumber: true,
+      },
       { name: "Requests", show: ({ requests }) => requests.toLocaleString(), isNumber: true },
       { name: "Messages", show: ({ messages }) => messages.toLocaleString(), isNumber: true },
-      ...(may("admin") ? [{ name: "", show: (/** @type {any} */ one) => button("Disconnect…", () => disconnect(one), { class: "small", "aria-label": `Disconnect ${one.id}` }) }] : []),
+      ...(may("admin")
+        ? [
+            {
+              name: "",
+              show: (/** @type {any} */ one) =>
+                button("Disconnect…", () => disconnect(one), {
+                  class: "small",
+                  "aria-label": `Disconnect ${one.id}`,
+                }),
+            },
+          ]
+        : []),
     ],
     "nobody is connected",
   );
   main.append(
-    element("h1", {}, "Connections"), form,
-    element("p", { class: "buttons" }, button("Refresh", () => list.reload())), problem, list.element,
+    element("h1", {}, "Connections"),
+    form,
+    element(
+      "p",
+      { class: "buttons" },
+      button("Refresh", () => list.reload()),
+    ),
+    problem,
+    list.element,
   );
   await list.load();
 }
@@ -61,8 +87,13 @@ export async function showConnections(main, { query }) {
 function topics(connection) {
   if (!connection.topic_count) return "0";
   const more = connection.topic_count - connection.topics.length;
-  const each = connection.topics.map((/** @type {string} */ topic) => element("li", {}, link(address("live", { topic }), topic)));
-  return element("details", {},
+  const each = connection.topics.map((/** @type {string} */ topic) =>
+    element("li", {}, link(address("live", { topic }), topic)),
+  );
+  return element(
+    "details",
+    {},
     element("summary", {}, connection.topic_count.toLocaleString()),
-    element("ul", {}, ...each, ...(more ? [element("li", {}, `and ${more} more`)] : [])));
+    element("ul", {}, ...each, ...(more ? [element("li", {}, `and ${more} more`)] : [])),
+  );
 }

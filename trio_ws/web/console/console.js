@@ -32,6 +32,7 @@ if (await session.begin()) {
     byId("pages").lastElementChild.dataset.page = name;
   }
   if (!session.may("admin")) page("", () => go(address("invoices"), { replace: true }));
-  page("invoice", (_, { path }) => go(address(`invoices/${path[0] ?? ""}`), { replace: true })); // as it was called once
+  // as it was called once
+  page("invoice", (_, { path }) => go(address(`invoices/${path[0] ?? ""}`), { replace: true }));
   begin();
 }

@@ -6,7 +6,8 @@ export const byId = (id) => document.getElementById(id);
 /**
  * Make an element.
  * @param {string} tag
- * @param {Record<string, any>} [attributes]  A function is a listener: `onclick`; `true` is an attribute without value.
+ * @param {Record<string, any>} [attributes]  A function is a listener: `onclick`; `true` is an attribute
+ * without value.
  * @param {...(Node | string | number | null | undefined)} children
  * @returns {any}
  */
@@ -30,7 +31,11 @@ function dress(made, attributes, children) {
   return made;
 }
 
-/** @param {string} text @param {() => unknown} act @param {Record<string, any>} [attributes] A button that does something. */
+/**
+ * @param {string} text
+ * @param {() => unknown} act
+ * @param {Record<string, any>} [attributes] A button that does something.
+ */
 export function button(text, act, attributes = {}) {
   return element("button", { type: "button", onclick: act, ...attributes }, text);
 }
@@ -43,14 +48,18 @@ export const badge = (state) => element("span", { class: "badge", "data-state": 
 
 /** @param {string} text A button that copies a text. */
 export function copier(text) {
-  const made = button("Copy", async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-      made.textContent = "Copied";
-    } catch {
-      made.textContent = "Cannot copy"; // no secure context, or the browser's user forbids it
-    }
-  }, { class: "small", "aria-label": `Copy ${text}` });
+  const made = button(
+    "Copy",
+    async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        made.textContent = "Copied";
+      } catch {
+        made.textContent = "Cannot copy"; // no secure context, or the browser's user forbids it
+      }
+    },
+    { class: "small", "aria-label": `Copy ${text}` },
+  );
   return made;
 }
 
@@ -65,7 +74,11 @@ export function time(iso) {
 /** The time of day, to the millisecond: what is looked at live happens within one. */
 export function clock(date = new Date()) {
   const made = element("time", { datetime: date.toISOString() });
-  made.append(date.toLocaleTimeString(undefined, { hour12: false }) + "." + String(date.getMilliseconds()).padStart(3, "0"));
+  made.append(
+    date.toLocaleTimeString(undefined, { hour12: false }) +
+      "." +
+      String(date.getMilliseconds()).padStart(3, "0"),
+  );
   return made;
 }
 
@@ -75,14 +88,19 @@ export const pretty = (value) => JSON.stringify(value, null, 2);
 /** @param {Record<string, any>} pairs Names and values, in two columns; what is undefined is left out. */
 export function definitions(pairs) {
   const found = Object.entries(pairs).filter(([, value]) => value !== undefined);
-  return element("dl", {}, ...found.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  return element(
+    "dl",
+    {},
+    ...found.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
 }
 
 /** @param {any} one What somebody who does not see it knows it by. */
 const nameOf = (one) => one.getAttribute("aria-label") ?? one.textContent;
 
 /**
- * Draw something again, and leave the keyboard where it was: on what has the same name, or on what says how things are.
+ * Draw something again, and leave the keyboard where it was: on what has the same name, or on what says how
+ * things are.
  * @param {any} within  Where it is.
  * @param {() => unknown} draw
  * @param {any} instead

@@ -5,7 +5,10 @@ import { ask, showLine } from "./session.js";
 const PAUSE_MS = 1000;
 export const HISTORY = 120; // readings
 
-/** @typedef {{at: number, processes: string, missing: number, version: string, values: Record<string, number>}} Reading  `at` in ms. */
+/**
+ * @typedef {{at: number, processes: string, missing: number, version: string, values: Record<string,
+ *   number>}} Reading  `at` in ms.
+ */
 /** @typedef {(now: Reading, before: Reading | null) => number | null} Measure */
 
 /** @type {(Reading | null)[]} The last readings, the newest last; null: the server could not be asked. */
@@ -64,7 +67,11 @@ export function parts(name) {
   const first = known.find((one) => one.processes === now.processes) ?? now;
   return Object.keys(now.values)
     .filter((key) => key.startsWith(prefix))
-    .map((key) => ({ name: key.slice(prefix.length), total: now.values[key], recent: now.values[key] - (first.values[key] ?? 0) }))
+    .map((key) => ({
+      name: key.slice(prefix.length),
+      total: now.values[key],
+      recent: now.values[key] - (first.values[key] ?? 0),
+    }))
     .sort((one, other) => other.total - one.total);
 }
 

@@ -16,8 +16,14 @@ export async function showInvoices(main, { query }) {
     "invoices",
     query,
     [
-      choice("status", "Status", [["", "any"], .../** @type {[string, string][]} */ (STATUSES.map((one) => [one, one]))]),
-      choice("by", "Search in", [["memo", "memos"], ["address", "addresses"]]),
+      choice("status", "Status", [
+        ["", "any"],
+        .../** @type {[string, string][]} */ (STATUSES.map((one) => [one, one])),
+      ]),
+      choice("by", "Search in", [
+        ["memo", "memos"],
+        ["address", "addresses"],
+      ]),
       field("q", "Search, or a uid", { type: "search", size: 24 }),
       ...(isOperator() ? [field("account", "Account", { inputmode: "numeric", size: 6 })] : []),
     ],
@@ -31,9 +37,22 @@ export async function showInvoices(main, { query }) {
       { name: "Created", show: ({ uid, createdAt }) => link(address(`invoices/${uid}`), time(createdAt)) },
       { name: "Status", show: ({ status }) => badge(status) },
       { name: "Amount", show: ({ amount, currency }) => inWords(amount, currency), isNumber: true },
-      { name: "Paid", show: ({ amount_paid, currency }) => amount_paid && inWords(amount_paid, currency), isNumber: true },
+      {
+        name: "Paid",
+        show: ({ amount_paid, currency }) => amount_paid && inWords(amount_paid, currency),
+        isNumber: true,
+      },
       { name: "Memo", show: ({ memo }) => memo && element("span", { class: "long" }, memo) },
-      ...(isOperator() ? [{ name: "Account", show: (/** @type {any} */ { account_id }) => link(address("invoices", { account: account_id }), account_id), isNumber: true }] : []),
+      ...(isOperator()
+        ? [
+            {
+              name: "Account",
+              show: (/** @type {any} */ { account_id }) =>
+                link(address("invoices", { account: account_id }), account_id),
+              isNumber: true,
+            },
+          ]
+        : []),
       { name: "Uid", show: ({ uid }) => element("code", {}, uid.slice(0, 8)) },
     ],
     "no invoices",

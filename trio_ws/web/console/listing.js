@@ -5,7 +5,8 @@ import { go, trouble } from "./router.js";
 import { ask } from "./session.js";
 
 const PAGE = 50;
-const SEARCHED_PAGES = 10; // that may be empty, as of a search in memos: then the reader decides whether to go on
+// that may be empty, as of a search in memos: then the reader decides whether to go on
+const SEARCHED_PAGES = 10;
 
 /**
  * @typedef {object} Column
@@ -34,19 +35,36 @@ export class Listing {
     this.body = element("tbody");
     this.note = element("p", { class: "note", role: "status", tabindex: -1 }, "loading");
     this.more = button("Load more", () => this.load(), { hidden: true });
-    const head = columns.map(({ name, isNumber }) => element("th", { scope: "col", class: isNumber ? "number" : undefined }, name));
-    this.table = element("table", { hidden: true }, element("thead", {}, element("tr", {}, ...head)), this.body);
-    this.element = element("div", { class: "listing" }, this.table, element("p", { class: "buttons" }, this.more), this.note);
+    const head = columns.map(({ name, isNumber }) =>
+      element("th", { scope: "col", class: isNumber ? "number" : undefined }, name),
+    );
+    this.table = element(
+      "table",
+      { hidden: true },
+      element("thead", {}, element("tr", {}, ...head)),
+      this.body,
+    );
+    this.element = element(
+      "div",
+      { class: "listing" },
+      this.table,
+      element("p", { class: "buttons" }, this.more),
+      this.note,
+    );
   }
 
   /** Read it from its beginning. */
   async reload() {
     this.#cursor = undefined;
     this.#count = 0;
-    await drawAgain(this.body, () => {
-      this.body.replaceChildren();
-      return this.load();
-    }, this.note);
+    await drawAgain(
+      this.body,
+      () => {
+        this.body.replaceChildren();
+        return this.load();
+      },
+      this.note,
+    );
   }
 
   /** Read the next page. */
@@ -82,7 +100,10 @@ export class Listing {
 
   /** @param {number} found */
   #said(found) {
-    if (this.#cursor) return found ? `the first ${this.#count} are shown` : `nothing in what was looked through; ${this.#count} are shown`;
+    if (this.#cursor)
+      return found
+        ? `the first ${this.#count} are shown`
+        : `nothing in what was looked through; ${this.#count} are shown`;
     return this.#count ? `${this.#count} in all` : this.nothing;
   }
 
@@ -104,17 +125,26 @@ export class Listing {
  * @param {(given: Record<string, string>) => string | undefined} [shortcut]  Returns where to go instead.
  */
 export function filters(path, query, fields, shortcut = () => undefined) {
-  const form = element("form", { class: "filters", role: "search" }, ...fields, element("button", {}, "Show"));
-  for (const control of form.elements) if (control.name && query.has(control.name)) {
-    if (control.type === "checkbox") control.checked = query.get(control.name) === "true";
-    else control.value = query.get(control.name);
-  }
+  const form = element(
+    "form",
+    { class: "filters", role: "search" },
+    ...fields,
+    element("button", {}, "Show"),
+  );
+  for (const control of form.elements)
+    if (control.name && query.has(control.name)) {
+      if (control.type === "checkbox") control.checked = query.get(control.name) === "true";
+      else control.value = query.get(control.name);
+    }
   form.addEventListener("submit", (/** @type {Event} */ event) => {
     event.preventDefault();
     const given = Object.fromEntries(
       [...form.elements]
         .filter((control) => control.name)
-        .map((control) => [control.name, control.type === "checkbox" ? (control.checked ? "true" : "") : control.value.trim()])
+        .map((control) => [
+          control.name,
+          control.type === "checkbox" ? (control.checked ? "true" : "") : control.value.trim(),
+        ])
         .filter(([, value]) => value !== ""),
     );
     const text = new URLSearchParams(given).toString();
@@ -123,7 +153,10 @@ export function filters(path, query, fields, shortcut = () => undefined) {
   return form;
 }
 
-/** @param {string | null} text An id that was typed; what is no number goes as it is, for the server to refuse. */
+/**
+ * @param {string | null} text An id that was typed; what is no number goes as it is, for the server to
+ *   refuse.
+ */
 export function numberOf(text) {
   if (!text) return undefined;
   return Number.isSafeInteger(Number(text)) ? Number(text) : text;
@@ -143,6 +176,14 @@ export function labelled(name, text, control) {
 export const field = (name, text, attributes = {}) =>
   labelled(name, text, element("input", { spellcheck: "false", autocomplete: "off", ...attributes }));
 
-/** @param {string} name @param {string} text @param {[string, string][]} choices Values and what they are called. */
+/**
+ * @param {string} name
+ * @param {string} text
+ * @param {[string, string][]} choices Values and what they are called.
+ */
 export const choice = (name, text, choices) =>
-  labelled(name, text, element("select", {}, ...choices.map(([value, said]) => element("option", { value }, said))));
+  labelled(
+    name,
+    text,
+    element("select", {}, ...choices.map(([value, said]) => element("option", { value }, said))),
+  );

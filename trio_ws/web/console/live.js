@@ -1,7 +1,8 @@
 /**
  * Events as they come. What is followed is in the address, and goes on while other pages are shown.
  *
- * Nothing vanishes without a word: what is held back while the list stands still, what a filter hides and what is
+ * Nothing vanishes without a word: what is held back while the list stands still, what a filter hides and
+ * what is
  * too old to be kept is counted.
  */
 
@@ -42,7 +43,8 @@ function add(kind, text, event) {
  */
 function told(state, { code, reason, retryInSeconds, position, isResumed, isGap }) {
   const why = [code, reason].filter(Boolean).join(", ");
-  if (state === "lost") return ["lost", `connection lost (${why}); reconnecting in ${retryInSeconds?.toFixed(1)} s`];
+  if (state === "lost")
+    return ["lost", `connection lost (${why}); reconnecting in ${retryInSeconds?.toFixed(1)} s`];
   if (state === "refused") return ["lost", `refused: ${why}`];
   if (state !== "open" || isGap) return null;
   return ["back", isResumed ? `resumed at ${position}: nothing was missed` : `following from ${position}`];
@@ -93,11 +95,22 @@ function stop(topic) {
 function row({ at, kind, text, event, number }) {
   if (!event) return element("li", { "data-kind": kind, "data-number": number }, clock(at), text);
   const uid = event.data.uid ?? event.data.invoice;
-  return element("li", { "data-kind": kind, "data-number": number }, clock(at),
-    element("details", {},
+  return element(
+    "li",
+    { "data-kind": kind, "data-number": number },
+    clock(at),
+    element(
+      "details",
+      {},
       element("summary", {}, text),
-      element("pre", { tabindex: 0 }, pretty({ type: event.type, data: event.data, previous: event.previous, position: event.position })),
-      uid ? link(address(`invoices/${uid}`), "Open the invoice") : null));
+      element(
+        "pre",
+        { tabindex: 0 },
+        pretty({ type: event.type, data: event.data, previous: event.previous, position: event.position }),
+      ),
+      uid ? link(address(`invoices/${uid}`), "Open the invoice") : null,
+    ),
+  );
 }
 
 /** @param {Iterable<string>} wanted Topics, for an address. */
@@ -121,7 +134,12 @@ export function showLive(main, { query, left }) {
   let isHeld = false; // while somebody reads an entry
   let shownUpTo = 0;
   let most = SHOWN;
-  const kind = choice("type", "Topic", [["account", "account"], ["invoice", "invoice"], ["address", "address"], ["price", "price"]]);
+  const kind = choice("type", "Topic", [
+    ["account", "account"],
+    ["invoice", "invoice"],
+    ["address", "address"],
+    ["price", "price"],
+  ]);
   const id = field("id", "Id", { required: true, placeholder: "1" });
   const form = element("form", { id: "follow", class: "filters" }, kind, id, element("button", {}, "Follow"));
   form.addEventListener("submit", (/** @type {Event} */ event) => {
@@ -145,19 +163,37 @@ export function showLive(main, { query, left }) {
   });
   const counts = element("p", { class: "note", id: "counts", role: "status" });
   const list = element("ol", { id: "events", role: "log", "aria-label": "Events, the newest first" });
-  const older = button("Show older", () => {
-    most += SHOWN;
-    redraw();
-  }, { hidden: true });
-  list.addEventListener("toggle", () => {
-    isHeld = list.querySelector("details[open]") !== null;
-    draw();
-  }, true);
-  main.append(element("h1", {}, "Live"), form, followed, element("div", { class: "filters" }, search, pause, clear), counts, list, element("p", { class: "buttons" }, older));
+  const older = button(
+    "Show older",
+    () => {
+      most += SHOWN;
+      redraw();
+    },
+    { hidden: true },
+  );
+  list.addEventListener(
+    "toggle",
+    () => {
+      isHeld = list.querySelector("details[open]") !== null;
+      draw();
+    },
+    true,
+  );
+  main.append(
+    element("h1", {}, "Live"),
+    form,
+    followed,
+    element("div", { class: "filters" }, search, pause, clear),
+    counts,
+    list,
+    element("p", { class: "buttons" }, older),
+  );
 
   const matches = (/** @type {Entry} */ entry) => {
     const text = search.querySelector("input").value.trim().toLowerCase();
-    return !text || `${entry.text} ${entry.event ? JSON.stringify(entry.event) : ""}`.toLowerCase().includes(text);
+    return (
+      !text || `${entry.text} ${entry.event ? JSON.stringify(entry.event) : ""}`.toLowerCase().includes(text)
+    );
   };
 
   function redraw() {
@@ -169,7 +205,9 @@ export function showLive(main, { query, left }) {
   function draw(above = shownUpTo) {
     const stands = isPaused || isHeld;
     if (!stands) shownUpTo = last;
-    const fresh = entries.filter((entry) => entry.number > above && entry.number <= shownUpTo && matches(entry)).slice(-most);
+    const fresh = entries
+      .filter((entry) => entry.number > above && entry.number <= shownUpTo && matches(entry))
+      .slice(-most);
     list.prepend(...fresh.reverse().map(row));
     while (list.children.length > most) list.lastElementChild?.remove();
     const found = entries.filter((entry) => entry.number <= shownUpTo && matches(entry)).length;
@@ -180,15 +218,34 @@ export function showLive(main, { query, left }) {
       hidden ? `${hidden.toLocaleString()} hidden by the filter` : "",
       held ? `${held.toLocaleString()} new, held back while you read` : "",
       dropped ? `${dropped.toLocaleString()} older ones dropped` : "",
-    ].filter(Boolean).join("; ");
+    ]
+      .filter(Boolean)
+      .join("; ");
     older.hidden = found <= list.children.length;
     pause.textContent = stands ? "Continue" : "Pause";
-    drawAgain(followed, () => followed.replaceChildren(...[...topics].map(([topic, { state }]) => element("li", {},
-      element("span", { class: "badge", "data-state": state }, state === "open" ? "live" : state), topic,
-      button("Stop", () => {
-        stop(topic);
-        go(addressOf(wanted.filter((one) => one !== topic)), { replace: true });
-      }, { class: "small", "aria-label": `Stop following ${topic}` })))), pause);
+    drawAgain(
+      followed,
+      () =>
+        followed.replaceChildren(
+          ...[...topics].map(([topic, { state }]) =>
+            element(
+              "li",
+              {},
+              element("span", { class: "badge", "data-state": state }, state === "open" ? "live" : state),
+              topic,
+              button(
+                "Stop",
+                () => {
+                  stop(topic);
+                  go(addressOf(wanted.filter((one) => one !== topic)), { replace: true });
+                },
+                { class: "small", "aria-label": `Stop following ${topic}` },
+              ),
+            ),
+          ),
+        ),
+      pause,
+    );
   }
 
   let isDue = false;

@@ -1,4 +1,7 @@
-/** What the address names is shown: pages by path, what they look for in the query, both kept by back and forward. */
+/**
+ * What the address names is shown: pages by path, what they look for in the query, both kept by back and
+ * forward.
+ */
 
 import { byId, element } from "./elements.js";
 
@@ -31,9 +34,15 @@ export function go(href, { replace = false } = {}) {
   return showPlace({ isNew: !replace });
 }
 
-/** An address of the console. @param {string} path @param {Record<string, any>} [query] What is empty is left out. */
+/**
+ * An address of the console.
+ * @param {string} path
+ * @param {Record<string, any>} [query] What is empty is left out.
+ */
 export function address(path, query = {}) {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const given = Object.entries(query).filter(
+    ([, value]) => value !== undefined && value !== null && value !== "",
+  );
   const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
   return `/console${path && `/${path}`}${text && `?${text}`}`;
 }
@@ -43,7 +52,16 @@ export function begin() {
   addEventListener("popstate", () => showPlace({ isNew: true }));
   document.addEventListener("click", (event) => {
     const anchor = /** @type {Element} */ (event.target).closest?.("a[href]");
-    if (!anchor || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    if (
+      !anchor ||
+      event.defaultPrevented ||
+      event.button ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.shiftKey ||
+      event.altKey
+    )
+      return;
     const to = new URL(/** @type {any} */ (anchor).href);
     if (to.origin !== location.origin || !/^\/console(\/|$)/.test(to.pathname) || to.hash) return;
     event.preventDefault();
@@ -52,19 +70,22 @@ export function begin() {
   showPlace({ isNew: false });
 }
 
-/** @param {{isNew: boolean}} how Whether the reader goes to another page, and reads it from its heading on. */
+/**
+ * @param {{isNew: boolean}} how Whether the reader goes to another page, and reads it from its heading on.
+ */
 async function showPlace({ isNew }) {
   leaving.abort();
   byId("question").close("no"); // it was asked on the page that is left
   leaving = new AbortController();
   const { signal } = leaving;
   const path = location.pathname.split("/").slice(2).filter(Boolean).map(decoded);
-  const name = pages.has(path[0] ?? "") ? path[0] ?? "" : "nothing";
+  const name = pages.has(path[0] ?? "") ? (path[0] ?? "") : "nothing";
   for (const anchor of document.querySelectorAll("#pages a")) {
     const isHere = anchor.getAttribute("data-page") === name;
     if (isHere) anchor.setAttribute("aria-current", "page");
     else anchor.removeAttribute("aria-current");
-    if (isHere) anchor.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone the row of them is longer than the screen
+    // on a phone the row of them is longer than the screen
+    if (isHere) anchor.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
   const main = element("div", { class: "page" });
   const wasHere = byId("main").contains(document.activeElement); // what is removed takes the focus with it
@@ -72,7 +93,11 @@ async function showPlace({ isNew }) {
   if (isNew) scrollTo(0, 0);
   if (isNew || wasHere) byId("main").focus({ preventScroll: !isNew });
   try {
-    await (pages.get(name) ?? nothing)(main, { path: path.slice(1), query: new URLSearchParams(location.search), left: signal });
+    await (pages.get(name) ?? nothing)(main, {
+      path: path.slice(1),
+      query: new URLSearchParams(location.search),
+      left: signal,
+    });
   } catch (error) {
     if (!signal.aborted) main.append(trouble(error));
   }

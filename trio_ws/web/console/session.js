@@ -1,4 +1,7 @@
-/** Who we are to the server, and how it is reached: one client for the whole console, and the badge that says how it fares. */
+/**
+ * Who we are to the server, and how it is reached: one client for the whole console, and the badge that says
+ * how it fares.
+ */
 
 import { connect } from "/trio-ws.js";
 import { byId } from "./elements.js";
@@ -10,14 +13,19 @@ const ANSWER_MS = 200; // for other tabs of this console, which may know the tok
 /** @type {any} Asks; made by `begin`. */
 export let client;
 
-/** @type {{account_id: number | null, scopes: string[], isOpen: boolean} | null} Who we are; null: nobody whom the server knows. */
+/**
+ * @type {{account_id: number | null, scopes: string[], isOpen: boolean} | null} Who we are; null: nobody
+ *   whom the server knows.
+ */
 export let identity = null;
 
 /** @type {string | undefined} */
 let token;
 
 /** @param {string} scope Whether we may do what takes that scope. */
-export const may = (scope) => identity !== null && (identity.isOpen || identity.scopes.includes(scope) || identity.scopes.includes("admin"));
+export const may = (scope) =>
+  identity !== null &&
+  (identity.isOpen || identity.scopes.includes(scope) || identity.scopes.includes("admin"));
 
 /** Whether we see all accounts. */
 export const isOperator = () => identity !== null && identity.account_id === null;
@@ -49,14 +57,21 @@ export function askForToken() {
  * @throws {Error}  The server refused it, or could not be reached.
  */
 export async function ask(action, fields = {}) {
-  const given = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined && value !== ""));
+  const given = Object.fromEntries(
+    Object.entries(fields).filter(([, value]) => value !== undefined && value !== ""),
+  );
   const reply = await client.request(action, given);
   if (reply.status !== "error") return reply;
   if (reply.code === "unauthorized") askForToken();
-  throw Object.assign(new Error([reply.message, reply.detail].filter(Boolean).join(": ")), { code: reply.code });
+  throw Object.assign(new Error([reply.message, reply.detail].filter(Boolean).join(": ")), {
+    code: reply.code,
+  });
 }
 
-/** Find out who we are. Resolves once that is known, or once a token is asked for. @returns {Promise<boolean>} */
+/**
+ * Find out who we are. Resolves once that is known, or once a token is asked for.
+ * @returns {Promise<boolean>}
+ */
 export async function begin() {
   token = sessionStorage.getItem(TOKEN) ?? (await askOtherTabs());
   if (token) sessionStorage.setItem(TOKEN, token);
@@ -69,7 +84,8 @@ export async function begin() {
     onState(/** @type {string} */ state, /** @type {any} */ { code, reason }) {
       if (state === "open") showLine("open", "live");
       else if (state === "lost") showLine("lost", "the server can't be reached; trying again");
-      else if (code === UNAUTHORIZED) askForToken(); // it has expired or been revoked
+      else if (code === UNAUTHORIZED)
+        askForToken(); // it has expired or been revoked
       else if (state === "refused") showLine("refused", [code, reason].filter(Boolean).join(" "));
     },
   });
@@ -88,7 +104,8 @@ export async function begin() {
     }
   }
   showLine("open", "live");
-  if (!identity.isOpen) byId("who").textContent = identity.account_id === null ? "Operator" : `Account ${identity.account_id}`;
+  if (!identity.isOpen)
+    byId("who").textContent = identity.account_id === null ? "Operator" : `Account ${identity.account_id}`;
   return true;
 }
 

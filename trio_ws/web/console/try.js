@@ -10,7 +10,10 @@ const RETRY_MS = 1000;
 const ELSEWHERE = ["subscribe", "resume", "unsubscribe", "unsubscribe_all", "authenticate"];
 
 /** @typedef {{name: string, about: string, fields: Field[]}} Action */
-/** @typedef {{name: string, types: string[], choices?: string[], about: string, isRequired: boolean, example: any}} Field */
+/**
+ * @typedef {{name: string, types: string[], choices?: string[], about: string, isRequired: boolean, example:
+ *   any}} Field
+ */
 
 /** @type {Promise<Map<string, Action>> | undefined} */
 let actions;
@@ -18,7 +21,9 @@ let actions;
 /** @param {any} schema @param {any} schemas @returns {any[]} What it may be, references followed. */
 function alternatives(schema, schemas) {
   if (schema.$ref) return alternatives(schemas[schema.$ref.split("/").at(-1)], schemas);
-  return (schema.anyOf ?? schema.oneOf ?? [schema]).flatMap((/** @type {any} */ one) => (one === schema ? [one] : alternatives(one, schemas)));
+  return (schema.anyOf ?? schema.oneOf ?? [schema]).flatMap((/** @type {any} */ one) =>
+    one === schema ? [one] : alternatives(one, schemas),
+  );
 }
 
 /** @param {any} document @returns {Action[]} */
@@ -49,11 +54,20 @@ function read(document) {
 
 /** @param {Field} field An input that fits. */
 function input(field) {
-  const attributes = { id: `field-${field.name}`, name: field.name, spellcheck: "false", autocomplete: "off" };
+  const attributes = {
+    id: `field-${field.name}`,
+    name: field.name,
+    spellcheck: "false",
+    autocomplete: "off",
+  };
   const given = field.example ?? "";
   if (field.choices) {
     const choices = (field.isRequired ? [] : [""]).concat(field.choices);
-    return element("select", attributes, ...choices.map((one) => element("option", { selected: one === given }, one)));
+    return element(
+      "select",
+      attributes,
+      ...choices.map((one) => element("option", { selected: one === given }, one)),
+    );
   }
   if (field.types.includes("boolean")) return element("input", { ...attributes, type: "checkbox" });
   const isList = field.types.includes("array") || field.types.includes("object");
@@ -88,7 +102,8 @@ function parse(text) {
 /** @param {Field} field What it is called, its input, and what it is for. */
 function row(field) {
   return element(
-    "div", { class: "row" },
+    "div",
+    { class: "row" },
     element("label", { for: `field-${field.name}` }, field.name, field.isRequired ? " *" : ""),
     input(field),
     element("p", { class: "note" }, field.about.replaceAll("`", "")),
@@ -98,7 +113,11 @@ function row(field) {
 /** @param {any} data The invoice in a reply, if it is one. */
 function links(data) {
   if (!data?.uid) return [];
-  return [link(address(`invoices/${data.uid}`), "Open the invoice"), " ", link(address("live", { topic: `invoice:${data.uid}` }), "Watch it live")];
+  return [
+    link(address(`invoices/${data.uid}`), "Open the invoice"),
+    " ",
+    link(address("live", { topic: `invoice:${data.uid}` }), "Watch it live"),
+  ];
 }
 
 /** @returns {Promise<any>} The document that says what can be asked, as soon as the server gives it. */
@@ -119,10 +138,17 @@ export async function showTry(main, { query }) {
   const action = /** @type {Action} */ (known.get(query.get("action") ?? "") ?? known.get("create_invoice"));
   const isUsual = (/** @type {Field} */ field) => field.isRequired || field.example !== undefined;
   const more = action.fields.filter((field) => !isUsual(field));
-  const fields = element("div", { id: "fields" },
+  const fields = element(
+    "div",
+    { id: "fields" },
     ...action.fields.filter(isUsual).map(row),
-    ...(more.length ? [element("details", {}, element("summary", {}, "More fields"), ...more.map(row))] : []));
-  const chooser = choice("action", "Action", [...known.keys()].map((name) => [name, name]));
+    ...(more.length ? [element("details", {}, element("summary", {}, "More fields"), ...more.map(row))] : []),
+  );
+  const chooser = choice(
+    "action",
+    "Action",
+    [...known.keys()].map((name) => [name, name]),
+  );
   const select = chooser.querySelector("select");
   select.id = "action";
   chooser.querySelector("label").htmlFor = "action";
@@ -135,16 +161,40 @@ export async function showTry(main, { query }) {
   const took = element("small", { id: "reply-took" });
   const text = element("pre", { id: "reply-text", role: "status", tabindex: 0 });
   const after = element("p", { id: "reply-links", class: "buttons" });
-  const reply = element("section", { hidden: true, "aria-label": "Reply" }, element("h2", {}, "Reply ", took), text, after);
-  const form = element("form", { id: "request" }, chooser, element("p", { class: "note" }, action.about.replaceAll("`", "")), fields, preview, element("button", {}, "Send"));
+  const reply = element(
+    "section",
+    { hidden: true, "aria-label": "Reply" },
+    element("h2", {}, "Reply ", took),
+    text,
+    after,
+  );
+  const form = element(
+    "form",
+    { id: "request" },
+    chooser,
+    element("p", { class: "note" }, action.about.replaceAll("`", "")),
+    fields,
+    preview,
+    element("button", {}, "Send"),
+  );
   main.append(
     element("h1", {}, "Try"),
-    element("p", { class: "note" }, "Send a request, and see its reply. To follow topics, see ", link(address("live"), "Live"), "."),
+    element(
+      "p",
+      { class: "note" },
+      "Send a request, and see its reply. To follow topics, see ",
+      link(address("live"), "Live"),
+      ".",
+    ),
     element("div", { class: "cards" }, element("section", {}, form), reply),
   );
 
-  const given = () => Object.fromEntries(
-    action.fields.map((field) => [field.name, valueOf(field, byId(`field-${field.name}`))]).filter(([, value]) => value !== undefined));
+  const given = () =>
+    Object.fromEntries(
+      action.fields
+        .map((field) => [field.name, valueOf(field, byId(`field-${field.name}`))])
+        .filter(([, value]) => value !== undefined),
+    );
   const show = () => {
     preview.textContent = JSON.stringify({ action: action.name, ...given() });
   };
@@ -159,7 +209,10 @@ export async function showTry(main, { query }) {
       const got = await client.request(action.name, given());
       took.textContent = `after ${(performance.now() - begin).toFixed(1)} ms`;
       text.textContent = pretty(got);
-      after.replaceChildren(...links(got.data), button("Copy", () => navigator.clipboard?.writeText(text.textContent), { class: "small" }));
+      after.replaceChildren(
+        ...links(got.data),
+        button("Copy", () => navigator.clipboard?.writeText(text.textContent), { class: "small" }),
+      );
       if (got.code === "unauthorized") askForToken();
     } catch (error) {
       text.textContent = `no reply: ${/** @type {Error} */ (error).message}`;
