@@ -41,7 +41,8 @@ at the same moments.
   `break_posts` breaks the line, each at one URL; `crowd` gives one account hundreds of slow endpoints, which
   keep no other account waiting. One URL takes nothing before the end.
 
-**Which clients there are.** In half of the seeds each needs a token, and sees its own account alone. Some
+**Which clients there are.** In half of the seeds each needs a token, and sees its own account alone. Some are
+operators, who see all; with `checkout`, some are customers, who have no token and follow invoices. Some
 follow hundreds of topics; all of them send some requests in fragments, and some in one piece.
 
 **How to write a fault.** A method of `Actors`, a row of `FAULT_STEPS`, and a bug in

@@ -1,6 +1,7 @@
 """Who acts in a run: clients, another program, and whoever breaks things. A step names a method here."""
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 from random import Random
@@ -41,6 +42,7 @@ TOGETHER = 3  # fetches that a client asks for at once
 MEMOS = {"memo": 0, "long memo": 980}  # how long, besides some digits: up to as much as may be
 HOOKED = 3  # invoices with a webhook where a receiver begins to fail
 DAWDLES = (2.0, 8.0, 15.0)  # seconds; a POST has 10
+MERCHANTS = 0.3  # of the customers that are active, those that authenticate
 RECENT = 12  # of all invoices, those that steps are about
 REFERENCES = 3  # of an invoice's payments that other programs record: so one is recorded again
 
@@ -130,6 +132,19 @@ class Actors:
     async def revoke(self, step: Step, _: Random) -> None:
         """Have a client's token be good no more."""
         self._client(step).credentials.revoke()
+
+    async def shop(self, step: Step, own: Random) -> None:
+        """Have a customer fetch an invoice and follow it, and perhaps be a merchant from now on."""
+        if (client := self._one(step, own, lambda one: one.credentials.comes_without)) is None:
+            return
+        uid = self._some_invoice(own)
+        client.asking.fetch(uid)
+        client.following.follow(topic := f"invoice:{uid}", step.value, own)
+        await trio.sleep(own.uniform(0, self._run.scenario.answer_seconds))
+        self._write_about(topic)
+        if own.random() < MERCHANTS:
+            client.credentials.authenticate(own.choice(["", "5", "60", "blind", "wrong"]))
+            self._write_about(topic)
 
     async def break_rules(self, step: Step, _: Random) -> None:
         """Have a client send what breaks the protocol."""
@@ -509,6 +524,13 @@ class Actors:
 
     def _world(self, step: Step) -> World:
         return self._run.worlds[step.number]
+
+    def _one(self, step: Step, own: Random, is_one: Callable[[Client], bool]) -> Client | None:
+        """Return the step's client, if it is one of those, or else any of them; None: there is none."""
+        if is_one(client := self._client(step)):
+            return client
+        others = [one for one in self._run.clients if is_one(one)]
+        return own.choice(others) if others else None
 
     def _client(self, step: Step) -> Client:
         return self._run.clients[step.number]

@@ -29,7 +29,7 @@ class _Invoice(msgspec.Struct):
     status: str
     amount: int
     currency: str
-    account_id: int
+    account_id: int | None = None  # not for customers
 
 
 class _Payment(msgspec.Struct):
@@ -85,9 +85,9 @@ class Asking:
 
     def check_at_the_end(self) -> None:
         """Raise unless all is made, and all prices are as they are."""
-        if self._unsure:
+        if self._unsure and self._client.credentials.allow("write"):
             raise Violation(f"{next(iter(self._unsure))} was never made")
-        if "read" in self._client.credentials.scopes:
+        if self._client.credentials.allow("read"):
             self._check_prices()
 
     # Invoices
@@ -98,6 +98,7 @@ class Asking:
         if (account := self._client.credentials.account) is not None:
             fields = {"amount": 1, "currency": "USD", "account_id": account % ACCOUNTS + 1}
             self._client.ask("create_invoice", "for another", fields, must="forbidden")
+        self._client.following.follow_too_much()
 
     def create(self, account: int, value: str) -> None:
         """Make an invoice, and see that it is made once, however often that takes asking."""
@@ -137,7 +138,7 @@ class Asking:
 
     def _created(self, key: str, told: Told) -> None:
         invoice, wanted = self._own(told), self._unsure.pop(key, None)
-        self._run.check_invoice(invoice.uid, bytes(told.data))
+        self._check_invoice(invoice.uid, told)
         if wanted is not None and any(getattr(invoice, name) != wanted[name] for name in ASKED):
             raise Violation(f"{key} was asked for as {wanted}, and made as {invoice}")
         if self._made.setdefault(key, invoice.uid) != invoice.uid and not self._run.was_restored:
@@ -150,16 +151,18 @@ class Asking:
             str(uid),
             {"action": "fetch_invoice", "id": str(uid)},
             scope="read",
+            for_customers=True,
             may={"not_found"},
             done=partial(self._fetched, str(uid)),
-            refused=partial(self._not_found, str(uid)),
+            refused=partial(self.not_found, str(uid)),
         )
 
     def _fetched(self, uid: str, told: Told) -> None:
         self._own(told)
-        self._run.check_invoice(uid, bytes(told.data))
+        self._check_invoice(uid, told)
 
-    def _not_found(self, uid: str, told: Told) -> None:
+    def not_found(self, uid: str, told: Told) -> None:
+        """Raise where an invoice is there that was not found."""
         is_excused = self._run.was_restored and self._client.is_troubled_since(0)
         if told.code == "not_found" and not is_excused:
             self._run.check_absence(uid, self._client.credentials.account)
@@ -183,14 +186,14 @@ class Asking:
             scope=scope,
             may={"not_found", "conflict"},
             done=partial(self._changed, uid, status),
-            refused=partial(self._not_found, uid),
+            refused=partial(self.not_found, uid),
         )
 
     def _changed(self, uid: str, status: str, told: Told) -> None:
         invoice = self._own(told)
         if (invoice.uid, invoice.status) != (uid, status):
             raise Violation(f"{uid} was to be {status}, and the reply is {invoice}")
-        self._run.check_invoice(uid, bytes(told.data))
+        self._check_invoice(uid, told)
 
     def pay(self, uid: UUID, status: str, own: Random) -> None:
         """Record a payment, which nothing but its invoice's absence refuses."""
@@ -203,7 +206,7 @@ class Asking:
             scope="process",
             may={"not_found"},
             done=partial(self._paid, str(uid), fields),
-            refused=partial(self._not_found, str(uid)),
+            refused=partial(self.not_found, str(uid)),
         )
 
     def _paid(self, uid: str, fields: Mapping[str, object], told: Told) -> None:
@@ -217,7 +220,7 @@ class Asking:
             scope="read",
             may={"not_found"},
             done=partial(self._payments_listed, uid, payment.id),
-            refused=partial(self._not_found, uid),
+            refused=partial(self.not_found, uid),
         )
 
     def _payments_listed(self, uid: str, paid: int, told: Told) -> None:
@@ -260,11 +263,14 @@ class Asking:
                 raise Violation(f"invoice {shown.id} is listed after {before}")
             before = shown.id
             ids.append(before)
-            self._run.check_invoice(shown.uid, bytes(invoice))
+            self._run.check_invoice(shown.uid, bytes(invoice), self._client.credentials.view)
         if ids and not (self._run.was_restored and self._client.is_troubled_since(0)):
             self._run.check_page(ids, begin or ids[0], self._client.credentials.account)
         if told.next is not None and page < PAGES:
             self.list_invoices(told.next, before, page + 1)
+
+    def _check_invoice(self, uid: str, told: Told) -> None:
+        self._run.check_invoice(uid, bytes(told.data), self._client.credentials.view)
 
     def _own(self, told: Told) -> _Invoice:
         return self._check_own(bytes(told.data))
@@ -346,7 +352,7 @@ class Asking:
         expected: dict[bytes, None] = {}
         for price in map(bytes, self._run.database.prices):
             shown = msgspec.json.decode(price, type=_Price)
-            if account in (None, shown.account_id):
+            if account == shown.account_id:
                 expected[price] = None
             pair, this = (shown.currency, shown.base_currency), (shown.updated_at, price)
             latest[pair] = max(this, latest.get(pair, this))

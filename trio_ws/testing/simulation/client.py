@@ -66,6 +66,7 @@ class _Asked(NamedTuple):
     what: str
     at: float
     scope: Scope | None
+    for_customers: bool
     must: str | None
     may: Collection[str]
     done: Callable[[Told], None]
@@ -232,7 +233,7 @@ class Client:
             raise Violation(f"{asked.what} was answered after {trio.current_time() - asked.at:.1f} s")
         if told.code == "unavailable" and not self.is_troubled_since(trio.current_time() - asked.at):
             raise Violation(f"{asked.what} was answered {told.code}: {told.message}")
-        must = asked.must if self.credentials.allow(asked.scope) else "forbidden"
+        must = self.credentials.refuse(asked.scope, for_customers=asked.for_customers) or asked.must
         if told.code in WORTH_A_RETRY or (told.code == "unauthorized" and not self.credentials.are_good):
             asked.again()
         elif must is not None and told.code != must:
@@ -325,6 +326,7 @@ class Client:
         fields: Mapping[str, object] = NOTHING,
         *,
         scope: Scope | None = None,
+        for_customers: bool = False,
         must: str | None = None,
         may: Collection[str] = (),
         done: Callable[[Told], None] = _nothing,
@@ -338,6 +340,7 @@ class Client:
             about: What it is about, for the trace.
             fields: What it says.
             scope: What a token has to allow for it; without, it has to be refused.
+            for_customers: Whether customers may, who have no token.
             must: The code that it has to be refused with; None: it need not be.
             may: The codes that it may be refused with, besides those that are worth a retry.
             done: Called with the reply of a success.
@@ -349,7 +352,8 @@ class Client:
         message = {"action": what, **fields}
         what = f"{what} {about}".rstrip()
         number = next(self.numbers)
-        asked = _Asked(number, what, trio.current_time(), scope, must, may, done, refused, again)
+        at = trio.current_time()
+        asked = _Asked(number, what, at, scope, for_customers, must, may, done, refused, again)
         self._asked.append(asked)
         self.say(f"asks {what}")
         self._send(self._message(msgspec.json.encode({**message, "request_id": number})))

@@ -39,7 +39,7 @@ class Following:
     """
 
     def __init__(self, client: "Client") -> None:
-        self.reader = Reader(client.run.truth, client.credentials.account)
+        self.reader = Reader(client.run.truth, client.credentials.view)
         self.since = 0.0
         self._client = client
         self._wanted: dict[str, None] = {}
@@ -47,6 +47,8 @@ class Following:
     def begin(self) -> None:
         """Go on from where the last line ended, or begin."""
         self.reader.topics.clear()
+        if self._client.credentials.view.is_customer:
+            self._wanted = {topic: None for topic in self._wanted if topic.startswith(_INVOICE)}
         if self._wanted and self.reader.position is not None:
             self._resume([*self._wanted], self.reader.position)
         else:
@@ -65,8 +67,12 @@ class Following:
             how: Whether it asks for a `snapshot`, for what was `after` a position that it was told, or both.
             own: Says which position.
         """
-        account = self._client.credentials.account
-        if topic.startswith("account:") and account is not None and topic != f"account:{account}":
+        credentials, account = self._client.credentials, self._client.credentials.account
+        if credentials.is_becoming:
+            return  # who is to say what it may follow?
+        if credentials.view.is_customer and not topic.startswith(_INVOICE):
+            self._client.ask("follow", topic, _subscribe(topic), must="unauthorized")
+        elif topic.startswith("account:") and account is not None and topic != f"account:{account}":
             self._client.ask("follow", topic, _subscribe(topic), scope="read", must="forbidden")
         elif topic not in self._wanted:
             few = [wanted for wanted in self._wanted if not wanted.startswith(_ADDRESS)]
@@ -75,10 +81,18 @@ class Following:
             after = own.choice(self.reader.told) if "after" in how and self.reader.told else None
             self._subscribe(topic, after, snapshot="snapshot" in how)
 
+    def follow_too_much(self) -> None:
+        """As a customer, ask for an invoice's events and for an address's, and get neither."""
+        credentials, after = self._client.credentials, self.reader.position
+        if after is not None and credentials.view.is_customer and not credentials.is_becoming:
+            fields = {"after": str(after), "topics": _named(["invoice:any", "address:here"])}
+            self._client.ask("resume", "of an address", fields, must="unauthorized")
+
     def follow_crowd(self) -> None:
         """Follow many addresses at once, from a position on, in three messages."""
         crowd = [f"{_ADDRESS}{number}" for number in range(CROWD)]
-        if self.reader.position is not None and crowd[0] not in self._wanted:
+        is_customer = self._client.credentials.view.is_customer
+        if self.reader.position is not None and crowd[0] not in self._wanted and not is_customer:
             self._wanted.update(dict.fromkeys(crowd))
             third, after = len(crowd) // 3, str(self.reader.position)
             for begin in (0, third):
@@ -104,6 +118,7 @@ class Following:
             f"{topic} {after or ''} {'snapshot' if snapshot else ''}",
             fields,
             scope="read",
+            for_customers=True,
             done=partial(self._followed, [topic], after),
             again=self._client.cut,
         )
@@ -115,6 +130,7 @@ class Following:
             topic,
             {**_subscribe(topic), "action": "unsubscribe"},
             scope="read",
+            for_customers=True,
             done=lambda _: self.reader.unfollow(topic),
             again=partial(self._wanted.setdefault, topic),
         )
@@ -132,6 +148,7 @@ class Following:
             str(after),
             {"after": str(after), "topics": _named(topics if left is None else left)},
             scope="read",
+            for_customers=True,
             done=partial(self._followed, topics, after),
             again=self._client.cut,
         )
@@ -149,13 +166,14 @@ class Following:
             is_snapshot=data.snapshot is not NO_SNAPSHOT,
         )
         if data.snapshot is not NO_SNAPSHOT:
-            run, account = self._client.run, self._client.credentials.account
+            run, view = self._client.run, self._client.credentials.view
             has_lost = topics[0].startswith("price:") and run.price_losses > 0  # the log does not say which
             is_whole = data.next is None and not has_lost
-            run.truth.check_snapshot(topics[0], position, bytes(data.snapshot), account, is_whole=is_whole)
+            run.truth.check_snapshot(topics[0], position, bytes(data.snapshot), view, is_whole=is_whole)
 
 
 _ADDRESS = "address:many-"
+_INVOICE = "invoice:"
 
 
 def _subscribe(topic: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trio_ws.testing.simulation.truth import Row, Told, Truth, Violation
+from trio_ws.testing.simulation.truth import EVERYTHING, Row, Told, Truth, View, Violation
 from trio_ws.topics import Event, Position
 
 KNOWN = 20  # positions that a client keeps, to go on from
@@ -16,23 +16,25 @@ class Reader:
 
     Args:
         truth: The run's.
-        account: Whose events alone it may see, besides prices; None: all.
+        view: What it may see.
 
     Attributes:
         topics: Those that it follows, and after which event.
+        views: What it may see by now: one, or two while it authenticates. It may be told what either has, and
+            must be told what both have.
         position: From where it would go on.
         told: Some positions that it was told, the newest last.
         gaps: How often it was told that something may be missing.
     """
 
-    def __init__(self, truth: Truth, account: int | None = None) -> None:
+    def __init__(self, truth: Truth, view: View = EVERYTHING) -> None:
         self.topics: dict[str, int] = {}
+        self.views: tuple[View, ...] = (view,)
         self.position: Position | None = None
         self.told: deque[Position] = deque(maxlen=KNOWN)
         self.gaps = 0
         self.events = 0
         self._truth = truth
-        self._account = None if account is None else f"account:{account}"
         self._checked = 0  # up to here, nothing is missing
         self._versions: dict[str, int] = {}
 
@@ -113,13 +115,11 @@ class Reader:
         event = events[position.seq - 1]
         if position.seq <= self.position.seq:
             raise Violation(f"event {position} came after {self.position}: doubled or out of order")
-        if (told.type, bytes(told.data)) != (event.type, bytes(event.data)):
-            raise Violation(f"event {position} is told as {bytes(told.data)!r}, and is {bytes(event.data)!r}")
-        if bytes(told.previous) != (previous := bytes(event.previous)):
-            raise Violation(f"event {position} is told after {bytes(told.previous)!r}, not {previous!r}")
+        if told.shown not in (shown := [view.event(event) for view in self.views]):
+            raise Violation(f"event {position} is told as {told.shown}, and is {shown[0]}")
         if (missing := self._next_due(events, position.seq - 1)) is not None:
             raise Violation(f"event {missing.seq} was left out before {position}")
-        if not self._wants(event):
+        if not (self._follows(event) and any(view.has(event) for view in self.views)):
             raise Violation(f"event {position} of {', '.join(event.topics)} was not asked for")
         self._check_version(event)
         self.position, self._checked = position, position.seq
@@ -141,14 +141,15 @@ class Reader:
     def _next_due(self, events: Sequence[Event], upto: int) -> Event | None:
         """Return the next event of a log that is to be told, up to this one; move past what is not."""
         for event in events[self._checked : upto]:
-            if self._wants(event) and not self._is_replaced(event, events):
+            if self._must_have(event) and not self._is_replaced(event, events):
                 return event
             self._checked = event.seq
         return None
 
-    def _wants(self, event: Event) -> bool:
-        if not event.is_visible_to(self._account):
-            return False
+    def _must_have(self, event: Event) -> bool:
+        return all(view.has(event) for view in self.views) and self._follows(event)
+
+    def _follows(self, event: Event) -> bool:
         return any(self.topics.get(topic, event.seq) < event.seq for topic in event.topics)
 
     def _is_replaced(self, event: Event, events: Sequence[Event]) -> bool:

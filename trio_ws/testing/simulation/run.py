@@ -26,7 +26,7 @@ from trio_ws.testing.simulation.client import Client
 from trio_ws.testing.simulation.credentials import Token
 from trio_ws.testing.simulation.deliveries import Deliveries
 from trio_ws.testing.simulation.scenario import ACCOUNTS, Scenario
-from trio_ws.testing.simulation.truth import Truth, Violation
+from trio_ws.testing.simulation.truth import Truth, View, Violation
 from trio_ws.testing.world import World, simulated_server
 from trio_ws.wire.ear import Deaf
 
@@ -71,6 +71,7 @@ class Run:
         self.gateways = [SimulatedGateway(self.database) for _ in range(scenario.servers)]
         self.worlds: list[World] = []
         self.shared_tokens: dict[tuple[int | None, tuple[Scope, ...]], Token] = {}
+        self.revoked: dict[int, None] = {}  # tokens, by their number, that operators have asked to revoke
         self.troubled_until = -math.inf
         self.was_restored = False
         self._has_lost_prices = False
@@ -136,7 +137,7 @@ class Run:
             if account in (None, row.account_id) and ids[-1] < row.id < before and row.id not in ids:
                 raise Violation(f"invoice {row.id} is left out of a list, from {before} to {ids[-1]}")
 
-    def check_invoice(self, uid: str, told: bytes) -> None:
+    def check_invoice(self, uid: str, told: bytes, view: View) -> None:
         """Raise unless a client was told what an invoice is or was."""
         invoice = msgspec.json.decode(told, type=_Invoice)
         if invoice.uid != uid:
@@ -145,11 +146,13 @@ class Run:
             if not self.was_restored:
                 raise Violation(f"an invoice was fetched that is not there: {told!r}")
             return
-        now = bytes(self.database.invoice(UUID(invoice.uid)))
+        if view.row(told) != told:
+            raise Violation(f"a customer is shown {told!r}")
+        now = view.row(bytes(self.database.invoice(UUID(invoice.uid))))
         if (
             msgspec.json.decode(now, type=_Invoice).version == invoice.version
             and now != told
-            and not self.truth.was(told)
+            and not self.truth.was(told, view)
         ):
             raise Violation(f"an invoice is {now!r}, and was fetched as {told!r}")
 
@@ -264,7 +267,7 @@ class _Invoice(msgspec.Struct):
     id: int
     uid: str
     version: int
-    account_id: int
+    account_id: int | None = None  # not for customers
 
 
 class _Errors(logging.Handler):

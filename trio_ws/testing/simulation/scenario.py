@@ -36,6 +36,7 @@ CLIENT_STEPS = {
     "unfollow": 2,
     "ask_nonsense": 1,
     "authenticate": 2,
+    "shop": 3,
 }
 PROGRAM_STEPS = {"insert": 12, "update": 50, "take_money": 12, "set_price": 4}
 RARE_STEPS = {"burst": 2, "delete_price": 1}  # and in all
@@ -198,6 +199,8 @@ def imagine(
         "expiry_seconds": own.choice([5.0, 10.0]),
         "ping_seconds": own.choice([60.0, 300.0]),
     }
+    if settings["auth"] == "token":
+        settings["checkout"] = Random(f"{seed} checkout").random() < 0.5  # noqa: PLR2004 - either way
     # Who vanishes is to be found out before the end.
     last = {"vanish": seconds - settings["ping_seconds"]}
     return Scenario(
@@ -238,7 +241,12 @@ def _topic(own: Random) -> str:
     topic = own.choice(
         ["account:1", "account:own", "price:*", f"price:{own.choice(CURRENCIES)}", "invoice", "address"]
     )
-    return f"{topic} {own.choice(['', '', 'after', 'snapshot', 'after snapshot'])}".rstrip()
+    return f"{topic} {_how(own)}".rstrip()
+
+
+def _how(own: Random) -> str:
+    """Return how a topic is followed: from where on, and whether with its snapshot."""
+    return own.choice(["", "", "after", "snapshot", "after snapshot"])
 
 
 _VALUES: dict[str, Callable[[Random], str]] = {
@@ -248,6 +256,7 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "take_money": lambda own: own.choice(["pending", "settled", "settled", "failed"]),
     "say_price": lambda own: own.choice(CURRENCIES),
     "convert": lambda own: own.choice(CURRENCIES),
+    "shop": _how,
     "authenticate": lambda own: own.choice(["", "2", "60", "wrong", "again", "blind"]),
     "break_rules": lambda own: own.choice(BROKEN),
     "follow": _topic,

@@ -34,6 +34,11 @@ class Told(msgspec.Struct):
     position: str = ""
     next: str | None = None
 
+    @property
+    def shown(self) -> "Shown":
+        """What it says, where it is an event."""
+        return Shown(self.type, bytes(self.data), bytes(self.previous))
+
 
 class Row(msgspec.Struct):
     """What there is to know of an invoice or a price."""
@@ -45,6 +50,50 @@ class Row(msgspec.Struct):
     memo: str = ""
     amount_paid: int = 0
     expires_at: datetime | None = msgspec.field(name="expiresAt", default=None)
+
+
+HIDDEN = ("account_id", "memo", "reference", "webhook_url")  # PROTOCOL 7: from customers
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class View:
+    """What a client may see.
+
+    Args:
+        account: Whose events and invoices alone; None: all.
+        is_customer: Whether it has no token, and sees of an invoice what a customer may.
+    """
+
+    def __init__(self, account: int | None = None, *, is_customer: bool = False) -> None:
+        self.account = account
+        self.is_customer = is_customer
+        self._topic = None if account is None else f"account:{account}"
+
+    def has(self, event: Event) -> bool:
+        """Tell whether it is shown an event at all."""
+        return event.is_visible_to(self._topic)
+
+    def row(self, row: bytes) -> bytes:
+        """Return an invoice or a payment, or what was before of one, as it is shown."""
+        if not self.is_customer or row == b"null":
+            return row
+        fields = _fields.decode(row)
+        return msgspec.json.encode({name: fields[name] for name in fields if name not in HIDDEN})
+
+    def event(self, event: Event) -> "Shown":
+        """Return an event as it is shown."""
+        return Shown(event.type, self.row(bytes(event.data)), self.row(bytes(event.previous)))
+
+
+EVERYTHING = View()
+
+
+class Shown(NamedTuple):
+    """What an event says."""
+
+    type: str
+    data: bytes
+    previous: bytes
 
 
 class Truth:
@@ -116,25 +165,28 @@ class Truth:
         """Return whether an event says a row is so, in the log that there is or one that is no more."""
         return self.was(told) or any(bytes(event.data) == told for event in reversed(self.database.written))
 
-    def was(self, told: bytes) -> bool:
-        """Return whether a row was so in a log that is no more."""
-        return any(bytes(event.data) == told for log in self._past for event in log)
+    def was(self, told: bytes, view: View = EVERYTHING) -> bool:
+        """Tell whether a row was so in a log that is no more."""
+        return any(view.row(bytes(event.data)) == told for log in self._past for event in log)
+
+    @property
+    def changes(self) -> int:
+        """How often the log was replaced."""
+        return len(self._past)
 
     def log_of(self, *positions: Position) -> Sequence[Event] | None:
         """Return all events of the log that has, or had, all of these; None: there was no such one."""
         logs = [self.database.written, *reversed(self._past)]
         return next((log for log in logs if all(_has(log, position) for position in positions)), None)
 
-    def check_snapshot(
-        self, topic: str, at: Position, told: bytes, account: int | None, *, is_whole: bool
-    ) -> None:
+    def check_snapshot(self, topic: str, at: Position, told: bytes, view: View, *, is_whole: bool) -> None:
         """Raise unless a snapshot is what the log says, up to its position or a little further.
 
         Args:
             topic: Of what.
             at: Its position.
             told: An invoice, or a list of invoices or of prices.
-            account: Whose invoices alone are shown; None: all.
+            view: What the client may see.
             is_whole: Whether nothing was left for another page, or has been lost.
         """
         if (log := self.log_of(at)) is None:
@@ -142,22 +194,23 @@ class Truth:
         then: dict[int, Event] = {}  # the last of each row, up to the position
         later: dict[int, list[bytes]] = {}
         kind = "price." if topic.startswith("price:") else "invoice."
-        visible = None if account is None else f"account:{account}"
         for event in log[self.first - 1 :]:
-            if topic in event.topics and event.type.startswith(kind) and event.is_visible_to(visible):
+            if topic in event.topics and event.type.startswith(kind) and view.has(event):
                 row = msgspec.json.decode(event.data, type=Row)
                 if event.seq <= at.seq:
                     then[row.id] = event
                 else:
-                    later.setdefault(row.id, []).append(bytes(event.data))
+                    later.setdefault(row.id, []).append(view.row(bytes(event.data)))
         rows = [] if told == b"null" else [told]
         if told.startswith(b"["):
             rows = [bytes(row) for row in msgspec.json.decode(told, type=list[msgspec.Raw])]
         for data in rows:
-            if kind == "invoice." and account not in (None, _owner(data)):
-                raise Violation(f"{topic} is shown to account {account} with {data!r}")
+            if kind == "invoice." and view.account not in (None, _owner(data)):
+                raise Violation(f"{topic} is shown to account {view.account} with {data!r}")
+            if view.row(data) != data:
+                raise Violation(f"{topic} is shown to a customer with {data!r}")
             id_ = msgspec.json.decode(data, type=Row).id
-            if id_ in then and data not in (bytes(then[id_].data), *later.get(id_, ())):
+            if id_ in then and data not in (view.row(bytes(then[id_].data)), *later.get(id_, ())):
                 raise Violation(f"{topic} is shown at {at} as {data!r}, and was {bytes(then[id_].data)!r}")
         prices = [event for event in then.values() if event.type == "price.updated"]
         latest = {_rate(event).pair: event for event in sorted(prices, key=lambda event: _rate(event).order)}
@@ -178,10 +231,10 @@ class _Payment(msgspec.Struct):
 
 
 class _Owned(msgspec.Struct):
-    account_id: int
+    account_id: int | None = None
 
 
-def _owner(invoice: bytes) -> int:
+def _owner(invoice: bytes) -> int | None:
     return msgspec.json.decode(invoice, type=_Owned).account_id
 
 
