@@ -42,6 +42,7 @@ TOGETHER = 3  # fetches that a client asks for at once
 MEMOS = {"memo": 0, "long memo": 980}  # how long, besides some digits: up to as much as may be
 HOOKED = 3  # invoices with a webhook where a receiver begins to fail
 DAWDLES = (2.0, 8.0, 15.0)  # seconds; a POST has 10
+OPERATORS = 0.7  # of those that try to manage something
 MERCHANTS = 0.3  # of the customers that are active, those that authenticate
 RECENT = 12  # of all invoices, those that steps are about
 REFERENCES = 3  # of an invoice's payments that other programs record: so one is recorded again
@@ -145,6 +146,36 @@ class Actors:
         if own.random() < MERCHANTS:
             client.credentials.authenticate(own.choice(["", "5", "60", "blind", "wrong"]))
             self._write_about(topic)
+
+    async def list_events(self, step: Step, own: Random) -> None:
+        """Have a client read what has happened to an invoice."""
+        self._client(step).managing.list_events(self._some_invoice(own), int(step.value))
+
+    async def manage_webhooks(self, step: Step, own: Random) -> None:
+        """Have a client list webhooks, read one that has come, and have it be sent again."""
+        managing, state = self._client(step).managing, step.value or None
+        uid, state = (self._some_invoice(own), None) if state == "invoice" else (None, state)
+        managing.list_webhooks(uid, state, own.choice([1, 5, 50]))
+        if ids := self._run.deliveries.newest(RECENT):
+            managing.fetch_webhook(own.choice(ids))
+            managing.retry_webhook(own.choice(ids))
+
+    async def manage(self, step: Step, own: Random) -> None:
+        """Have an operator manage accounts, tokens or connections; perhaps another tries to."""
+        is_operator = own.random() < OPERATORS
+        client = self._one(step, own, lambda one: one.credentials.is_operator) if is_operator else None
+        managing, other = (client or self._client(step)).managing, own.choice(self._run.clients)
+        match step.value:
+            case "accounts":
+                managing.list_accounts()
+            case "connections":
+                managing.list_connections()
+            case "end":
+                managing.list_connections(own)
+            case "create_token":
+                managing.create_token(other, own.choice([None, 3.0, 60.0]))
+            case "revoke_token":
+                managing.revoke_token(other)
 
     async def break_rules(self, step: Step, _: Random) -> None:
         """Have a client send what breaks the protocol."""

@@ -24,10 +24,12 @@ from trio_ws.testing.simulation import plain
 from trio_ws.testing.simulation.asking import Asking
 from trio_ws.testing.simulation.credentials import Credentials
 from trio_ws.testing.simulation.following import Following
+from trio_ws.testing.simulation.managing import Managing
 from trio_ws.testing.simulation.truth import Told, Violation
 
 if TYPE_CHECKING:
     from trio_ws.testing.simulation.run import Run
+    from trio_ws.testing.world import World
 
 ANSWER_SECONDS = 5.0  # RELIABILITY: a request is answered within it, whatever the database does
 PROMPT_SECONDS = 1.0  # in calm times an event is told within it
@@ -81,6 +83,7 @@ class Client:
         self.name = f"client {number}"
         self.run = run
         self.own = Random(f"{run.scenario.seed} {number}")
+        self.world: World | None = None  # whom it called last
         self.line: SimulatedLine | None = None
         self.troubled_until = -math.inf  # by what happens to it alone
         self.paused_until = 0.0
@@ -88,6 +91,7 @@ class Client:
         self.credentials = Credentials(self, number)
         self.following = Following(self)
         self.asking = Asking(self)
+        self.managing = Managing(self)
         self._asked: deque[_Asked] = deque()
         self._pings: deque[bytes] = deque()  # that it has sent, and were not answered
         self._outgoing: trio.MemorySendChannel[bytes] | None = None
@@ -96,6 +100,7 @@ class Client:
         self._failures = 0  # since it had a line
         self._broke_rules = 0  # how it is to be ended for that; 0: it did not
         self._has_left = False  # it has said goodbye
+        self._sent_away: SimulatedLine | None = None  # which an operator closes
 
     async def live(self) -> None:
         """Come back whenever the line is lost."""
@@ -128,9 +133,15 @@ class Client:
         """Return whether it has shaken hands, and nothing has ended that."""
         return self._outgoing is not None
 
+    @property
+    def is_steady(self) -> bool:
+        """Tell whether it has a line, and nothing may have ended that which it has not heard of."""
+        is_ending = self._has_left or self._broke_rules or self.line is self._sent_away
+        return self.has_line and not is_ending and not self.is_troubled_since(0)
+
     async def _call(self) -> None:
-        world = self.own.choice(self.run.worlds)
-        stream = await world.network.call()
+        self.world = self.own.choice(self.run.worlds)
+        stream = await self.world.network.call()
         self.line = stream.line
         try:
             with trio.CancelScope() as self._calling:
@@ -185,6 +196,8 @@ class Client:
             self.credentials.lose()
         if code == NORMAL:
             is_excused = self._has_left
+        if code == CloseCode.GOING_AWAY and self.line is self._sent_away:
+            is_excused = True
         if code != self._broke_rules and not is_excused:
             raise Violation(f"{self.name} was ended with {code}")
         if code in SPREAD_ENDS and not payload[2:].startswith(b"retry_after="):
@@ -298,6 +311,10 @@ class Client:
         """Say goodbye; it comes back."""
         self._has_left = self.has_line
         self._send(plain.encode(plain.CLOSE, NORMAL.to_bytes(2, "big")))
+
+    def may_be_sent_away(self) -> None:
+        """Take it for right that the server closes the line that there is; it comes back."""
+        self._sent_away = self.line
 
     def break_rules(self, how: str) -> None:
         """Send what breaks the protocol, and be ended for it; it comes back."""

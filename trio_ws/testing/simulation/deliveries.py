@@ -6,6 +6,7 @@ was answered comes again only where something broke meanwhile.
 
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -66,6 +67,10 @@ class Deliveries(SimulatedReceiver):
         self._data: dict[str, bytes] = {}  # of the event that a delivery is of, by its id
         self._ids: dict[bytes, str] = {}  # the other way round
         self._urls: dict[str, str] = {}  # by the uid of an invoice: nobody changes them
+        self._owners: dict[str, tuple[int, str]] = {}  # the account and the invoice of each, by its id
+        self._counts: Counter[str] = Counter()  # how often each came
+        self._retried: dict[str, None] = {}  # those that somebody asked for again
+        self._seen_again: dict[str, tuple[int, int]] = {}  # how often each of these has to come, in which log
         self._answered: dict[str, float] = {}  # when each was, last, by its id
         self._last: dict[str, Position] = {}  # the last event of each invoice that was answered
         self._turns: dict[int, float] = {}  # when each account's last POST began, or ended
@@ -139,10 +144,12 @@ class Deliveries(SimulatedReceiver):
             raise Violation(f"{what} is called as another one was, or was called otherwise before")
         sent = _Sent(id_, event, row, (row.account_id, urlsplit(url).netloc))
         if (answered_at := self._answered.get(id_)) is not None:
-            if not self._is_troubled_since(answered_at):
+            if id_ not in self._retried and not self._is_troubled_since(answered_at):
                 raise Violation(f"{what} was answered at {answered_at:.1f} s, and came again")
-        else:
+        elif id_ not in self._retried:
             self._check_order(sent)
+        self._counts[id_] += 1
+        self._owners[id_] = row.account_id, row.uid
         if self._posting.get(sent.row.uid, id_) != id_ and not self._is_troubled_since(now):
             raise Violation(f"{what} came, and of its invoice {self._posting[sent.row.uid]} is under way")
         waiting_since = max(event.at - EPOCH.timestamp(), self._turns.get(row.account_id, 0.0))
@@ -218,6 +225,42 @@ class Deliveries(SimulatedReceiver):
             self._last[sent.row.uid] = position
         self._answered[sent.id] = now
 
+    # As clients manage them
+
+    def newest(self, most: int) -> list[str]:
+        """Return the ids of those that came last for the first time."""
+        return [*self._owners][-most:]
+
+    def account_of(self, id_: str) -> int:
+        """Return whose one is that has come."""
+        return self._owners[id_][0]
+
+    def check_listed(self, id_: str, account: int, invoice: str, state: str) -> None:
+        """Raise unless what a list says of one may be so."""
+        if (is_so := self._owners.get(id_)) not in (None, (account, invoice)):
+            raise Violation(f"webhook {id_} is listed as of {account} and {invoice}, and is of {is_so}")
+        if state == "delivered" and id_ not in self._answered:
+            raise Violation(f"webhook {id_} is said to be delivered, and was never answered")
+
+    def check_content(self, id_: str, url: str, body: bytes) -> None:
+        """Raise unless one is shown as it is sent."""
+        event = self._find(body)
+        row = self._row_of(event)
+        if url != row.webhook_url or self._data.get(id_, data := bytes(event.data)) != data:
+            raise Violation(f"webhook {id_} is shown as for {url}, with {body!r}")
+
+    def let_come_again(self, id_: str) -> int:
+        """Take it for right that one comes again, and return how often it will have come then.
+
+        One that is under way need not.
+        """
+        self._retried[id_] = None
+        return self._counts[id_] + (id_ in self._answered and id_ not in self._posting.values())
+
+    def see_again(self, id_: str, times: int, changes: int) -> None:
+        """Have one come so often before the end, unless the log is replaced once more."""
+        self._seen_again[id_] = times, changes
+
     def _is_troubled_since(self, at: float) -> bool:
         """Return whether something broke, since then or shortly before."""
         return self._run.troubled_until + self._run.after_trouble_seconds >= at
@@ -233,5 +276,8 @@ class Deliveries(SimulatedReceiver):
                 continue
             if self._ids.get(bytes(event.data)) not in self._answered:
                 raise Violation(f"the webhook of event {event.seq} was never answered")
+        for id_, (times, changes) in self._seen_again.items():
+            if self._counts[id_] < times and changes == self._run.truth.changes:
+                raise Violation(f"webhook {id_} was asked for again, and did not come")
         if waiting := database.webhooks.waiting:
             raise Violation(f"the webhook of event {waiting[0]} waits, and was answered")

@@ -37,6 +37,9 @@ CLIENT_STEPS = {
     "ask_nonsense": 1,
     "authenticate": 2,
     "shop": 3,
+    "list_events": 3,
+    "manage_webhooks": 3,
+    "manage": 4,
 }
 PROGRAM_STEPS = {"insert": 12, "update": 50, "take_money": 12, "set_price": 4}
 RARE_STEPS = {"burst": 2, "delete_price": 1}  # and in all
@@ -90,6 +93,7 @@ OF_SERVERS = {part for what in FAULT_STEPS["servers"] for part in what.split("+"
 KNOWN_STEPS = {*CLIENT_STEPS, *PROGRAM_STEPS, *RARE_STEPS, *FAULT_NAMES}
 # How a client may break the protocol: `client.py` has the bytes.
 BROKEN = ("not masked", "text inside a text", "no such frame", "no UTF-8", "too long")
+MANAGED = ("accounts", "connections", "end", "create_token", "revoke_token")  # by operators, mostly
 LONGEST_SECONDS = 120.0  # of a fault
 SESSIONS = [lane.name for lane in (Lane.AHEAD, Lane.CATCH_UP, Lane.CLIENTS)]
 
@@ -257,6 +261,9 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "say_price": lambda own: own.choice(CURRENCIES),
     "convert": lambda own: own.choice(CURRENCIES),
     "shop": _how,
+    "manage": lambda own: own.choice(MANAGED),
+    "manage_webhooks": lambda own: own.choice(["", "waiting", "failed", "delivered", "invoice"]),
+    "list_events": lambda own: str(own.choice([1, 2, 3, 50])),
     "authenticate": lambda own: own.choice(["", "2", "60", "wrong", "again", "blind"]),
     "break_rules": lambda own: own.choice(BROKEN),
     "follow": _topic,
