@@ -27,6 +27,8 @@ from trio_ws.events.follower import Follower
 from trio_ws.events.log import PAGE, Log, LogTrimmedError
 from trio_ws.events.outbox import Outbox
 from trio_ws.testing import SimulatedClient, SimulatedDatabase, simulated_server
+from trio_ws.testing.database import STATEMENT_SECONDS
+from trio_ws.testing.work import Work
 from trio_ws.topics import NOTHING, Event, Position, Topic
 
 T = TypeVar("T")
@@ -521,6 +523,17 @@ async def test_whether_a_position_far_behind_is_good_needs_no_page(monkeypatch: 
     assert log.begin == database.position(PAGE)
     assert not await log.prove(database.position(PAGE - 1))
     assert database.reads == reads + 3
+
+
+async def test_whether_a_position_is_good_is_known_in_time_for_a_reply_however_long_its_page_takes(
+    autojump_clock: MockClock,
+) -> None:
+    database, log = await make(PAGE)
+    database.costs.append(Work(database, row_seconds=0.05))  # a page of them is 25 s of work
+    for position, is_good in ((database.position(9), True), (Position("another", 9), False)):
+        began = trio.current_time()
+        assert await log.prove(position) is is_good
+        assert trio.current_time() - began < STATEMENT_SECONDS + 1
 
 
 async def test_a_page_says_what_was_trimmed_up_to(autojump_clock: MockClock) -> None:

@@ -28,6 +28,7 @@ PAGE = 256  # events; some 400 KB, and a read of a few ms
 # A client that is further than this from the end shares little with others and wants little of that:
 # PostgreSQL finds its events for it. Some 19 000 events are in memory, by default.
 FAR = 20_000
+PROVE_SECONDS = 1.0  # for a page: mostly it takes ms, from a PostgreSQL that is short of processor 20 s
 SCAN = 20_000  # events that one such query looks at: some 10 ms
 SCAN_TOPICS = 8  # of so many topics; of more, it looks at fewer
 CHUNKS_SHARE = 8  # of the log's memory: a herd goes through the log side by side, so little is enough
@@ -118,17 +119,23 @@ class Log:
     async def prove(self, position: Position) -> bool:
         """Return whether all that came after a position, and nothing else, is to be had.
 
-        The page that has the event is read, for those who ask with it, and for the replay; but not where
-        that finds its events without pages.
+        The page that has the event is read, for those who ask with it, and for the replay. The event alone
+        is read where the replay finds its events without pages, or where the page takes too long for a reply.
 
         Raises:
             ActionError: the database can't be read.
         """
+        if (answer := self.remembers(position)) is not None:
+            return answer
+        if self.end.seq - position.seq <= FAR:
+            with trio.move_on_after(PROVE_SECONDS):
+                return await self._prove_by_page(position)
+        async with self._finding:
+            read = await self._read(event_log.read_events, position.seq - 1, 1)
+        return position in (read.begin, *(event.position for event in read.events))
+
+    async def _prove_by_page(self, position: Position) -> bool:
         while (answer := self.remembers(position)) is None:
-            if self.end.seq - position.seq > FAR:
-                async with self._finding:
-                    read = await self._read(event_log.read_events, position.seq - 1, 1)
-                return position in (read.begin, *(event.position for event in read.events))
             number = (position.seq - 1) // PAGE
             self._pages.drop(number)  # it was read while the log grew, and lacks its last events
             try:

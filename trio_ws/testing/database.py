@@ -139,6 +139,7 @@ class SimulatedDatabase(Answering, Statements):
         lane: Lane,  # noqa: ARG002 - none is ever busy
         many: Sequence[tuple[Any, ...]],
     ) -> list[T | Exception]:
+        await trio.lowlevel.checkpoint_if_cancelled()  # as before a thread is begun
         await trio.lowlevel.cancel_shielded_checkpoint()  # a thread can't be cancelled either
         seconds = self.delay + sum(cost(query, many) for cost in self.costs)
         if self.gate is not None or seconds:
