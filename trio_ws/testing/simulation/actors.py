@@ -18,7 +18,7 @@ from trio_ws.testing.refusals import CheckViolation, NoData
 from trio_ws.testing.simulation.client import PROMPT_SECONDS, Client
 from trio_ws.testing.simulation.deliveries import CROWD_URLS
 from trio_ws.testing.simulation.following import CROWD
-from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, GOOD_URLS, URLS, Step
+from trio_ws.testing.simulation.scenario import ACCOUNTS, CURRENCIES, GOOD_URLS, URLS, WEBHOOK_STATES, Step
 from trio_ws.testing.simulation.truth import Violation
 from trio_ws.testing.work import Locks, Work
 from trio_ws.testing.world import World
@@ -139,26 +139,30 @@ class Actors:
         if (client := self._one(step, own, lambda one: one.credentials.comes_without)) is None:
             return
         uid = self._some_invoice(own)
-        client.asking.fetch(uid)
         client.following.follow(topic := f"invoice:{uid}", step.value, own)
-        await trio.sleep(own.uniform(0, self._run.scenario.answer_seconds))
-        self._write_about(topic)
         if own.random() < MERCHANTS:
             client.credentials.authenticate(own.choice(["", "5", "60", "blind", "wrong"]))
-            self._write_about(topic)
+        else:
+            client.asking.fetch(uid)
+        await trio.sleep(own.uniform(0, self._run.scenario.answer_seconds))
+        self._write_about(topic)
 
     async def list_events(self, step: Step, own: Random) -> None:
         """Have a client read what has happened to an invoice."""
         self._client(step).managing.list_events(self._some_invoice(own), int(step.value))
 
     async def manage_webhooks(self, step: Step, own: Random) -> None:
-        """Have a client list webhooks, read one that has come, and have it be sent again."""
-        managing, state = self._client(step).managing, step.value or None
-        uid, state = (self._some_invoice(own), None) if state == "invoice" else (None, state)
-        managing.list_webhooks(uid, state, own.choice([1, 5, 50]))
-        if ids := self._run.deliveries.newest(RECENT):
-            managing.fetch_webhook(own.choice(ids))
-            managing.retry_webhook(own.choice(ids))
+        """Have a client list webhooks, read one that has come, or have it be sent again."""
+        managing, ids = self._client(step).managing, self._run.deliveries.newest(RECENT)
+        match step.value:
+            case "fetch" if ids:
+                managing.fetch_webhook(own.choice(ids))
+            case "retry" if ids:
+                managing.retry_webhook(own.choice(ids))
+            case "invoice":
+                managing.list_webhooks(self._some_invoice(own), None, own.choice([1, 5, 50]))
+            case state if state in WEBHOOK_STATES:
+                managing.list_webhooks(None, state or None, own.choice([1, 5, 50]))
 
     async def manage(self, step: Step, own: Random) -> None:
         """Have an operator manage accounts, tokens or connections; perhaps another tries to."""
@@ -357,6 +361,7 @@ class Actors:
         database, work = self._run.database, Work(self._run.database, float(step.value))
         seconds = max(step.seconds, CRAWL_SECONDS)
         self._run.trouble(seconds)
+        self._run.crawls_until = trio.current_time() + seconds
         is_hindered, hindrances = any(self._suffered.values()), self._hindrances
         database.costs.append(work)
         self._write(own, round(CRAWL_WORK_SECONDS / float(step.value)), "invoices")

@@ -3,17 +3,19 @@
 Where no tokens are needed, each client is an operator.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import msgspec
-import trio
 
 from trio_ws.identity import ADMIN, Scope
+from trio_ws.testing.database import EPOCH
 from trio_ws.testing.lines import SimulatedLine
 from trio_ws.testing.simulation.credentials import Token
 from trio_ws.testing.simulation.scenario import ACCOUNTS
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 FEW = 4  # accounts on a page
 END_SECONDS = 5.0  # until a connection has ended that is closed: what waits for its client is sent before
-STATES = ("waiting", "failed", "delivered")
 
 
 class _Account(msgspec.Struct):
@@ -37,6 +38,7 @@ class _Token(msgspec.Struct):
     account_id: int | None
     scopes: tuple[Scope, ...]
     token: str = ""
+    expires_at: datetime | None = msgspec.field(name="expiresAt", default=None)
 
 
 class _Webhook(msgspec.Struct):
@@ -223,8 +225,8 @@ class Managing:
             made = msgspec.json.decode(told.data, type=_Token)
             if (made.account_id, made.scopes) != (whose.own_account, whose.own_scopes):
                 raise Violation(f"a token of {whose.own_scopes} for {whose.own_account} is {made}")
-            lasts_until = trio.current_time() + (seconds or float("inf"))
-            whose.take(Token(made.id, made.token, made.scopes, database, lasts_until))
+            ends_at = made.expires_at and made.expires_at.timestamp() - EPOCH.timestamp()
+            whose.take(Token(made.id, made.token, made.scopes, database, ends_at or math.inf))
 
         must = None if self._client.credentials.needs_token else "forbidden"
         self._client.ask("create_token", f"for {other.name}", fields, scope=ADMIN, must=must, done=hand_over)
@@ -267,7 +269,7 @@ class Managing:
         view, needs_token = self._client.credentials.view, self._client.credentials.needs_token
         listed = msgspec.json.decode(told.data, type=list[_Connected])
         if any(view.account not in (None, one.account_id) for one in listed):
-            raise Violation(f"it is shown another account's connection: {listed}")
+            raise Violation(f"it is shown connections of accounts {[one.account_id for one in listed]}")
         still = [one for one in there if one.is_still() and (one.token or not needs_token)]
         due = Counter(
             one.token and one.token.id

@@ -38,7 +38,7 @@ CLIENT_STEPS = {
     "authenticate": 2,
     "shop": 3,
     "list_events": 3,
-    "manage_webhooks": 3,
+    "manage_webhooks": 6,
     "manage": 4,
 }
 PROGRAM_STEPS = {"insert": 12, "update": 50, "take_money": 12, "set_price": 4}
@@ -94,6 +94,7 @@ KNOWN_STEPS = {*CLIENT_STEPS, *PROGRAM_STEPS, *RARE_STEPS, *FAULT_NAMES}
 # How a client may break the protocol: `client.py` has the bytes.
 BROKEN = ("not masked", "text inside a text", "no such frame", "no UTF-8", "too long")
 MANAGED = ("accounts", "connections", "end", "create_token", "revoke_token")  # by operators, mostly
+WEBHOOK_STATES = ("", "waiting", "failed", "delivered")  # to list; without one, those of the queue
 LONGEST_SECONDS = 120.0  # of a fault
 SESSIONS = [lane.name for lane in (Lane.AHEAD, Lane.CATCH_UP, Lane.CLIENTS)]
 
@@ -262,7 +263,7 @@ _VALUES: dict[str, Callable[[Random], str]] = {
     "convert": lambda own: own.choice(CURRENCIES),
     "shop": _how,
     "manage": lambda own: own.choice(MANAGED),
-    "manage_webhooks": lambda own: own.choice(["", "waiting", "failed", "delivered", "invoice"]),
+    "manage_webhooks": lambda own: own.choice([*WEBHOOK_STATES, "invoice", *["fetch", "retry"] * 3]),
     "list_events": lambda own: str(own.choice([1, 2, 3, 50])),
     "authenticate": lambda own: own.choice(["", "2", "60", "wrong", "again", "blind"]),
     "break_rules": lambda own: own.choice(BROKEN),
