@@ -1,5 +1,6 @@
 """Seeds play well, each the same each time; what fails is shrunk. Which bugs are found: `test_planted.py`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from trio_ws.cli.simulating import simulate
 from trio_ws.errors import StartupError
 from trio_ws.events.dispatcher import Dispatcher
 from trio_ws.testing.simulation import Scenario, imagine, play, shrink
+from trio_ws.testing.simulation.credentials import CUSTOMER, KINDS, OPERATOR
 from trio_ws.testing.simulation.scenario import FAULTS, Step
 from trio_ws.testing.simulation.timeline import Entry, draw
 
@@ -33,6 +35,25 @@ def test_whatever_breaks_each_client_is_told_all_that_it_must_be(seed: int) -> N
 def test_without_faults_nobody_is_told_of_a_gap() -> None:
     outcome = play(imagine(1, hours=0.25, faults=(), clients=20))
     assert (outcome.violation, outcome.gaps) == (None, 0)
+
+
+def test_customers_are_told_of_invoices_and_refused_all_else_and_operators_manage() -> None:
+    entries: list[Entry] = []
+    scenario = imagine(4)
+    assert (scenario.settings["auth"], scenario.settings["checkout"]) == ("token", True)
+    assert play(scenario, lambda *entry: entries.append(Entry(*entry))).violation is None
+
+    def said_of(kind: int) -> str:
+        """Return what clients of a kind were told."""
+        who = {f"client {number}" for number in range(kind, scenario.clients, KINDS)}
+        return "\n".join(what for _, name, what in entries if name in who)
+
+    customers, operators = said_of(CUSTOMER), said_of(OPERATOR)
+    for what in ("is told invoice.updated", "list_prices: error unauthorized", "authenticate token-"):
+        assert what in customers
+    for action in ("list_accounts", "list_connections", "end_connection", "create_token", "revoke_token"):
+        assert re.search(f"is answered {action}[^:]*: success", operators)
+    assert "error forbidden" not in operators
 
 
 def test_two_runs_of_a_seed_are_the_same_to_the_byte_also_in_processes_of_their_own(checkout: Path) -> None:
