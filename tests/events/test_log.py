@@ -536,6 +536,35 @@ async def test_whether_a_position_is_good_is_known_in_time_for_a_reply_however_l
         assert trio.current_time() - began < STATEMENT_SECONDS + 1
 
 
+async def test_replies_go_out_while_a_page_crawls_and_it_is_read_on_from_where_it_was(
+    autojump_clock: MockClock,
+) -> None:
+    database, log = await make(PAGE)
+    database.costs.append(Work(database, row_seconds=0.05))
+    outbox, put_at, replies = Outbox(10**6), [0.0], 0
+    follower = Follower(log, outbox, Ends())
+    follower.follow(["account:1"], 0)
+    assert await follower.take() == b"", "it reads the log from now on"
+
+    async def reply() -> None:
+        await trio.sleep(3)
+        put_at[0] = trio.current_time()
+        outbox.put(b"reply")
+
+    while True:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reply)
+            taken = await follower.take()
+            nursery.cancel_scope.cancel()
+        if taken != b"reply":
+            break
+        replies += 1
+        assert trio.current_time() - put_at[0] <= STATEMENT_SECONDS
+        assert trio.current_time() < 60, "there is no end to it"
+    assert replies >= 3
+    assert len(seqs_of(taken)) > 1
+
+
 async def test_a_page_says_what_was_trimmed_up_to(autojump_clock: MockClock) -> None:
     database, log = await make(20)
     at = database.position(10)

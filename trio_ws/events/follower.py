@@ -149,7 +149,8 @@ class Follower:
 
     async def _read_ahead(self, cursor: int, view: View) -> None:
         try:
-            self._ahead = cursor, view, await self._log.read_view(cursor, view)
+            with trio.CancelScope() as self.outbox.meanwhile:  # a reply does not wait for a log that crawls
+                self._ahead = cursor, view, await self._log.read_view(cursor, view)
         except LogTrimmedError:
             self._cursor = None
             logger.info("a follower reads so slowly that the log was trimmed past it")

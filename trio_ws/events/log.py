@@ -46,6 +46,19 @@ class _Load:
         self.error: ActionError | None = None
 
 
+class _Unread:
+    """A page as far as it was read.
+
+    Args:
+        key: Its number, and how often the log was another one before.
+    """
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+        self.events: list[Event] = []
+        self.most = PAGE  # events that one read asks for
+
+
 class Log:
     """What the tail appends to and followers read from.
 
@@ -68,6 +81,7 @@ class Log:
         self._pages = Recent[int, Page](memory_bytes - chunks_bytes)
         self._chunks = Recent[tuple[int, View], Chunk](chunks_bytes)  # by the event before them
         self._loads: dict[int, _Load] = {}
+        self._unread: _Unread | None = None  # the last page whose reader was cancelled
         self._finding = trio.CapacityLimiter(1)  # so that pages, which many wait for, have their turn between
         self._grown = trio.lowlevel.ParkingLot()
         self._has_webhook = trio.lowlevel.ParkingLot()
@@ -228,17 +242,28 @@ class Log:
         return read._replace(end=end, events=[event for event in read.events if event.seq <= end.seq])
 
     async def _read_page(self, number: int) -> list[Event]:
-        """Read a page whole: its events may be too large for one read, or take too long."""
-        events: list[Event] = []
-        after, most = number * PAGE, PAGE
+        """Read a page whole. Where its reader is cancelled, the next one goes on from there."""
+        left, self._unread = self._unread, None
+        key = number, self.restarts
+        unread = left if left is not None and left.key == key else _Unread(key)
+        try:
+            return await self._read_rest(unread)
+        except trio.Cancelled:
+            self._unread = unread
+            raise
+
+    async def _read_rest(self, unread: _Unread) -> list[Event]:
+        """Read the rest of a page: its events may be too large for one read, or take too long."""
+        number, events = unread.key[0], unread.events
+        after = events[-1].seq if events else number * PAGE
         while after < (number + 1) * PAGE:
             try:
-                few = min(most, (number + 1) * PAGE - after)
+                few = min(unread.most, (number + 1) * PAGE - after)
                 read = await self._read(event_log.read_events, after, few)
             except Timeout:
-                if most == 1:
+                if unread.most == 1:
                     raise
-                most = max(1, most // 2)
+                unread.most = max(1, unread.most // 2)
                 continue
             if events and read.begin.seq > after:
                 raise LogTrimmedError

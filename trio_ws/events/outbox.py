@@ -51,6 +51,7 @@ class Outbox:
         together_bytes: About how much leaves in one call.
         waiting_bytes: How much waits.
         messages: How many messages came, those that are gone included.
+        meanwhile: What its writer does while nothing waits: it reads the log, until something does.
     """
 
     __slots__ = (  # see `Follower`
@@ -61,6 +62,7 @@ class Outbox:
         "_parked",
         "_rest",
         "_send_now",
+        "meanwhile",
         "messages",
         "state",
         "together_bytes",
@@ -80,6 +82,7 @@ class Outbox:
         self.together_bytes = TOGETHER_BYTES
         self.waiting_bytes = 0
         self.messages = 0
+        self.meanwhile: trio.CancelScope | None = None
 
     def push(self, frame: bytes) -> bool:
         """Send or queue an event, or tell that there is no room; one event always finds room."""
@@ -132,6 +135,11 @@ class Outbox:
             raise trio.BrokenResourceError from None
         self.waiting_bytes += len(frames)
         self.state = WAITING
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self.meanwhile is not None:
+            self.meanwhile.cancel()
 
     @property
     def has_room(self) -> bool:
@@ -194,6 +202,7 @@ class Outbox:
         """Have `take` return, though nothing may have come."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             self._channel.send_nowait(b"")
+            self._interrupt()
 
     def close(self, last: bytes | None) -> None:
         """Drop what waits and send a close frame or the like, the last that goes out; None: without one."""

@@ -361,7 +361,6 @@ class Actors:
         database, work = self._run.database, Work(self._run.database, float(step.value))
         seconds = max(step.seconds, CRAWL_SECONDS)
         self._run.trouble(seconds)
-        self._run.crawls_until = trio.current_time() + seconds
         is_hindered, hindrances = any(self._suffered.values()), self._hindrances
         database.costs.append(work)
         self._write(own, round(CRAWL_WORK_SECONDS / float(step.value)), "invoices")

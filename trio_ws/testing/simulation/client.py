@@ -224,7 +224,7 @@ class Client:
             raise Violation(f"{self.name} is told {payload!r}: {error}") from None
         try:
             if told.request_id is not None:
-                self._hear_reply(told, len(payload))
+                self._hear_reply(told)
             else:
                 event = self.following.reader.take(told)
                 self.say(f"is told {told.type} {told.position}")
@@ -235,17 +235,14 @@ class Client:
         except Violation as violation:
             raise Violation(f"{self.name}: {violation}") from None
 
-    def _hear_reply(self, told: Told, size: int) -> None:
+    def _hear_reply(self, told: Told) -> None:
         if not self._asked:
             raise Violation(f"a reply to {told.request_id} came, and nothing was asked")
         asked = self._asked.popleft()
         if asked.number != told.request_id:
             raise Violation(f"{asked.number} was asked, and {told.request_id} answered")
         self.say(f"is answered {asked.what}: {told.status} {told.code}")
-        # What does not go out at once waits while its writer reads a page of the log, which may crawl.
-        is_half_out = size > self.run.scenario.room_bytes and self.run.crawls_until >= asked.at
-        is_excused = is_half_out or self._is_cut_off_since(asked.at)
-        if trio.current_time() - asked.at > ANSWER_SECONDS and not is_excused:
+        if trio.current_time() - asked.at > ANSWER_SECONDS and not self._is_cut_off_since(asked.at):
             raise Violation(f"{asked.what} was answered after {trio.current_time() - asked.at:.1f} s")
         if told.code == "unavailable" and not self.is_troubled_since(trio.current_time() - asked.at):
             raise Violation(f"{asked.what} was answered {told.code}: {told.message}")

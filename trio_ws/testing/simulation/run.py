@@ -73,7 +73,6 @@ class Run:
         self.shared_tokens: dict[tuple[int | None, tuple[Scope, ...]], Token] = {}
         self.revoked: dict[int, None] = {}  # tokens, by their number, that operators have asked to revoke
         self.troubled_until = -math.inf
-        self.crawls_until = -math.inf
         self.was_restored = False
         self._has_lost_prices = False
         self.price_losses = 0
