@@ -3,10 +3,10 @@
     outcome = play(imagine(seed=7, hours=2.0))
     assert outcome.violation is None
 
-`trio-ws simulate` plays many. `scenario.py` says what is to happen, and `actors.py` does it. `client.py` is a
-client: `credentials.py` says who it is, `following.py` what it follows, `asking.py` what else it asks for, and
-`managing.py` what it manages. `truth.py` knows what clients must be told, `deliveries.py` what receivers of
-webhooks must get, `run.py` brings them together. `chance.py` makes a seed decide all that is random,
+`trio-ws simulate` plays many. `scenario.py` says what is to happen, and `actors.py` does it. `client.py` is
+a client: `credentials.py` says who it is, `following.py` what it follows, `asking.py` what else it asks for,
+and `managing.py` what it manages. `truth.py` knows what clients must be told, `deliveries.py` what receivers
+of webhooks must get, `run.py` brings them together. `chance.py` makes a seed decide all that is random,
 `shrink.py` finds the few steps that matter, and `timeline.py` draws them.
 
 **How it stays the same.** No wall clock (the simulated database's is trio's), no thread, no socket, and no
@@ -43,12 +43,12 @@ at the same moments.
   keep no other account waiting. One URL takes nothing before the end.
 
 **Which clients there are.** In half of the seeds each needs a token. Most are merchants, and see their own
-account alone. One of twelve is an operator: it sees all, makes and revokes the others' tokens, and closes their
-connections, and they miss nothing. Where the setting `checkout` is on, another one of twelve is a customer: it
-has no token, fetches and follows invoices, and sees of them what a customer may (`View` in `truth.py`). If it
-authenticates it is a merchant until its line ends. In the other half of the seeds each client may do what
-operators may. Some clients follow hundreds of topics; all of them send some requests in fragments, and some in
-one piece.
+account alone. One of twelve is an operator: it sees all, makes and revokes the others' tokens, and closes
+their connections, and they miss nothing. Where the setting `checkout` is on, another one of twelve is a
+customer: it has no token, fetches and follows invoices, and sees of them what a customer may (`View` in
+`truth.py`). If it authenticates, it is a merchant until its line ends. In the other half of the seeds each
+client may do what operators may. Some clients follow hundreds of topics; all of them send some requests in
+fragments, and some in one piece.
 
 **How to write a fault.** A method of `Actors`, a row of `FAULT_STEPS`, and a bug in
 `tests/testing/test_world_faults.py` that it alone finds. It takes the step, which says for how long, and

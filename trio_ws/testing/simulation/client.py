@@ -1,8 +1,7 @@
 """A client: its line, what it sends there and hears, and how it comes back.
 
 Who it is there `credentials.py` says, what it follows `following.py`, what else it asks for `asking.py`, and
-what it manages `managing.py`. Each of these sends requests by `Client.ask`, and says with each what may come of
-it.
+what it manages `managing.py`. Each of these sends requests by `Client.ask`, and says what may come of it.
 """
 
 import itertools
