@@ -31,7 +31,7 @@ from trio_ws.testing.simulation import Scenario, imagine, play
 from trio_ws.testing.simulation.actors import BULK
 from trio_ws.testing.simulation.scenario import FAULT_STEPS, FAULTS, Step
 from trio_ws.testing.simulation.timeline import Entry, draw
-from trio_ws.testing.work import Locks, Work
+from trio_ws.testing.work import AFTER_SECONDS, Locks, Work
 from trio_ws.topics import Event
 from trio_ws.wire.ear import Deaf, Ear
 from trio_ws.wire.stream import Wire
@@ -255,13 +255,13 @@ async def test_who_wants_a_row_or_the_log_that_is_held_waits_and_others_do_not(
     autojump_clock: MockClock, database: SimulatedDatabase
 ) -> None:
     held, free = (database.create_invoice(amount=1, currency="EUR", account_id=1) for _ in range(2))
-    database.costs.append(Locks(database, 4.0, [held]))
+    database.costs.append(Locks(database, 3.5, [held]))
     await database.run(queries.change_status, free, "cancelled", None)
     assert trio.current_time() == 0
     with pytest.raises(Timeout):
         await database.run(queries.change_status, held, "cancelled", None)
     await database.run(queries.change_status, held, "cancelled", None)
-    assert trio.current_time() == 4, "it is answered once the other has committed"
+    assert trio.current_time() == 3.5 + AFTER_SECONDS, "it is answered once the other has committed"
     database.costs[:] = [Locks(database, 10.0, log=True)]
     with pytest.raises(Timeout):
         await database.run(event_log.advance, 0, 100)
