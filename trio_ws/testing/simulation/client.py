@@ -135,7 +135,7 @@ class Client:
 
     @property
     def is_steady(self) -> bool:
-        """Tell whether it has a line, and nothing may have ended that which it has not heard of."""
+        """Return whether it has a line, and nothing may have ended that which it has not heard of."""
         is_ending = self._has_left or self._broke_rules or self.line is self._sent_away
         return self.has_line and not is_ending and not self.is_troubled_since(0)
 

@@ -105,17 +105,17 @@ class Credentials:
 
     @property
     def is_becoming(self) -> bool:
-        """Tell whether it is a customer, and may be a merchant by now."""
+        """Return whether it is a customer, and may be a merchant by now."""
         return self.view.is_customer and bool(self._asked)
 
     @property
     def are_good(self) -> bool:
-        """Tell whether nothing has ended them."""
+        """Return whether nothing has ended them."""
         held = () if self.view.is_customer else (self._held,)
         return not self.needs_token or all(map(self._is_good, (*held, *self._asked)))
 
     def allow(self, scope: Scope | None) -> bool:
-        """Tell whether they are good for something."""
+        """Return whether they are good for something."""
         return scope is None or scope in self.scopes or ADMIN in self.scopes
 
     def refuse(self, scope: Scope | None, *, for_customers: bool) -> str | None:

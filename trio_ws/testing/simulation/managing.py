@@ -74,7 +74,7 @@ class _There(NamedTuple):
     token: Token | None
 
     def is_still(self) -> bool:
-        """Tell whether it still has it, and nothing may have ended that which it has not heard of."""
+        """Return whether it still has it, and nothing may have ended that which it has not heard of."""
         there = self.client.line is self.line and self.client.is_steady
         return there and self.client.credentials.held is self.token
 

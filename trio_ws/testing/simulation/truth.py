@@ -70,7 +70,7 @@ class View:
         self._topic = None if account is None else f"account:{account}"
 
     def has(self, event: Event) -> bool:
-        """Tell whether it is shown an event at all."""
+        """Return whether it is shown an event at all."""
         return event.is_visible_to(self._topic)
 
     def row(self, row: bytes) -> bytes:
@@ -166,7 +166,7 @@ class Truth:
         return self.was(told) or any(bytes(event.data) == told for event in reversed(self.database.written))
 
     def was(self, told: bytes, view: View = EVERYTHING) -> bool:
-        """Tell whether a row was so in a log that is no more."""
+        """Return whether a row was so in a log that is no more."""
         return any(view.row(bytes(event.data)) == told for log in self._past for event in log)
 
     @property
