@@ -1345,6 +1345,13 @@ BUGS: tuple[Bug, ...] = (
         "webhook_lists.find_delivery, action.id, None",
     ),
     Bug(
+        "leave_the_newest_webhook_out_of_a_list",
+        "operators",
+        "actions/webhooks.py",
+        "for listed in page.deliveries]",
+        "for listed in page.deliveries[1:]]",
+    ),
+    Bug(
         "say_that_a_webhook_is_sent_again",
         "operators",
         "actions/webhooks.py",
@@ -1465,6 +1472,7 @@ FOUND_BY: dict[str, int] = {
     "retry_another_account_s_webhook": 0,
     "show_another_account_s_webhook": 0,
     "say_that_a_webhook_is_sent_again": 0,
+    "leave_the_newest_webhook_out_of_a_list": 1,
 }
 
 # What finds those that no seed does, and why the simulator doesn't.

@@ -235,6 +235,10 @@ class Deliveries(SimulatedReceiver):
         """Return whose one is that has come."""
         return self._owners[id_][0]
 
+    def of_invoice(self, uid: UUID | None) -> list[str]:
+        """Return the ids of those that have come of an invoice."""
+        return [id_ for id_, (_, invoice) in self._owners.items() if invoice == str(uid)]
+
     def check_listed(self, id_: str, account: int, invoice: str, state: str) -> None:
         """Raise unless what a list says of one may be so."""
         if (is_so := self._owners.get(id_)) not in (None, (account, invoice)):

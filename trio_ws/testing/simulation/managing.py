@@ -144,17 +144,21 @@ class Managing:
             f"{uid or ''} {state or ''} {limit}",
             {"uid": uid and str(uid), "state": state, "limit": limit},
             scope="read",
-            done=partial(self._webhooks_listed, uid, state),
+            done=partial(self._webhooks_listed, uid, state, self._run.deliveries.of_invoice(uid)),
         )
 
-    def _webhooks_listed(self, uid: UUID | None, state: str | None, told: Told) -> None:
+    def _webhooks_listed(self, uid: UUID | None, state: str | None, came: Sequence[str], told: Told) -> None:
         listed = msgspec.json.decode(told.data, type=list[_Webhook])
         for webhook in listed:
             self._check_webhook(webhook)
             if uid not in (None, UUID(webhook.invoice)) or state not in (None, webhook.state):
                 raise Violation(f"webhooks of {uid} that are {state} are asked for, and listed is {webhook}")
-        if len({webhook.id for webhook in listed}) < len(listed):
-            raise Violation(f"webhooks are listed twice: {[webhook.id for webhook in listed]}")
+        ids = [webhook.id for webhook in listed]
+        if len({*ids}) < len(ids):
+            raise Violation(f"webhooks are listed twice: {ids}")
+        own = [id_ for id_ in came if self._is_own(id_)]
+        if told.next is None and not self._run.was_restored and not {*own} <= {*ids}:
+            raise Violation(f"webhooks {own} of {uid} have come, and {ids} are listed")
 
     def fetch_webhook(self, id_: str) -> None:
         """Read a webhook that has come, with what is sent."""
@@ -168,8 +172,7 @@ class Managing:
     def retry_webhook(self, id_: str) -> None:
         """Have a webhook that has come be sent again."""
         deliveries = self._run.deliveries
-        is_own = self._client.credentials.account in (None, deliveries.account_of(id_))
-        may = is_own and self._client.credentials.refuse("write", for_customers=False) is None
+        may = self._is_own(id_) and self._client.credentials.refuse("write", for_customers=False) is None
         times = deliveries.let_come_again(id_) if may else 0
         self._ask_about(
             "retry_webhook", id_, "write", lambda _: deliveries.see_again(id_, times, self._run.truth.changes)
@@ -177,11 +180,13 @@ class Managing:
 
     def _ask_about(self, what: str, id_: str, scope: Scope, done: Callable[[Told], None]) -> None:
         """Ask about a webhook, which is not to be found where it is another account's."""
-        is_own = self._client.credentials.account in (None, self._run.deliveries.account_of(id_))
-        must, may = (None, {"not_found"}) if is_own else ("not_found", set[str]())
+        must, may = (None, {"not_found"}) if self._is_own(id_) else ("not_found", set[str]())
         self._client.ask(
             what, id_, {"id": id_}, scope=scope, must=must, may=may, done=done, refused=self._webhook_missing
         )
+
+    def _is_own(self, id_: str) -> bool:
+        return self._client.credentials.account in (None, self._run.deliveries.account_of(id_))
 
     def _webhook_missing(self, told: Told) -> None:
         if not self._run.was_restored:
