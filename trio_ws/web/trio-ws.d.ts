@@ -2,8 +2,8 @@
  * Return a client of the server at a `ws://` or `wss://` URL; its lines are opened when they are needed.
  *
  * @param {string} [url]  In a browser: this page's own server.
- * @param {Options} [options]  `token`: who we are. `WebSocket`: another class than the platform's. `onState`: told
- *   of every change of the line that requests share.
+ * @param {Options} [options]  `token`: the token to send. `WebSocket`: another class than the platform's.
+ *   `onState`: called with every change of the connection that requests share.
  * @throws {SyntaxError}  The URL is none of these.
  */
 export function connect(url?: string, options?: Options): Client;
@@ -43,7 +43,7 @@ export class Refused extends Error {
     /** @type {number | undefined} When it may be worth a retry. */
     retryAfterSeconds: number | undefined;
 }
-/** No line came about in time, or it was lost before the reply came: whether the action was done is not known. */
+/** No connection in time, or it was lost before the reply came: it is unknown whether the action was done. */
 export class Disconnected extends Error {
     /** @param {string} message @param {Partial<Lost>} [lost] */
     constructor(message: string, { code, reason }?: Partial<Lost>);
@@ -57,7 +57,7 @@ export class Client {
     /** @param {string} url @param {Options} options */
     constructor(url: string, options: Options);
     /**
-     * Do an action and return its reply's data; for a reply without data, the reply. Of a list this is one page.
+     * Do an action and return its reply's data, or the reply if it has no data. Of a list this is one page.
      * @template {keyof Actions} A
      * @param {A} action
      * @param {import("./messages.js").Fields<A>} rest  Its fields, as an object.
@@ -83,9 +83,9 @@ export class Client {
      */
     request(action: string, fields?: Message): Promise<Message>;
     /**
-     * Iterate over the state of what a topic is about, as it is now, and then over each newer one, across lost lines.
-     * Where something may have been missed, as after a restore, the state as it is then comes, which may be an older
-     * one. Of an account or an address: the state of each open invoice. `break` ends it.
+     * Iterate over a topic's state now, and then over each newer one, also after lost connections. If events
+     * may have been missed, as after a restore, the state at that time comes, which may be an older one. Of an
+     * account or an address: the state of each open invoice. `break` ends it.
      * @template {TopicType} T
      * @param {T} type
      * @param {string | number} id
@@ -98,8 +98,8 @@ export class Client {
     /**
      * Follow topics: iterate over what comes, each event once and in order, across lost lines. `break` ends it.
      * @param {Topic[]} topics
-     * @param {{after?: string, onState?: OnState}} [options]  `after`: a position to go on from, else from now on.
-     *   `onState`: told of every change of its line; `open` says that it is followed, and from where.
+     * @param {{after?: string, onState?: OnState}} [options]  `after`: a position to resume from. Default: now.
+     *   `onState`: called with every change of its connection; `open` says from which position it follows.
      * @returns {Following<Event | Gap>}
      */
     follow(topics: Topic[], { after, onState }?: {
@@ -111,7 +111,7 @@ export class Client {
     #private;
 }
 /**
- * What is followed on a line of its own, again and again from where it was; made by `Client.follow` and `watch`.
+ * Follows on a connection of its own, and resumes after each loss; made by `Client.follow` and `watch`.
  * @template T
  */
 export class Following<T> {
@@ -131,7 +131,7 @@ export class Following<T> {
     #private;
 }
 /**
- * How a line ended; `error`: the server refused us.
+ * How a connection ended; `error`: the server refused us.
  */
 export type Lost = {
     code: number;
@@ -231,7 +231,11 @@ export type Asked = {
     timer: any;
 };
 /**
- * @typedef {{take: (reply: Message) => void, resolve: (reply: Message) => void, reject: (error: Error) => void, timer: any}} Asked
+ * @typedef {object} Asked
+ * @property {(reply: Message) => void} take
+ * @property {(reply: Message) => void} resolve
+ * @property {(error: Error) => void} reject
+ * @property {any} timer
  */
 /** A WebSocket on which requests and replies pass, matched by request_id; events go to who wants them. */
 declare class Line {

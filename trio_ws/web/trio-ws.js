@@ -1,5 +1,5 @@
 /**
- * The JavaScript client: asks, watches and follows, comes back after any loss of line, and goes on where it was.
+ * The JavaScript client: sends requests, watches and follows. It reconnects by itself, and resumes.
  *
  *     import { connect } from "/trio-ws.js";
  *
@@ -9,22 +9,23 @@
  *       if (status === "paid") break;
  *     }
  *
- * Requests share one line. Each `watch` and `follow` has a line of its own, so that its place in the log is its own too. It has
- * no dependencies, and is for browsers, and for Node from 22 on (20 with `--experimental-websocket`).
+ * Requests share one connection. Each `watch` and `follow` has its own, with its own place in the log. The
+ * client has no dependencies. It is for browsers, and for Node 22 and later (20 with
+ * `--experimental-websocket`).
  *
  * @module trio-ws
  */
 
-// Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): a random time up to a doubling bound.
+// Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): a random time below a doubling bound
 const FIRST_PAUSE_S = 0.2;
 const LONGEST_PAUSE_S = 10;
-const OPEN_S = 10; // for a line to open
-const REPLY_S = 30; // the server answers within 5 s or so, or its line is dead
-const SILENCE_S = 30; // a browser does not show the server's pings, so after so long we ask
-const HELD_S = 10; // a line that was lost sooner is no reason to come back sooner
+const OPEN_S = 10; // for a connection to open
+const REPLY_S = 30; // the server answers within 5 s or so, or the connection is dead
+const SILENCE_S = 30; // a browser does not show the server's pings, so after so long we ping
+const HELD_S = 10; // a connection that was lost sooner is no reason to reconnect sooner
 const MOST_S = 300; // that a server can have us wait
 const BATCH_CHARACTERS = 10_000; // of topics in one message, three bytes each at most; a server takes 64 KiB
-const MOST_WAITING = 10_000; // events: a browser can't stop reading, so who takes them slower is caught up later
+const MOST_WAITING = 10_000; // events: a browser can't stop reading, so a slow consumer catches up later
 
 // Close codes: RFC 6455 section 7.4.1, and the protocol's section 6.
 const NORMAL = 1000;
@@ -83,7 +84,7 @@ export class Refused extends Error {
   }
 }
 
-/** No line came about in time, or it was lost before the reply came: whether the action was done is not known. */
+/** No connection in time, or it was lost before the reply came: it is unknown whether the action was done. */
 export class Disconnected extends Error {
   /** @param {string} message @param {Partial<Lost>} [lost] */
   constructor(message, { code, reason } = {}) {
@@ -100,8 +101,8 @@ export class Disconnected extends Error {
  * Return a client of the server at a `ws://` or `wss://` URL; its lines are opened when they are needed.
  *
  * @param {string} [url]  In a browser: this page's own server.
- * @param {Options} [options]  `token`: who we are. `WebSocket`: another class than the platform's. `onState`: told
- *   of every change of the line that requests share.
+ * @param {Options} [options]  `token`: the token to send. `WebSocket`: another class than the platform's.
+ *   `onState`: called with every change of the connection that requests share.
  * @throws {SyntaxError}  The URL is none of these.
  */
 export function connect(url, options = {}) {
@@ -131,7 +132,7 @@ export class Client {
   }
 
   /**
-   * Do an action and return its reply's data; for a reply without data, the reply. Of a list this is one page.
+   * Do an action and return its reply's data, or the reply if it has no data. Of a list this is one page.
    * @template {keyof Actions} A
    * @param {A} action
    * @param {import("./messages.js").Fields<A>} rest  Its fields, as an object.
@@ -190,9 +191,9 @@ export class Client {
   }
 
   /**
-   * Iterate over the state of what a topic is about, as it is now, and then over each newer one, across lost lines.
-   * Where something may have been missed, as after a restore, the state as it is then comes, which may be an older
-   * one. Of an account or an address: the state of each open invoice. `break` ends it.
+   * Iterate over a topic's state now, and then over each newer one, also after lost connections. If events
+   * may have been missed, as after a restore, the state at that time comes, which may be an older one. Of an
+   * account or an address: the state of each open invoice. `break` ends it.
    * @template {TopicType} T
    * @param {T} type
    * @param {string | number} id
@@ -206,8 +207,8 @@ export class Client {
   /**
    * Follow topics: iterate over what comes, each event once and in order, across lost lines. `break` ends it.
    * @param {Topic[]} topics
-   * @param {{after?: string, onState?: OnState}} [options]  `after`: a position to go on from, else from now on.
-   *   `onState`: told of every change of its line; `open` says that it is followed, and from where.
+   * @param {{after?: string, onState?: OnState}} [options]  `after`: a position to resume from. Default: now.
+   *   `onState`: called with every change of its connection; `open` says from which position it follows.
    * @returns {Following<Event | Gap>}
    */
   follow(topics, { after, onState } = {}) {
@@ -300,8 +301,8 @@ class Events {
 /**
  * A topic's states: those of now, and then each newer one. After a gap, those of now again.
  *
- * What is read may be newer than the first events after it: these are older states then, and are left out. A list
- * that is longer than a page is read to its end before its events are.
+ * What is read may be newer than the first events after it. These are older states then, and are left out. A
+ * list that is longer than a page is read to its end before its events are.
  * @implements {Source<Message>}
  */
 class States {
@@ -381,7 +382,10 @@ function newness({ version, updatedAt }) {
 
 /**
  * Ask for what has to be.
- * @param {Line} line @param {Message} request @param {(reply: Message) => void} [take] @returns {Promise<Message>}
+ * @param {Line} line
+ * @param {Message} request
+ * @param {(reply: Message) => void} [take]
+ * @returns {Promise<Message>}
  */
 function demand(line, request, take = () => {}) {
   return line.ask(request, (reply) => {
@@ -403,7 +407,7 @@ function statesOf(list) {
 }
 
 /**
- * The page that a reply is, to who asked for it with a cursor. One that names itself as the next would have no end.
+ * Return the page in a reply to a request with a cursor. One that names itself as the next would have no end.
  * @param {Message} reply @param {string} [cursor] @returns {{items: Message[], next: string | undefined}}
  */
 function pageOf({ data, next = null }, cursor) {
@@ -432,7 +436,7 @@ async function resume(line, after, topics, take) {
 }
 
 /**
- * What is followed on a line of its own, again and again from where it was; made by `Client.follow` and `watch`.
+ * Follows on a connection of its own, and resumes after each loss; made by `Client.follow` and `watch`.
  * @template T
  */
 export class Following {
@@ -460,7 +464,8 @@ export class Following {
     this.#onState = onState;
     /** Fulfilled when it is followed no more. @type {Promise<void>} */
     this.ended = this.#run(() => new Line(url, options, (event) => this.#receive(event)))
-      .catch((error) => (this.#error = error)) // as of a WebSocket that a page may not open; whoever iterates is told
+      // As of a WebSocket that a page may not open: the iterator throws it.
+      .catch((error) => (this.#error = error))
       .then(() => this.close());
   }
 
@@ -552,7 +557,10 @@ export class Following {
   }
 }
 
-/** @typedef {{code: number, reason: string, error?: Refused}} Lost  How a line ended; `error`: the server refused us. */
+/**
+ * @typedef {{code: number, reason: string, error?: Refused}} Lost
+ *   How a connection ended; `error`: the server refused us.
+ */
 
 /** How a line ended. @param {Lost} lost @returns {string} */
 function inWords({ code, reason }) {
@@ -568,7 +576,7 @@ class Backoff {
   /**
    * How long to wait after a line that was lost now, in seconds.
    * @param {Lost} lost
-   * @param {number} begin  When it was open, in ms of performance.now, which nobody sets back; Infinity: never.
+   * @param {number} begin  When it was open, in ms of performance.now; Infinity: never.
    * @returns {number}
    */
   pauseAfter({ reason, error }, begin) {
@@ -593,7 +601,11 @@ function textOf(said) {
 }
 
 /**
- * @typedef {{take: (reply: Message) => void, resolve: (reply: Message) => void, reject: (error: Error) => void, timer: any}} Asked
+ * @typedef {object} Asked
+ * @property {(reply: Message) => void} take
+ * @property {(reply: Message) => void} resolve
+ * @property {(error: Error) => void} reject
+ * @property {any} timer
  */
 
 /** A WebSocket on which requests and replies pass, matched by request_id; events go to who wants them. */
@@ -631,7 +643,7 @@ class Line {
       };
     });
     socket.onclose = ({ code, reason }) => this.lose(code, reason);
-    socket.onerror = () => this.lose(ABNORMAL, ""); // after which Node 20 has no `close` come; that of others is 1006, too
+    socket.onerror = () => this.lose(ABNORMAL, ""); // after it, Node 20 sends no `close`; others send 1006
     socket.onmessage = ({ data }) => {
       const message = parse(data);
       if (message?.status !== undefined) this.#answer(message);
@@ -684,7 +696,10 @@ class Line {
     this.#asked.clear();
   }
 
-  /** Say who we are: in a message, because a browser does not show why a handshake was refused. @param {string} token */
+  /**
+   * Authenticate in a message, because a browser does not show why a handshake was refused.
+   * @param {string} token
+   */
   async #authenticate(token) {
     try {
       const reply = await this.#send({ action: "authenticate", token });
@@ -726,7 +741,8 @@ class Line {
   /** Something came, so it lives; after a silence, ask whether it still does. */
   #listen() {
     clearTimeout(this.#silence);
-    if (!this.isLost) this.#silence = setTimeout(() => this.#send({ action: "ping" }).catch(() => {}), 1000 * SILENCE_S);
+    const ping = () => this.#send({ action: "ping" }).catch(() => {});
+    if (!this.isLost) this.#silence = setTimeout(ping, 1000 * SILENCE_S);
   }
 
   /** What to say to who asks on a line that was lost. @param {string} when @returns {Error} */

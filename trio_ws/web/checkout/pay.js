@@ -5,19 +5,22 @@ import { connect } from "/trio-ws.js";
 const uid = location.pathname.split("/").pop() ?? "";
 const parser = new DOMParser();
 // Where Trusted Types are enforced, this is the one way from text to markup: our own server's, of this page.
-const policy = /** @type {any} */ (window).trustedTypes?.createPolicy("page", { createHTML: (/** @type {string} */ text) => text });
+const policy = /** @type {any} */ (window).trustedTypes?.createPolicy("page", {
+  createHTML: (/** @type {string} */ text) => text,
+});
 
 /** @param {string} id @returns {any} */
 const byId = (id, within = document) => within.querySelector(`#${id}`);
 
-/** Write amounts as the customer's language does; a currency that the browser does not know stays as it is. */
+/** Write amounts as in the customer's language. Currencies unknown to the browser stay as they are. */
 function writeAmounts() {
   for (const money of /** @type {NodeListOf<HTMLDataElement>} */ (document.querySelectorAll("data"))) {
     const { currency } = money.dataset;
     const digits = money.value.split(".")[1]?.length ?? 0;
     if (!currency || !Intl.supportedValuesOf("currency").includes(currency)) continue;
-    const style = { style: "currency", currency, minimumFractionDigits: digits, maximumFractionDigits: digits };
-    money.textContent = new Intl.NumberFormat(undefined, /** @type {any} */ (style)).format(/** @type {any} */ (money.value));
+    const fraction = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    const format = new Intl.NumberFormat(undefined, { style: "currency", currency, ...fraction });
+    money.textContent = format.format(/** @type {any} */ (money.value));
   }
 }
 
