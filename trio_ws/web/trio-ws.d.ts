@@ -29,7 +29,7 @@ export function connect(url?: string, options?: Options): Client;
  * @typedef {import("./messages.js").Event & {isGap: false}} Event
  *   A change of what is followed: `data` is the whole new state, `previous` the changed fields' old values.
  * @typedef {{position: string, isGap: true, type?: undefined, data?: undefined, previous?: undefined}} Gap
- *   Something may have been missed before this position: fetch anew what matters.
+ *   Events may be missing before this position: fetch again what matters.
  * @typedef {{token?: string, WebSocket?: typeof globalThis.WebSocket, onState?: OnState}} Options
  */
 /** The server answered with an error, or does not let us in. */
@@ -186,7 +186,7 @@ export type Event = import("./messages.js").Event & {
     isGap: false;
 };
 /**
- * Something may have been missed before this position: fetch anew what matters.
+ * Events may be missing before this position: fetch again what matters.
  */
 export type Gap = {
     position: string;

@@ -64,7 +64,7 @@ const BEGIN = "none.0"; // no log's position: following begins at the end of the
  * @typedef {import("./messages.js").Event & {isGap: false}} Event
  *   A change of what is followed: `data` is the whole new state, `previous` the changed fields' old values.
  * @typedef {{position: string, isGap: true, type?: undefined, data?: undefined, previous?: undefined}} Gap
- *   Something may have been missed before this position: fetch anew what matters.
+ *   Events may be missing before this position: fetch again what matters.
  * @typedef {{token?: string, WebSocket?: typeof globalThis.WebSocket, onState?: OnState}} Options
  */
 
@@ -707,7 +707,7 @@ class Line {
       const isFinal = reply.retry_after_seconds === undefined;
       this.lose(isFinal ? UNAUTHORIZED : ABNORMAL, reply.message, new Refused(reply));
     } catch {
-      // It was lost, and whoever waits for it is told.
+      // It was lost; those that wait for it are rejected.
     }
     return false;
   }
