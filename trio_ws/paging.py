@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from msgspec import UNSET, UnsetType
+
 from trio_ws.errors import InvalidValue
 
 PAGE_DEFAULT = 50  # items, where a client does not say how many
@@ -40,3 +42,21 @@ class Cursor(NamedTuple):
         if match is None:
             raise InvalidValue("Expected a cursor as the server gave it - at `$.cursor`")
         return cls(match["kind"], int(match["last"]))
+
+
+def begin_after(cursor: str | None, kind: str) -> int:
+    """Return the id after which a page begins; 0: it is the first page.
+
+    Args:
+        cursor: What the client sent, if it sent one.
+        kind: The only kind that the list has, or a pattern of it.
+
+    Raises:
+        InvalidValue: it is no cursor of this list.
+    """
+    return 0 if cursor is None else Cursor.parse(cursor, kind).last
+
+
+def next_cursor(kind: str, last: int | None) -> str | UnsetType:
+    """Return the cursor of the page after an item; None: there is no such page."""
+    return UNSET if last is None else str(Cursor(kind, last))

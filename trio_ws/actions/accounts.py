@@ -1,6 +1,6 @@
 """Accounts and tokens: operators manage all of them, a merchant sees its own."""
 
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from trio_ws.actions.services import Services
@@ -20,7 +20,7 @@ from trio_ws.messages import (
     Success,
     Token,
 )
-from trio_ws.paging import PAGE_DEFAULT, Cursor
+from trio_ws.paging import PAGE_DEFAULT, begin_after, next_cursor
 
 
 async def list_accounts(action: ListAccounts, services: Services, session: Session) -> Success:
@@ -28,7 +28,7 @@ async def list_accounts(action: ListAccounts, services: Services, session: Sessi
     most = action.limit or PAGE_DEFAULT
     found = await services.database.run(
         tokens.list_accounts,
-        *(_after(action, "accounts"), most + 1, session.identity.account_id),
+        *(begin_after(action.cursor, "accounts"), most + 1, session.identity.account_id),
         lane=Lane.LISTS,
     )
     return Success(data=found[:most], next=_next(found, most, "accounts"))
@@ -49,7 +49,7 @@ async def list_tokens(action: ListTokens, services: Services, session: Session) 
     most = action.limit or PAGE_DEFAULT
     account_id = session.identity.account_asked_for(action.account_id)
     found = await services.database.run(
-        tokens.list_tokens, *(_after(action, "tokens"), most + 1, account_id), lane=Lane.LISTS
+        tokens.list_tokens, *(begin_after(action.cursor, "tokens"), most + 1, account_id), lane=Lane.LISTS
     )
     return Success(data=found[:most], next=_next(found, most, "tokens"))
 
@@ -76,9 +76,5 @@ async def revoke_token(action: RevokeToken, services: Services, _: Session) -> S
     return Success(data=await services.database.run(tokens.revoke_token, action.id))
 
 
-def _after(action: ListAccounts | ListTokens, kind: str) -> int:
-    return 0 if action.cursor is None else Cursor.parse(action.cursor, kind).last
-
-
 def _next(found: list[Account] | list[Token], most: int, kind: str) -> str | UnsetType:
-    return str(Cursor(kind, found[most - 1].id)) if len(found) > most else UNSET
+    return next_cursor(kind, found[most - 1].id if len(found) > most else None)

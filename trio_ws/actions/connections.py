@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import os
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -19,6 +20,7 @@ from trio_ws.messages import Connected, EndConnection, FetchFigures, Figures, Li
 from trio_ws.paging import PAGE_BYTES, PAGE_DEFAULT, Cursor
 
 Key = tuple[int, int, int]  # when it was opened, in µs of Unix time; of which process; its number there
+_ID = re.compile(r"(?P<process>[0-9]{1,18})-(?P<number>[0-9]{1,18})", re.ASCII)  # of a connection
 LAST: Key = (2**63, 0, 0)  # which all are before
 
 
@@ -106,10 +108,9 @@ async def end_connection(action: EndConnection, services: Services, _: Session) 
         NotFound: no process has it.
         Unavailable: none of those that answer has it.
     """
-    process, _dash, number = action.id.partition("-")
-    if not (process.isdecimal() and number.isdecimal() and len(action.id) < 32):  # noqa: PLR2004 - of two numbers
+    if (match := _ID.fullmatch(action.id)) is None:
         raise NotFound("Connection not found")
-    question = msgspec.json.encode(End(int(process), int(number)))
+    question = msgspec.json.encode(End(int(match["process"]), int(match["number"])))
     answers, missing = await services.siblings.ask(question)
     if not any(msgspec.json.decode(answer, type=bool) for answer in answers):
         if missing:

@@ -3,7 +3,6 @@
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET
 
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
@@ -15,7 +14,7 @@ from trio_ws.endpoint import Endpoint
 from trio_ws.errors import InvalidValue, NotFound
 from trio_ws.messages import CancelInvoice, CreateInvoice, FetchInvoice, ListInvoices, Success, UpdateInvoice
 from trio_ws.messages.fields import Status
-from trio_ws.paging import PAGE_DEFAULT, Cursor
+from trio_ws.paging import PAGE_DEFAULT, Cursor, next_cursor
 from trio_ws.topics import parse_uid
 
 
@@ -75,7 +74,7 @@ async def list_invoices(action: ListInvoices, services: Services, session: Sessi
     )
     page = await services.database.run(queries.list_invoices, wanted, lane=Lane.LISTS)
     kind = "all" if cursor is None else cursor.kind
-    return Success(data=page.items, next=UNSET if page.next is None else str(Cursor(kind, page.next)))
+    return Success(data=page.items, next=next_cursor(kind, page.next))
 
 
 def _check_webhook(action: CreateInvoice, services: Services) -> None:

@@ -1,7 +1,5 @@
 """Recording what money moved, and reading it."""
 
-from msgspec import UNSET
-
 from trio_ws.actions.invoices import uid_of
 from trio_ws.actions.services import Services
 from trio_ws.actions.session import Session
@@ -9,7 +7,7 @@ from trio_ws.database import payments
 from trio_ws.database.lanes import Lane
 from trio_ws.errors import InvalidValue
 from trio_ws.messages import ListPayments, RecordPayment, Success
-from trio_ws.paging import PAGE_DEFAULT, Cursor
+from trio_ws.paging import PAGE_DEFAULT, begin_after, next_cursor
 
 
 async def record_payment(action: RecordPayment, services: Services, session: Session) -> Success:
@@ -26,10 +24,10 @@ async def record_payment(action: RecordPayment, services: Services, session: Ses
 async def list_payments(action: ListPayments, services: Services, session: Session) -> Success:
     """Read a page of an invoice's payments, the oldest first."""
     uid = uid_of(action.uid)
-    after = 0 if action.cursor is None else Cursor.parse(action.cursor, str(uid)).last
+    after = begin_after(action.cursor, str(uid))
     page = await services.database.run(
         payments.list_payments,
         *(uid, after, action.limit or PAGE_DEFAULT, session.identity.account_id),
         lane=Lane.LISTS,
     )
-    return Success(data=page.items, next=UNSET if page.next is None else str(Cursor(str(uid), page.next)))
+    return Success(data=page.items, next=next_cursor(str(uid), page.next))
