@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from trio_ws.database.pages import OWNED
+from trio_ws.database.pages import OWNED, page_query
 from trio_ws.database.sessions import Connection
 from trio_ws.database.statement import Statement
 from trio_ws.errors import NotFound
@@ -119,15 +119,15 @@ def read_history(connection: Connection, uid: UUID, after: int, most: int, owner
     Raises:
         NotFound: there is no such invoice.
     """
-    rows = connection.execute(
-        "SELECT e.* FROM @schema@.invoices i LEFT JOIN LATERAL ("  # noqa: S608 - a constant
-        "SELECT seq, type, data, previous, name, found FROM ("
-        "SELECT *, count(*) OVER () AS found, row_number() OVER (ORDER BY seq) AS place,"
-        " sum(size) OVER (ORDER BY seq) - size AS bytes FROM ("
+    page = page_query(
         "SELECT *, @schema@.event_size(data, previous) AS size FROM @schema@.event"
-        " WHERE subject = i.id AND seq > %(after)s ORDER BY subject, seq LIMIT %(most)s + 1"
-        ") next) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s) e ON true"
-        f" WHERE uid = %(uid)s AND {OWNED} ORDER BY e.seq",
+        " WHERE subject = i.id AND seq > %(after)s ORDER BY subject, seq LIMIT %(most)s + 1",
+        "seq",
+        "seq, type, data, previous, name",
+    )
+    rows = connection.execute(
+        f"SELECT e.* FROM @schema@.invoices i LEFT JOIN LATERAL ({page}) e ON true"  # noqa: S608
+        f" WHERE uid = %(uid)s AND {OWNED} ORDER BY e.seq".encode(),
         {"uid": uid, "after": after, "most": most, "owner": owner, "page_bytes": PAGE_BYTES},
     ).fetchall()
     if not rows:

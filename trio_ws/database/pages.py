@@ -18,15 +18,16 @@ class Page(NamedTuple):
     next: int | None
 
 
-def page_query(rows: str, order: str) -> str:
-    """Return a query of a page: each row's id and JSON, and how many were found, up to one more than fit.
+def page_query(rows: str, order: str, columns: str = "id, json") -> str:
+    """Return a query of a page: each row's columns, and how many rows were found, up to one more than fit.
 
     Args:
-        rows: A query of `id`, `json` and its `size`, of one row more than `%(most)s`.
-        order: That of the page, by `id`.
+        rows: A query of the columns and the row's `size`, of one row more than `%(most)s`.
+        order: That of the page.
+        columns: What a row has.
     """
     return (
-        "SELECT id, json, found FROM (SELECT id, json, count(*) OVER () AS found,"  # noqa: S608 - texts of ours
+        f"SELECT {columns}, found FROM (SELECT {columns}, count(*) OVER () AS found,"  # noqa: S608 - texts of ours
         f" row_number() OVER (ORDER BY {order}) AS place, sum(size) OVER (ORDER BY {order}) - size AS bytes"
         f" FROM ({rows}) sized) placed WHERE place <= %(most)s AND bytes < %(page_bytes)s"
     )
