@@ -20,7 +20,7 @@ from trio_ws.client.closing import FIRST_PAUSE_SECONDS, HELD_SECONDS, LONGEST_PA
 from trio_ws.client.errors import MOST_SECONDS
 from trio_ws.client.line import REPLY_SECONDS, SILENCE_SECONDS
 from trio_ws.client.opening import CLOSE_SECONDS, Address
-from trio_ws.client.requests import Action, Requests
+from trio_ws.client.requests import Requests
 from trio_ws.database import event_log
 from trio_ws.testing import SimulatedDatabase, World, simulated_server
 
@@ -331,7 +331,7 @@ def test_each_action_that_needs_no_following_has_the_reply_that_the_protocol_say
         for action, data in messages.REPLY_DATA.items()
         if action not in following
     }
-    assert set(get_args(Action)) == set(types)
+    assert set(get_args(messages.Call)) == set(types)
 
 
 # Lists

@@ -16,6 +16,7 @@ from trio_ws.messages import (
     Account,
     Authenticate,
     Authenticated,
+    Call,
     CancelInvoice,
     Connected,
     Converted,
@@ -52,36 +53,6 @@ from trio_ws.messages import (
     UpdateInvoice,
     Webhook,
 )
-
-# What follows is for `follow` and `watch`.
-Action = (
-    CreateInvoice
-    | FetchInvoice
-    | CancelInvoice
-    | UpdateInvoice
-    | ListInvoices
-    | RecordPayment
-    | ListPayments
-    | ListPrices
-    | SetPrice
-    | ConvertPrice
-    | ListEvents
-    | ListWebhooks
-    | FetchWebhook
-    | RetryWebhook
-    | ListAccounts
-    | CreateAccount
-    | RenameAccount
-    | ListTokens
-    | CreateToken
-    | RevokeToken
-    | ListConnections
-    | EndConnection
-    | FetchFigures
-    | Authenticate
-    | Ping
-)
-
 
 List = (
     ListInvoices
@@ -199,7 +170,7 @@ class Requests(ABC):
     async def do(self, action: Authenticate) -> Authenticated: ...
     @overload
     async def do(self, action: Ping) -> Pong: ...
-    async def do(self, action: Action) -> Any:
+    async def do(self, action: Call) -> Any:
         """Do an action that is one of the server's own structs, and return its reply's data as another.
 
         Of a list this is one page: `all` returns the whole list.
@@ -226,7 +197,7 @@ class Requests(ABC):
         return [price async for price in self.all("list_prices")]
 
 
-def _asked(action: Action) -> tuple[str, dict[str, object]]:
+def _asked(action: Call) -> tuple[str, dict[str, object]]:
     """Return the name and the fields of an action that is a struct."""
     fields = msgspec.structs.asdict(action).items()
     return str(action.__struct_config__.tag), {name: value for name, value in fields if value is not None}

@@ -62,6 +62,7 @@ __all__ = [
     "Action",
     "Authenticate",
     "Authenticated",
+    "Call",
     "CancelInvoice",
     "Connected",
     "ConvertPrice",
@@ -107,12 +108,9 @@ __all__ = [
     "Webhook",
 ]
 
-Action = (
-    Subscribe
-    | Resume
-    | Unsubscribe
-    | UnsubscribeAll
-    | CreateInvoice
+# What a request may ask that changes nothing of what the connection follows.
+Call = (
+    CreateInvoice
     | FetchInvoice
     | CancelInvoice
     | UpdateInvoice
@@ -138,6 +136,7 @@ Action = (
     | Authenticate
     | Ping
 )
+Action = Subscribe | Resume | Unsubscribe | UnsubscribeAll | Call
 
 # What the data of an action's reply is; None: it has none.
 REPLY_DATA: Mapping[type, Any] = {
