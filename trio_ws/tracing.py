@@ -164,16 +164,16 @@ def _end(span: Span, code: str | None) -> None:
 class _WebSocket(WebSocket):
     def __init__(self, kind: type[Request], *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._kind = kind
+        self._request_type = kind
 
     def request(self, text: str | bytes) -> Request:
-        return self._kind(text, self._services, self._session)
+        return self._request_type(text, self._services, self._session)
 
 
 class _Actions(Actions):
     def __init__(self, kind: type[ActionRequest], *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._kind = kind
+        self._request_type = kind
 
     async def answer(self, head: Head, body: bytes) -> tuple[Page, bool]:
         """Answer a request, as a part of the trace that it names."""
@@ -188,7 +188,7 @@ class _Actions(Actions):
 class _EventStream(EventStream):
     def __init__(self, kind: type[PlainRequest], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._kind = kind
+        self._request_type = kind
 
 
 class _Database:

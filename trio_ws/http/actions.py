@@ -143,7 +143,7 @@ class Actions:
         find_address: Returns where a request comes from; None: that is not known.
     """
 
-    _kind = ActionRequest
+    _request_type = ActionRequest
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class Actions:
         """Return the response to a request, and whether another one may follow."""
         session, error = await self._find_session(find_token(head), self._find_address(head))
         with logs.of(session.log_fields):
-            request = self._kind(_text(body), self._services, session, _find_key(head))
+            request = self._request_type(_text(body), self._services, session, _find_key(head))
             page = await request.respond() if error is None else request.refuse(error)
         return page, not self._is_ended
 

@@ -75,7 +75,7 @@ class EventStream(Line):
     """
 
     KIND = "event_stream"
-    _kind = PlainRequest
+    _request_type = PlainRequest
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class EventStream(Line):
         return blocks
 
     def _request(self, text: str) -> PlainRequest:
-        return self._kind(text, self._services, self._session)
+        return self._request_type(text, self._services, self._session)
 
     def _wanted(self, query: Query) -> Iterator[Subscribe | Resume]:
         """Return the actions that follow what is asked for."""
