@@ -35,15 +35,17 @@ class SimulatedWebhookLists:
         return ListedPage([self._listed(one) for _, one in page], following)
 
     def _wanted(self, wanted: Wanted) -> Iterable[Queued]:
-        everything = [*self._queue.queued]
-        if wanted.invoice is not None or wanted.state == "delivered":
-            everything += self._queue.history
-        for one in everything:
-            if wanted.account_id in (None, one.account_id) and wanted.invoice in (None, one.invoice):
-                state = self._state(one)
-                is_failed_held = state == "held" and wanted.state == "waiting" and one.failed_at is None
-                if wanted.state in (None, state) or (is_failed_held and wanted.invoice is None):
-                    yield one
+        for one in (*self._queue.queued, *self._queue.history):
+            if wanted.account_id in (None, one.account_id) and self._is_wanted(one, wanted):
+                yield one
+
+    def _is_wanted(self, one: Queued, wanted: Wanted) -> bool:
+        if wanted.invoice is not None:
+            return one.invoice == wanted.invoice and wanted.state in (None, self._state(one))
+        is_delivered = one.delivered_at is not None
+        if wanted.state == "waiting":  # also what is held soon, as another database's
+            return not is_delivered and one.failed_at is None
+        return not is_delivered if wanted.state is None else self._state(one) == wanted.state
 
     def _state(self, one: Queued) -> str:
         if one.delivered_at is not None:

@@ -138,18 +138,9 @@ class SimulatedQueue:
         """What was delivered, as far as it is remembered."""
         return self._history.values()
 
-    @property
-    def oldest(self) -> list[Queued]:
-        """Of each invoice, the oldest that is left."""
-        return self._oldest()
-
     def endpoint(self, key: tuple[int, str]) -> Endpoint:
         """Return what is known of an account's endpoint."""
         return self._endpoints.get(key, Endpoint())
-
-    def retry(self, id_: str | None) -> int:
-        """Have a delivery be due now, as `webhooks.retry` does."""
-        return self._retry(id_)
 
     def copy(self) -> "SimulatedQueue":
         """Return the same, to go on by itself; with another `origin`, it holds what it has."""
@@ -169,7 +160,7 @@ class SimulatedQueue:
     def hurry(self) -> None:
         """Have all that waits be due at once, as `trio-ws webhooks retry` has one."""
         for queued in self._open():
-            self._retry(queued.id)
+            self.retry(queued.id)
 
     def add(self, id_: str, url: str, event: Event) -> None:
         """Queue an event that is to be POSTed there, and has its number."""
@@ -181,7 +172,8 @@ class SimulatedQueue:
     def _open(self) -> list[Queued]:
         return [queued for queued in self._queued.values() if queued.failed_at is None]
 
-    def _oldest(self) -> list[Queued]:
+    @property
+    def oldest(self) -> list[Queued]:
         """Of each invoice, the oldest that is left."""
         oldest: dict[str, Queued] = {}
         for queued in self._open():
@@ -249,7 +241,7 @@ class SimulatedQueue:
     def _due(self, now: datetime) -> dict[tuple[int, str], list[Queued]]:
         """Return what may be sent now, by endpoint: no more of each than it may have besides what it has."""
         due: defaultdict[tuple[int, str], list[Queued]] = defaultdict(list)
-        oldest = [queued for queued in self._oldest() if queued.due_at <= now]
+        oldest = [queued for queued in self.oldest if queued.due_at <= now]
         if not oldest:
             return due
         under_way = Counter(queued.key for queued in self._open() if queued.is_under_way(now))
@@ -329,7 +321,7 @@ class SimulatedQueue:
                 yield "dead"
             late = [
                 other
-                for other in self._oldest()
+                for other in self.oldest
                 if other.key == queued.key and other.since < now - keep and not other.is_under_way(now)
             ]
             for other in late[: self._droppable]:
@@ -368,7 +360,8 @@ class SimulatedQueue:
             del self._history[id_]
         return len(old)
 
-    def _retry(self, id_: str | None) -> int:
+    def retry(self, id_: str | None) -> int:
+        """Have a delivery be due now, as `webhooks.retry` does."""
         if id_ is None:
             return self._revive([queued for queued in self._queued.values() if queued.failed_at is not None])
         delivered = self._history.get(id_)
@@ -381,7 +374,7 @@ class SimulatedQueue:
         return retried
 
     def _retry_all(self) -> int:
-        now, oldest = self._now(), self._oldest()
+        now, oldest = self._now(), self.oldest
         return self._revive(
             [
                 queued
@@ -420,7 +413,7 @@ class SimulatedQueue:
         webhooks.settle: _settle,
         webhooks.trim: _trim,
         webhooks.trim_history: _trim_history,
-        webhooks.retry: _retry,
+        webhooks.retry: retry,
         webhooks.retry_all: _retry_all,
     }
 
